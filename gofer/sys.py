@@ -1,0 +1,400 @@
+"""System calls the standard library lacks, or offers more slowly, bound from libc with ctypes.
+
+No policy here: prototypes, three-line wrappers and kernel constants. Everything returns what the
+kernel returned or raises OSError; the man page of the same name documents the arguments.
+
+Two kinds of binding:
+
+*   `_bind` declares its argument types, so ctypes checks their kinds (but masks integers silently:
+    the caller has checked their range) and converts them.
+*   `_hot` declares none. ctypes then passes an int as a C int, bytes as a pointer and a ctypes object
+    as itself, without a converter per argument: half a microsecond less per call. Only ints known to fit
+    a C int (fds, flags) may go there, never one from the wire. The caller tests the result (-1) itself and
+    then asks `get_errno`, so that an expected miss costs no exception.
+
+ctypes cuts bytes at the first NUL: whoever passes a name has checked it.
+A function the C library lacks (older glibc, musl) is called by number through syscall(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import c_char_p, c_int, c_int64, c_long, c_size_t, c_ssize_t, c_uint, c_uint32, c_ulong, c_void_p, get_errno
+
+TYPE_CHECKING = False  # importing `typing` costs 5 ms of start-up: only the type checker does
+if TYPE_CHECKING:
+    from typing import Any, Callable, NoReturn
+
+__all__ = ["get_errno"]  # and every name below; this one is only passed on
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+MACHINE = os.uname().machine
+
+# syscall numbers: (x86_64, and the generic table that aarch64 and riscv64 share)
+_NUMBERS: dict[str, tuple[int, int]] = {
+    "capget": (125, 90),
+    "capset": (126, 91),
+    "futex": (202, 98),
+    "getdents64": (217, 61),
+    "renameat2": (316, 276),
+    "setgroups": (116, 159),
+    "setresgid": (119, 149),
+    "setresuid": (117, 147),
+    "statx": (332, 291),
+}
+
+
+def _number(name: str) -> int:
+    if MACHINE not in ("x86_64", "aarch64", "riscv64"):
+        raise OSError(f"gofer: no system call table for {MACHINE}: x86_64, aarch64 and riscv64 are supported")
+    return _NUMBERS[name][MACHINE != "x86_64"]
+
+
+def _function(name: str, prefer_libc: bool = True) -> tuple[Any, tuple[Any, ...]]:
+    """A fresh function object, and the words that stand before its arguments (the number, or nothing)."""
+    if prefer_libc:
+        try:
+            return libc[name], ()
+        except AttributeError:
+            pass
+    function = libc["syscall"]
+    function.restype = c_long
+    return function, (c_long(_number(name)),)
+
+
+def _bind(name: str, *argtypes: Any, restype: Any = c_int, prefer_libc: bool = True) -> Callable[..., int]:
+    """A checked call: raises OSError where the C function returns -1."""
+    function, first = _function(name, prefer_libc)
+    if first:
+        function.argtypes = (c_long, *argtypes)
+    else:
+        function.argtypes, function.restype = argtypes, restype
+
+    def call(*args: Any) -> int:
+        result: int = function(*first, *args)
+        if result == -1:
+            raise_errno()
+        return result
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+def _hot(name: str, restype: Any = c_int) -> Callable[..., int]:
+    """An unchecked call without converters; see the head of this file."""
+    function, first = _function(name)
+    if not first:
+        function.restype = restype
+        return function  # type: ignore[no-any-return]
+    return lambda *args: function(*first, *args)  # type: ignore[no-any-return]
+
+
+def raise_errno() -> NoReturn:
+    """Raise the OSError of the call that has just failed."""
+    code = get_errno()
+    raise OSError(code, os.strerror(code))
+
+
+CAP_FSETID = 4
+
+AT_EMPTY_PATH = 0x1000
+AT_FDCWD = -100
+AT_REMOVEDIR = 0x200
+AT_SYMLINK_FOLLOW = 0x400
+AT_SYMLINK_NOFOLLOW = 0x100
+
+F_ADD_SEALS = 1033
+F_SEAL_SEAL = 0x1
+F_SEAL_SHRINK = 0x2
+
+FUTEX_OP_ANDN = 3
+FUTEX_OP_SET = 0
+FUTEX_WAIT = 0
+FUTEX_WAKE_OP = 5
+
+MAX_OFFSET = (1 << 63) - 1
+
+O_ACCMODE = 0o3
+O_PATH = 0o10000000
+
+RENAME_EXCHANGE = 2
+RENAME_NOREPLACE = 1
+RENAME_WHITEOUT = 4
+
+SCM_RIGHTS = 1
+SOL_SOCKET = 1
+
+STATX_MODE = 0x2
+STATX_UID = 0x8
+STATX_GID = 0x10
+STATX_ATIME = 0x20
+STATX_MTIME = 0x40
+STATX_SIZE = 0x200
+STATX_BASIC_STATS = 0x7FF
+STATX_BTIME = 0x800
+
+UTIME_OMIT = (1 << 30) - 2
+
+
+class Timespec(ctypes.Structure):
+    """struct timespec of a 64-bit kernel."""
+
+    _fields_ = [("tv_sec", c_int64), ("tv_nsec", c_int64)]
+
+
+class Statx(ctypes.Structure):
+    """struct statx(2), 256 bytes. The first 144 are the protocol's Statx; only some fields are named here."""
+
+    _fields_ = [
+        ("stx_mask", c_uint32),
+        ("stx_blksize", c_uint32),
+        ("stx_attributes", ctypes.c_uint64),
+        ("stx_nlink", c_uint32),
+        ("stx_uid", c_uint32),
+        ("stx_gid", c_uint32),
+        ("stx_mode", ctypes.c_uint16),
+        ("_pad1", ctypes.c_uint16),
+        ("stx_ino", ctypes.c_uint64),
+        ("stx_size", ctypes.c_uint64),
+        ("stx_blocks", ctypes.c_uint64),
+        ("stx_attributes_mask", ctypes.c_uint64),
+        ("stx_times", ctypes.c_uint64 * 8),
+        ("stx_rdev_major", c_uint32),
+        ("stx_rdev_minor", c_uint32),
+        ("stx_dev_major", c_uint32),
+        ("stx_dev_minor", c_uint32),
+        ("stx_mnt_id", ctypes.c_uint64),
+        ("_spare", ctypes.c_uint64 * 13),
+    ]
+
+
+class Statfs(ctypes.Structure):
+    """struct statfs(2) of a 64-bit kernel, 120 bytes."""
+
+    _fields_ = [
+        ("f_type", c_long),
+        ("f_bsize", c_long),
+        ("f_blocks", ctypes.c_uint64),
+        ("f_bfree", ctypes.c_uint64),
+        ("f_bavail", ctypes.c_uint64),
+        ("f_files", ctypes.c_uint64),
+        ("f_ffree", ctypes.c_uint64),
+        ("f_fsid", c_int * 2),
+        ("f_namelen", c_long),
+        ("f_frsize", c_long),
+        ("f_flags", c_long),
+        ("f_spare", c_long * 4),
+    ]
+
+
+class CapHeader(ctypes.Structure):
+    """struct __user_cap_header_struct; pid 0 is the calling thread."""
+
+    _fields_ = [("version", c_uint32), ("pid", c_int)]
+
+
+class CapData(ctypes.Structure):
+    """struct __user_cap_data_struct; version 3 takes two, for capabilities 0-31 and 32-63."""
+
+    _fields_ = [("effective", c_uint32), ("permitted", c_uint32), ("inheritable", c_uint32)]
+
+
+class Iovec(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = [("iov_base", c_void_p), ("iov_len", c_size_t)]
+
+
+class Msghdr(ctypes.Structure):
+    """struct msghdr."""
+
+    _fields_ = [
+        ("msg_name", c_void_p),
+        ("msg_namelen", c_uint32),
+        ("msg_iov", ctypes.POINTER(Iovec)),
+        ("msg_iovlen", c_size_t),
+        ("msg_control", c_void_p),
+        ("msg_controllen", c_size_t),
+        ("msg_flags", c_int),
+    ]
+
+
+class Cmsghdr(ctypes.Structure):
+    """struct cmsghdr; the data follows, aligned to 8 bytes."""
+
+    _fields_ = [("cmsg_len", c_size_t), ("cmsg_level", c_int), ("cmsg_type", c_int)]
+
+
+# Hot: the result is tested by the caller.
+getxattr = _hot("getxattr", c_ssize_t)
+openat = _hot("openat")
+readlinkat = _hot("readlinkat", c_ssize_t)
+statx = _hot("statx")
+
+# Checked.
+_capget = _bind("capget", c_void_p, c_void_p, prefer_libc=False)
+_capset = _bind("capset", c_void_p, c_void_p, prefer_libc=False)
+_fallocate = _bind("fallocate", c_int, c_int, c_int64, c_int64)
+_fchmodat = _bind("fchmodat", c_int, c_char_p, c_uint, c_int)
+_fchownat = _bind("fchownat", c_int, c_char_p, c_uint, c_uint, c_int)
+_fstatfs = _bind("fstatfs", c_int, c_void_p)
+_getdents64 = _bind("getdents64", c_int, c_void_p, c_size_t, restype=c_ssize_t)
+_linkat = _bind("linkat", c_int, c_char_p, c_int, c_char_p, c_int)
+_listxattr = _bind("listxattr", c_char_p, c_void_p, c_size_t, restype=c_ssize_t)
+_removexattr = _bind("removexattr", c_char_p, c_char_p)
+_renameat2 = _bind("renameat2", c_int, c_char_p, c_int, c_char_p, c_uint)
+_sendmsg = _bind("sendmsg", c_int, c_void_p, c_int, restype=c_ssize_t)
+_setxattr = _bind("setxattr", c_char_p, c_char_p, c_char_p, c_size_t, c_int)
+_utimensat = _bind("utimensat", c_int, c_char_p, c_void_p, c_int)
+# glibc's own functions of these names change every thread of the process; the plain system calls only the caller's.
+_setgroups = _bind("setgroups", c_size_t, c_void_p, prefer_libc=False)
+_setresgid = _bind("setresgid", c_uint32, c_uint32, c_uint32, prefer_libc=False)
+_setresuid = _bind("setresuid", c_uint32, c_uint32, c_uint32, prefer_libc=False)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    _fallocate(fd, mode, offset, length)
+
+
+def fchmodat(dirfd: int, path: bytes, mode: int) -> None:
+    """The system call has no flags: it follows a symlink at the end of path, which is what a magic link needs."""
+    _fchmodat(dirfd, path, mode, 0)
+
+
+def fchownat(dirfd: int, path: bytes, uid: int, gid: int, flags: int) -> None:
+    """uid, gid: -1 leaves that id as it is."""
+    _fchownat(dirfd, path, uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, flags)
+
+
+def fstatfs(fd: int, buffer: Statfs) -> None:
+    _fstatfs(fd, ctypes.byref(buffer))
+
+
+def getdents64(fd: int, buffer: int, size: int) -> int:
+    """Fill size bytes at address buffer with struct linux_dirent64; returns the bytes used, 0 at the end."""
+    return _getdents64(fd, buffer, size)
+
+
+def linkat(olddirfd: int, oldpath: bytes, newdirfd: int, newpath: bytes, flags: int) -> None:
+    _linkat(olddirfd, oldpath, newdirfd, newpath, flags)
+
+
+def listxattr(path: bytes, buffer: int, size: int) -> int:
+    """Names, each ended by NUL, to address buffer; returns their total length, also where size is 0."""
+    return _listxattr(path, buffer, size)
+
+
+def removexattr(path: bytes, name: bytes) -> None:
+    _removexattr(path, name)
+
+
+def renameat2(olddirfd: int, oldpath: bytes, newdirfd: int, newpath: bytes, flags: int) -> None:
+    _renameat2(olddirfd, oldpath, newdirfd, newpath, flags)
+
+
+def setxattr(path: bytes, name: bytes, value: bytes, flags: int) -> None:
+    """value may hold NULs: its length goes with it."""
+    _setxattr(path, name, value, len(value), flags)
+
+
+def utimensat(dirfd: int, path: bytes, times: ctypes.Array[Timespec], flags: int) -> None:
+    """times: access and modification time."""
+    _utimensat(dirfd, path, ctypes.byref(times), flags)
+
+
+def thread_setgroups(groups: tuple[int, ...]) -> None:
+    """setgroups(2) for the calling thread alone."""
+    _setgroups(len(groups), (c_uint32 * len(groups))(*groups))
+
+
+def thread_setresgid(rgid: int, egid: int, sgid: int) -> None:
+    """setresgid(2) for the calling thread alone; -1 leaves an id as it is."""
+    _setresgid(rgid & 0xFFFFFFFF, egid & 0xFFFFFFFF, sgid & 0xFFFFFFFF)
+
+
+def thread_setresuid(ruid: int, euid: int, suid: int) -> None:
+    """setresuid(2) for the calling thread alone; -1 leaves an id as it is."""
+    _setresuid(ruid & 0xFFFFFFFF, euid & 0xFFFFFFFF, suid & 0xFFFFFFFF)
+
+
+def thread_set_effective(capability: int, on: bool) -> bool:
+    """Raise or lower one effective capability (capabilities(7)) of the calling thread; returns whether it was raised before.
+
+    Raising one that is not permitted is EPERM.
+    """
+    header, data = CapHeader(0x20080522, 0), (CapData * 2)()
+    _capget(ctypes.byref(header), ctypes.byref(data))
+    word, bit = data[capability // 32], 1 << capability % 32
+    before = bool(word.effective & bit)
+    if before != on:
+        word.effective ^= bit
+        _capset(ctypes.byref(header), ctypes.byref(data))
+    return before
+
+
+class FDSender:
+    """sendmsg(2) with SCM_RIGHTS; the structures are made once and reused, so one sender serves one thread.
+
+    capacity: how many fds one message may carry.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        header = ctypes.sizeof(Cmsghdr)
+        self._control = ctypes.create_string_buffer(header + (4 * capacity + 7 & ~7))
+        self._fds = (c_int * capacity).from_buffer(self._control, header)
+        self._cmsg = Cmsghdr.from_buffer(self._control)
+        self._cmsg.cmsg_level, self._cmsg.cmsg_type = SOL_SOCKET, SCM_RIGHTS
+        self._iovec = Iovec()
+        self._msg = Msghdr(None, 0, ctypes.pointer(self._iovec), 1, ctypes.addressof(self._control), 0, 0)
+        self._address = ctypes.addressof(self._msg)
+
+    def send(self, sock: int, address: int | None, size: int, fds: tuple[int, ...], flags: int) -> int:
+        """Send size bytes at address with fds on their first byte; returns the bytes sent."""
+        header = ctypes.sizeof(Cmsghdr)
+        self._fds[: len(fds)] = fds
+        self._cmsg.cmsg_len = header + 4 * len(fds)
+        self._msg.msg_controllen = header + (4 * len(fds) + 7 & ~7)
+        self._iovec.iov_base, self._iovec.iov_len = address, size
+        return _sendmsg(sock, self._address, flags)
+
+
+class FutexWord:
+    """A futex(2) word in shared memory, with the three operations a channel needs, arguments prebuilt.
+
+    Shared futexes, not PRIVATE ones: the peer is another process.
+    """
+
+    def __init__(self, address: int) -> None:
+        function, number = libc["syscall"], c_long(_number("futex"))
+        function.restype = c_long
+        word, one, many, none = c_void_p(address), c_int(1), c_int(0x7FFFFFFF), c_void_p(None)
+        wake_op = c_int(FUTEX_WAKE_OP)
+        # val (how many to wake at word), then val2 (how many more at the second word, the same one: none)
+        hand_over = c_uint(FUTEX_OP_ANDN << 28 | 1 << 12)
+        close = c_uint(FUTEX_OP_SET << 28 | 2 << 12)
+        self._wait = (number, word, c_int(FUTEX_WAIT), c_int(0), none, none, c_int(0))
+        self._hand_over = (number, word, wake_op, one, c_ulong(0), word, hand_over)
+        self._close = (number, word, wake_op, many, c_ulong(0), word, close)
+        self._futex = function
+
+    def wait_while_zero(self) -> None:
+        """Sleep while the word is 0. Returns on a wake, a signal, or another value: the caller looks again."""
+        self._futex(*self._wait)
+
+    def clear_bit0_and_wake(self) -> None:
+        """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays."""
+        self._futex(*self._hand_over)
+
+    def set_two_and_wake_all(self) -> None:
+        """Atomically word = 2, and wake every waiter."""
+        self._futex(*self._close)
+
+
+def set_signal_default(*signals: int) -> None:
+    """signal(2) with SIG_DFL, for a process about to exec; importing `signal` costs several milliseconds."""
+    function = libc["signal"]
+    function.argtypes, function.restype = (c_int, c_void_p), c_void_p
+    for number in signals:
+        function(number, None)
