@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""Latency of each RPC: the floor, Debian's `runsc gofer` and this project, one C client, rounds interleaved.
+
+Everything is pinned to one cpu, so that what is measured is work, not the scheduler's luck. Each round measures every
+server once for each operation; the table shows medians over rounds, and the median of each round's ratio.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import statistics
+import sys
+from typing import Dict, List, Optional, Sequence
+
+import servers
+
+# operation -> repetitions per round (enough for some 50 ms), and the name the issue and the table give it
+OPERATIONS = {
+    "FStat": ("FStat", 4000),
+    "Walk 1": ("Walk:1", 3000),
+    "Walk 5": ("Walk:5", 1000),
+    "Walk missing": ("WalkMissing", 3000),
+    "WalkStat 2": ("WalkStat:2", 2000),
+    "OpenAt+Close": ("OpenAt+Close", 1000),
+    "OpenCreateAt+Unlink+Close": ("OpenCreateAt+Unlink+Close", 500),
+    "Mkdir+Rmdir+Close": ("Mkdir+Rmdir+Close", 500),
+    "PRead 4 KiB": ("PRead:4096", 4000),
+    "PWrite 4 KiB": ("PWrite:4096", 3000),
+    "PRead 1 MiB": ("PRead:1048576", 300),
+    "PWrite 1 MiB": ("PWrite:1048576", 300),
+    "SetStat": ("SetStat", 2000),
+    "ReadLinkAt": ("ReadLinkAt", 3000),
+    "FGetXattr": ("FGetXattr", 3000),
+    "Getdents64 of 1000": (f"Getdents64:{servers.NAMES}", 30),
+    "RenameAt": ("RenameAt", 1500),
+    "FStatFS": ("FStatFS", 4000),
+}
+FLOOR = ("FStat", "PRead 4 KiB", "PWrite 4 KiB", "PRead 1 MiB", "PWrite 1 MiB")
+Rounds = Dict[str, Dict[str, List[Optional[float]]]]  # operation -> kind -> ns of each round, None where not offered
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parser().parse_args(argv)
+    chosen = choose(args.ops) if args.ops else list(OPERATIONS)
+    cpus = servers.available_cpus()
+    if args.two and len(cpus) < 2:
+        sys.exit("rpc.py: --two needs two cpus")
+    os.sched_setaffinity(0, cpus[-2:] if args.two else cpus[-1:])
+    report = {}
+    with servers.workplace(args.directory) as place, contextlib.ExitStack() as stack:
+        running = {}
+        for kind in args.servers.split(","):
+            tree = servers.make_tree(place / f"tree-{kind}")
+            command = args.command.split() if args.command else servers.ours(args.interpreter)
+            running[kind] = servers.serve(kind, place, tree, clients=2 if args.two else 1, command=command)
+            stack.callback(running[kind].close)
+        for transport in args.transport.split(","):
+            rounds = throughput(running, transport, chosen, args) if args.two else latency(running, transport, chosen, args)
+            report[transport] = rounds
+            if not args.json:
+                show(transport, rounds, args.two)
+    if args.json:
+        json.dump(report, sys.stdout, indent=1)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    it.add_argument("--transport", default="channel,socket", help="channel, socket, or both with a comma (default)")
+    it.add_argument("--ops", help="operations with commas, by name or any part of it (default: all)")
+    it.add_argument("--rounds", type=int, default=7)
+    it.add_argument("--scale", type=float, default=1.0, help="repetitions per round, times this")
+    it.add_argument("--servers", default="floor,go,ours", help="which of floor, go, ours")
+    it.add_argument("--two", action="store_true", help="two clients on two cpus at once: total operations per second")
+    it.add_argument("--seconds", type=float, default=0.3, help="with --two: how long a measurement lasts")
+    it.add_argument("--interpreter", help="the Python that runs our server (default: as dist/gofer says)")
+    it.add_argument("--command", help="our server's command line instead, up to the word serve")
+    it.add_argument("--directory", help="where the trees are made (default: the temporary directory)")
+    it.add_argument("--json", action="store_true", help="every round's numbers")
+    return it
+
+
+def choose(words: str) -> List[str]:
+    """The operations so named, or else all whose name has the word in it."""
+    chosen = []
+    for word in words.split(","):
+        found = [word] if word in OPERATIONS else [name for name in OPERATIONS if word.lower() in name.lower()]
+        if not found:
+            sys.exit(f"rpc.py: no operation matches {word!r}; there are: {', '.join(OPERATIONS)}")
+        chosen += found
+    return list(dict.fromkeys(chosen))
+
+
+def latency(running: Dict[str, servers.Served], transport: str, chosen: Sequence[str], args: argparse.Namespace) -> Rounds:
+    """ns per operation. One short run of each warms it up, unrecorded."""
+    rounds: Rounds = {name: {kind: [] for kind in running} for name in chosen}
+    for name in chosen:
+        op, count = OPERATIONS[name]
+        for number in range(args.rounds + 1):
+            for kind, served in running.items():
+                ns = None
+                if kind != "floor" or name in FLOOR:
+                    ns = served.client.run(transport, op, max(1, int(count * args.scale / (1 if number else 4))))
+                if number:
+                    rounds[name][kind].append(ns)
+    return rounds
+
+
+def throughput(running: Dict[str, servers.Served], transport: str, chosen: Sequence[str], args: argparse.Namespace) -> Rounds:
+    """Operations per second of both clients together (the floor serves one client only, so it is left out)."""
+    rounds: Rounds = {name: {kind: [] for kind in running if kind != "floor"} for name in chosen}
+    for name in chosen:
+        for _ in range(args.rounds):
+            for kind in rounds[name]:
+                clients = running[kind].clients
+                for client in clients:
+                    client.tell(f"during {transport} {OPERATIONS[name][0]} {args.seconds}")
+                rounds[name][kind].append(sum(float(client.answer()[0]) for client in clients))
+    return rounds
+
+
+def ratios(rounds: Dict[str, List[Optional[float]]], above: str, below: str) -> Optional[float]:
+    """Median over rounds of above/below, None where either was not measured."""
+    pairs = [(a, b) for a, b in zip(rounds.get(above, []), rounds.get(below, [])) if a and b]
+    return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+def show(transport: str, rounds: Rounds, two: bool) -> None:
+    unit = "operations/s, two clients" if two else "µs"
+    kinds = [kind for kind in servers.KINDS if any(kind in row for row in rounds.values())]
+    pairs = [(a, b) for a, b in (("ours", "go"), ("ours", "floor"), ("go", "floor")) if a in kinds and b in kinds]
+    print(f"\n### Over the {transport}, {unit}\n")
+    print(f"| {'operation':26} |" + "".join(f" {kind:>8} |" for kind in kinds) + "".join(f" {a}/{b} |" for a, b in pairs))
+    print("|---|" + "--:|" * (len(kinds) + len(pairs)))
+    for name, row in rounds.items():
+        cells = [statistics.median(good) if (good := [ns for ns in row.get(kind, []) if ns]) else None for kind in kinds]
+        text = "".join(f" {'' if value is None else format(value if two else value / 1000, '8.0f' if two else '8.2f'):>8} |" for value in cells)
+        text += "".join(f" {'' if (value := ratios(row, a, b)) is None else format(value, '.2f'):>{len(a + b) + 1}} |" for a, b in pairs)
+        print(f"| {name:26} |{text}")
+    if pairs and pairs[0] == ("ours", "go"):
+        all_ratios = [value for row in rounds.values() if (value := ratios(row, "ours", "go"))]
+        print(f"\nours/go: geometric mean {statistics.geometric_mean(all_ratios):.2f}, worst {max(all_ratios):.2f}, best {min(all_ratios):.2f}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""What a server costs before its first request: exec to the first Mount reply, resident memory, memory per control FD.
+
+Go's server and ours, rounds interleaved, pinned to one cpu.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+from typing import Dict, List, Sequence
+
+import servers
+
+SOCKET = 60  # the fd number that a started server finds its connection on
+Table = Dict[str, Dict[str, List[float]]]  # quantity -> server -> one value per round
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parser().parse_args(argv)
+    os.sched_setaffinity(0, servers.available_cpus()[-1:])
+    commands = {"go": [], "ours": args.command.split() if args.command else servers.ours(args.interpreter)}
+    kinds = {kind: commands[kind] for kind in args.servers.split(",")}
+    table: Table = {}
+    with servers.workplace(args.directory) as place:
+        tree = servers.make_tree(place / "tree", many=args.held)
+        for number in range(args.rounds + 1):
+            for kind, command in kinds.items():
+                values = start(kind, place, tree, command, args.options.split())
+                if number:  # the first of each fills the page cache
+                    record(table, kind, values)
+        for kind, command in kinds.items():
+            if args.held:
+                record(table, kind, held(kind, place, tree, command, args.held))
+    json.dump(table, sys.stdout, indent=1) if args.json else show(table, list(kinds))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    it.add_argument("--rounds", type=int, default=15)
+    it.add_argument("--held", type=int, default=19000, help="control FDs to open when measuring memory per FD; 0: skip")
+    it.add_argument("--servers", default="go,ours")
+    it.add_argument("--interpreter", help="the Python that runs our server (default: as dist/gofer says)")
+    it.add_argument("--command", help="our server's command line instead, up to the word serve")
+    it.add_argument("--options", default="", help="further words for our server's command line")
+    it.add_argument("--directory", help="where the tree is made (default: the temporary directory)")
+    it.add_argument("--json", action="store_true")
+    return it
+
+
+def record(table: Table, kind: str, values: Dict[str, float]) -> None:
+    for name, value in values.items():
+        table.setdefault(name, {}).setdefault(kind, []).append(value)
+
+
+def start(kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[str], options: Sequence[str]) -> Dict[str, float]:
+    """Start a server once. The clock runs in client.c, from just before its fork to the Mount reply."""
+    argv, files = servers.server_command(kind, place, tree, [SOCKET], command, options)
+    program = [str(place / "client"), "--exec", str(SOCKET), *argv]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=files) as client:
+        for fd in files:
+            os.close(fd)
+        assert client.stdout
+        word, *values = client.stdout.readline().split()
+        if word != "ok":
+            raise RuntimeError(f"{' '.join(argv)}: {word} {' '.join(values)}")
+        rss, pss = servers.memory(int(values[1]))
+    return {"start to Mount reply, ms": float(values[0]) / 1e6, "RSS, MiB": rss / 2**20, "PSS, MiB": pss / 2**20}
+
+
+def held(kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[str], count: int) -> Dict[str, float]:
+    """Growth of the server's memory per control FD, `count` of them open, each on a file of its own."""
+    with contextlib.closing(servers.serve(kind, place, tree, command=command)) as served:
+        before = servers.memory(served.process.pid)
+        opened, error = map(int, served.client.ask(f"hold f 0 {count}"))
+        after = servers.memory(served.process.pid)
+        if opened < count:
+            print(f"{kind}: only {opened} FDs: {os.strerror(error)}", file=sys.stderr)
+    return {f"RSS per control FD at {count}, bytes": (after[0] - before[0]) / max(1, opened)}
+
+
+def show(table: Table, kinds: Sequence[str]) -> None:
+    both = {"go", "ours"} <= set(kinds)
+    print(f"| {'':40} |" + "".join(f" {kind:>8} |" for kind in kinds) + (" ours/go |" if both else ""))
+    print("|---|" + "--:|" * (len(kinds) + both))
+    for name, row in table.items():
+        cells = "".join(f" {statistics.median(row[kind]):8.1f} |" for kind in kinds)
+        if both:
+            cells += f" {statistics.median(a / b for a, b in zip(row['ours'], row['go'])):7.2f} |"
+        print(f"| {name:40} |{cells}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
