@@ -3,7 +3,8 @@
 import sys
 
 if sys.version_info < (3, 9):
-    sys.exit("gofer: needs Python 3.9 or newer, this is Python %d.%d" % sys.version_info[:2])
+    old = "gofer: needs Python 3.9 or newer, this is %d.%d: run it as `python3.N -IS %s`"
+    sys.exit(old % (sys.version_info[0], sys.version_info[1], sys.argv[0]))
 
 from gofer.cli import main
 

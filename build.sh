@@ -21,7 +21,7 @@ if [ -z "${SHIV:-}" ]; then
     SHIV=.venv-build/bin/python3
     if ! "$SHIV" -c 'import shiv' 2>/dev/null; then
         python3 -m venv --clear .venv-build
-        "$SHIV" -m pip install --quiet --disable-pip-version-check "$(grep '^shiv==' tests/requirements.txt)"
+        "$SHIV" -m pip install -qq --disable-pip-version-check "$(grep '^shiv==' tests/requirements.txt)"
     fi
 fi
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}"

@@ -15,7 +15,7 @@ OLDEST, NEWEST = 9, 13  # the minor versions that are supported, and tested
 ASK = "import os, sys as s; print(s.implementation.name, *s.version_info[:2], os.path.realpath(s.executable))"
 
 
-def find() -> dict[int, str]:
+def find(oldest: int = OLDEST) -> dict[int, str]:
     """Minor version -> path of its interpreter, in rising order; the first found of each counts."""
     found: dict[int, str] = {}
     for candidate in _candidates():
@@ -24,13 +24,13 @@ def find() -> dict[int, str]:
         except OSError:
             continue
         words = run.stdout.strip().split(" ", 3)
-        if run.returncode == 0 and words[:2] == ["cpython", "3"] and int(words[2]) >= OLDEST:
+        if run.returncode == 0 and words[:2] == ["cpython", "3"] and int(words[2]) >= oldest:
             found.setdefault(int(words[2]), words[3])
     return dict(sorted(found.items()))
 
 
 def _candidates() -> list[str]:
-    names = ["python3"] + [f"python3.{minor}" for minor in range(OLDEST, NEWEST + 1)]
+    names = ["python3"] + [f"python3.{minor}" for minor in range(NEWEST + 1)]
     paths = [sys.executable]  # whoever runs this is the main one
     for folder in os.get_exec_path() + ["/usr/bin", "/usr/local/bin"]:
         paths += [os.path.join(folder, name) for name in names]

@@ -1,0 +1,301 @@
+"""The one-file program that build.sh makes, run with an empty environment and a HOME that takes no file."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from hosts import CHECKOUT, wait_until
+
+sys.path.insert(0, str(CHECKOUT / "onefile"))
+import pythons
+
+from gofer import __version__
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+PYTHONS = pythons.find()
+OLD_PYTHONS = {minor: path for minor, path in pythons.find(oldest=4).items() if minor < pythons.OLDEST}
+EPOCH = "1700000000"  # 2023-11-14 22:13:20 UTC
+NO_HOME = "/proc"  # exists, is a directory, and not even root can make a file in it
+NOBODY = 65534
+EVIL = "import os; os.write(1, b'EVIL'); os._exit(66)\n"
+VERSION = f"gofer {__version__}\n"
+# With each of these shiv's own bootstrap, or Python, runs other code than the program's, or fails, or talks.
+HOSTILE = {
+    "SHIV_INTERPRETER": "1",
+    "SHIV_ENTRY_POINT": "evil:main",
+    "SHIV_MODULE": "evil:main",
+    "SHIV_CONSOLE_SCRIPT": "evil",
+    "SHIV_ROOT": "{folder}/cache",
+    "SHIV_PREPEND_PYTHONPATH": "{folder}",
+    "HOME": "{folder}/home",
+    "PYTHONPATH": "{folder}",
+    "PYTHONHOME": "{folder}",
+    "PYTHONUSERBASE": "{folder}/userbase",
+    "PYTHONINSPECT": "1",
+    "PYTHONVERBOSE": "1",
+    "PYTHONPROFILEIMPORTTIME": "1",
+    "PYTHONPLATLIBDIR": "evil",
+}
+
+
+def build(output: Path, checkout: Path = CHECKOUT, **env: str) -> Path:
+    env = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, **env}
+    run = subprocess.run([checkout / "build.sh", output], env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return output
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="build-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def program(folder: Path) -> Path:
+    return build(folder / "gofer", SHIV=sys.executable)
+
+
+@pytest.fixture(params=PYTHONS.values(), ids=[f"3.{minor}" for minor in PYTHONS])
+def on_each(request: pytest.FixtureRequest, program: Path, spot: Path) -> Path:
+    """The program with each CPython of this machine in its `#!` line."""
+    return for_python(program, request.param, spot / "gofer")
+
+
+def for_python(program: Path, python: str, copy: Path) -> Path:
+    data = program.read_bytes()
+    assert data.startswith(b"#!/usr/bin/python3 ")
+    copy.write_bytes(b"#!" + python.encode() + data[len("#!/usr/bin/python3") :])
+    copy.chmod(0o755)
+    return copy
+
+
+def edited(program: Path, copy: Path, change: "dict[str, bytes | None]") -> Path:
+    """A copy in which the members that match these patterns have other contents, or (None) are gone."""
+    line = program.read_bytes().partition(b"\n")[0]
+    with zipfile.ZipFile(program) as old, open(copy, "wb") as file:
+        file.write(line + b"\n")
+        with zipfile.ZipFile(file, "w") as new:
+            for name in old.namelist():
+                data = next((new for like, new in change.items() if fnmatch(name, like)), old.read(name))
+                if data is not None:
+                    new.writestr(name, data)
+    copy.chmod(0o755)
+    return copy
+
+
+def output(*argv: "str | Path", status: int = 0, **how: object) -> str:
+    how = {"env": {"HOME": NO_HOME}, "cwd": "/", **how}
+    how.update(stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    run = subprocess.run(argv, **how)  # type: ignore[call-overload]
+    assert (run.returncode, run.stderr if status == 0 else "") == (status, ""), (run.stdout, run.stderr)
+    return str(run.stdout + run.stderr)
+
+
+# What it is
+
+
+def test_it_is_one_executable_file_with_a_first_line_every_linux_takes(program: Path) -> None:
+    assert program.stat().st_mode == 0o100755
+    first = program.read_bytes().partition(b"\n")[0]
+    assert first.startswith(b"#!/usr/bin/python3 -BISc")
+    assert len(first) < 127
+
+
+def test_it_holds_nothing_but_our_sources_and_one_bundle_per_python(program: Path) -> None:
+    names = zipfile.ZipFile(program).namelist()
+    ours = {f"site-packages/{path.relative_to(CHECKOUT)}" for path in CHECKOUT.glob("gofer/**/*.py")}
+    rest = set(names) - ours
+    assert sorted(names) == sorted(set(names)) and ours <= set(names)
+    assert rest >= {"__main__.py", "environment.json"}
+    bundles = rest - {"__main__.py", "environment.json"}
+    assert len(bundles) == len(PYTHONS) and all(name.endswith(".bundle") for name in bundles)
+    assert b"SHIV_" not in program.read_bytes()
+
+
+def test_members_carry_the_time_of_source_date_epoch(program: Path) -> None:
+    assert {info.date_time for info in zipfile.ZipFile(program).infolist()} == {(2023, 11, 14, 22, 13, 20)}
+
+
+def test_a_build_elsewhere_with_a_shiv_of_its_own_is_byte_identical(program: Path, spot: Path) -> None:
+    for name in ("gofer", "onefile", "build.sh", "__main__.py", "tests/requirements.txt"):
+        (spot / "other/tests").mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
+        copy(CHECKOUT / name, spot / "other" / name)  # type: ignore[operator]
+    before = os.umask(0o077)
+    try:
+        strange = {"TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONHASHSEED": "7", "SHIV_ROOT": "/nonexistent"}
+        second = build(spot / "dist/gofer", spot / "other", **strange)
+    finally:
+        os.umask(before)
+    assert second.read_bytes() == program.read_bytes()
+    assert second.stat().st_mode == program.stat().st_mode
+
+
+# That it runs
+
+
+def test_it_runs_on_each_python_without_environment(on_each: Path) -> None:
+    assert output(on_each, "--version", env={}) == VERSION
+    assert output(on_each, "--version") == VERSION
+
+
+def test_it_serves_and_lists_on_each_python(on_each: Path, spot: Path) -> None:
+    (spot / "tree").mkdir()
+    (spot / "tree/some file").write_text("x")
+    serve = (on_each, "serve", "--quiet", spot / "tree", "--socket", spot / "s", "--")
+    assert "some file" in output(*serve, on_each, "ls")
+
+
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=[f"3.{minor}" for minor in PYTHONS])
+def test_it_runs_when_python_is_given_the_file(program: Path, python: str) -> None:
+    assert output(python, "-IS", program, "--version") == VERSION
+
+
+def test_it_runs_by_relative_path_link_path_search_and_under_any_argv0(program: Path, spot: Path) -> None:
+    path = {"PATH": f"{program.parent}:/usr/bin:/bin"}
+    (spot / "link").symlink_to(program)
+    assert output("./gofer", "--version", cwd=program.parent) == VERSION
+    assert output(spot / "link", "--version") == VERSION
+    assert output("/usr/bin/env", "gofer", "--version", env=path) == VERSION
+    assert output("runsc-gofer", "--version", executable=program) == VERSION
+
+
+def test_it_runs_in_a_new_user_namespace(program: Path) -> None:
+    assert output("/usr/bin/unshare", "--user", "--map-root-user", program, "--version") == VERSION
+
+
+def test_it_runs_as_a_user_who_can_write_nowhere(program: Path) -> None:
+    assert output(program, "--version", user=NOBODY, group=NOBODY, extra_groups=[]) == VERSION
+
+
+def test_arguments_arrive_as_they_were(program: Path, spot: Path) -> None:
+    odd = ["", " ", "a  b", "-c", "--", "*", "$HOME", "new\nline", "\udcff", "'\""]
+    show = (sys.executable, "-c", "import sys, json; print(json.dumps(sys.argv[1:]))")
+    text = output(program, "serve", "--quiet", spot, "--socket", spot / "s", "--", *show, *odd)
+    assert json.loads(text) == odd
+
+
+def test_a_server_lives_on_when_its_file_is_replaced(program: Path, spot: Path) -> None:
+    copy = shutil.copy(program, spot / "gofer")
+    (spot / "tree").mkdir()
+    (spot / "tree/name").touch()
+    argv = [copy, "serve", "--quiet", spot / "tree", "--socket", spot / "s"]
+    with subprocess.Popen(argv, env={}, cwd="/") as server:
+        try:
+            wait_until((spot / "s").exists, lambda: "no socket")
+            copy.write_bytes(EVIL.encode())
+            assert "name" in output(program, "ls", spot / "s")
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+
+
+# That it runs nothing else, and writes nothing
+
+
+@pytest.fixture(scope="module")
+def stock(folder: Path) -> Path:
+    """What shiv makes of the same package left to itself: shows that the traps below work."""
+    (folder / "stage").mkdir()
+    shutil.copytree(CHECKOUT / "gofer", folder / "stage/gofer")
+    (folder / "stage/entry.py").write_text(
+        "import sys\nfrom gofer.cli import main as real\ndef main(): sys.exit(real(sys.argv[1:]))\n"
+    )
+    shiv = [sys.executable, "-W", "ignore", "-m", "shiv", "-p", "/usr/bin/python3", "-e", "entry:main"]
+    subprocess.run([*shiv, "--site-packages", folder / "stage", "-o", folder / "stock"], check=True)
+    return folder / "stock"
+
+
+def trap(folder: Path, program: Path) -> None:
+    """Puts evil wherever a variable of HOSTILE, or the current directory, could find it."""
+    build_id = json.loads(zipfile.ZipFile(program).read("environment.json"))["build_id"]
+    left_over = f"{program.name}_{build_id}/site-packages"  # as shiv names what it unpacks
+    places = [folder, folder / "cache" / left_over, folder / "home/.shiv" / left_over]
+    places += [folder / f"userbase/lib/python3.{minor}/site-packages" for minor in PYTHONS]
+    names = ["evil", "argparse", "ctypes/__init__", "gofer/__init__", "sitecustomize", "usercustomize"]
+    for place in places:
+        for name in names:
+            file = place / f"{name}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(EVIL)
+
+
+def look(path: Path) -> "list[tuple[str, int]]":
+    return sorted((str(entry), entry.lstat().st_mtime_ns) for entry in path.rglob("*"))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_variable_has_an_effect(name: str, program: Path, stock: Path, spot: Path) -> None:
+    def differs(file: Path, place: Path) -> bool:
+        trap(place, file)
+        env = {"HOME": str(spot / "shiv-home"), name: HOSTILE[name].format(folder=place)}
+        before = look(place)
+        null = subprocess.DEVNULL
+        run = subprocess.run([file, "--version"], env=env, cwd=place, stdin=null, capture_output=True)
+        return (run.returncode, run.stdout, run.stderr, look(place)) != (0, VERSION.encode(), b"", before)
+
+    assert not differs(program, spot / "ours")
+    assert not (spot / "shiv-home").exists()
+    assert differs(stock, spot / "theirs"), "the trap does not work"
+
+
+def test_the_current_directory_is_not_searched_for_modules(on_each: Path, spot: Path) -> None:
+    trap(spot / "trap", on_each)
+    assert output(on_each, "--version", cwd=spot / "trap") == VERSION
+    assert "EVIL" in output(PYTHONS[max(PYTHONS)], "-c", "import argparse", cwd=spot / "trap", status=66)
+
+
+def test_nothing_is_written_anywhere(on_each: Path, spot: Path) -> None:
+    (spot / "home").mkdir()
+    calls = "trace=%file,ftruncate,memfd_create,write"
+    strace = ["/usr/bin/strace", "-f", "-qq", "-e", calls, "-o", spot / "trace"]
+    output(*strace, on_each, "--version", env={"HOME": str(spot / "home")})
+    trace = (spot / "trace").read_text().splitlines()
+    harmless = "execve|open(at)?|l?stat|newfstatat|statx|access|readlink|getcwd|write(?=.1,)"
+    writing = "O_WRONLY|O_RDWR|O_CREAT|O_TRUNC"
+    assert [line for line in trace if not re.match(rf"\d+ +(({harmless})\(|[-+]{{3}} )", line)] == []
+    assert [line for line in trace if re.search(writing, line)] == []
+    assert any(str(on_each) in line for line in trace)
+    assert list((spot / "home").iterdir()) == []
+
+
+# Byte code
+
+
+def test_start_up_compiles_none_of_our_modules(on_each: Path, spot: Path) -> None:
+    no_source = edited(on_each, spot / "no-source", {"site-packages/*.py": None})
+    assert output(no_source, "--version") == VERSION
+
+
+def test_a_python_that_is_not_in_the_file_imports_the_source(on_each: Path, spot: Path) -> None:
+    no_bundle = edited(on_each, spot / "no-bundle", {"*.bundle": None})
+    assert output(no_bundle, "--version") == VERSION
+    broken = edited(on_each, spot / "broken", {"*.bundle": None, "*/gofer/cli.py": EVIL.encode()})
+    assert output(broken, "--version", status=66) == "EVIL"
+
+
+@pytest.mark.parametrize("python", OLD_PYTHONS.values(), ids=[f"3.{minor}" for minor in OLD_PYTHONS])
+def test_an_old_python_says_so_in_one_line(python: str, program: Path, spot: Path) -> None:
+    by_line = output(for_python(program, python, spot / "gofer"), "--version", status=1)
+    for text in (by_line, output(python, program, status=1), output(python, CHECKOUT, status=1)):
+        assert text.startswith("gofer: needs Python 3.9 or newer, this is 3.") and text.count("\n") == 1
+
+
+def test_a_python_that_reports_an_old_version_is_refused_before_our_modules_load(program: Path) -> None:
+    code = zipfile.ZipFile(program).read("__main__.py").decode()
+    lie = f"import sys; sys.version_info = (3, 8, 0); sys.argv = [{str(program)!r}]; exec({code!r})"
+    text = output(sys.executable, "-IS", "-c", lie, status=1)
+    assert text == f"gofer: needs Python 3.9 or newer, this is 3.8: run it as `python3.N -IS {program}`\n"

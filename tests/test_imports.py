@@ -1,0 +1,99 @@
+"""Which module may import which: lower layers know nothing of upper ones. Read from the sources' syntax trees."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hosts import CHECKOUT
+
+# From the bottom up. A module imports from lines above its own only; `runsc.*` also from its own folder.
+LAYERS = """
+    wire sys log
+    fds caps seccomp landlock supervisor runsc.kernel
+    comm mounts attrs namespaces
+    handlers.*
+    handlers
+    dispatch
+    channel
+    connection
+    server client jail runsc.* runsc
+    serve
+    cli
+"""
+LINES = [line.split() for line in LAYERS.strip().splitlines()]
+MODULES = {
+    ".".join(path.relative_to(CHECKOUT / "gofer").with_suffix("").parts).replace(".__init__", ""): path
+    for path in sorted(CHECKOUT.glob("gofer/**/*.py"))
+}
+del MODULES["__init__"]  # the version, which anyone may read
+SEARCH = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); "
+# The table of handlers imports session, which lists what the table offers: when asked, not when imported.
+ASKED = {("handlers.session", "handlers")}
+
+
+def layer(module: str) -> int:
+    for number, line in enumerate(LINES):
+        if module in line:
+            return number
+    for number, line in enumerate(LINES):
+        if f"{module.rpartition('.')[0]}.*" in line:
+            return number
+    raise AssertionError(f"gofer/{module}: say in LAYERS where it stands")
+
+
+def statements(path: Path) -> "list[ast.Import | ast.ImportFrom]":
+    """All import statements, wherever they stand, but for those that only the type checker reads."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules a file imports; `from gofer import sys` is gofer.sys."""
+    names = set()
+    for node in statements(path):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        else:
+            assert node.level == 0, f"{path}: relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in inner if name.startswith("gofer.") and name[6:] in MODULES}
+            names.update(modules or {str(node.module)})
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_layers_below_its_own(module: str) -> None:
+    for name in imported(MODULES[module]):
+        if name.startswith("gofer."):
+            below = layer(name[6:]) < layer(module)
+            within = module.startswith("runsc.") and name.startswith("gofer.runsc")
+            assert below or within or (module, name[6:]) in ASKED, f"gofer/{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_inside_the_package_sys_is_ours(module: str) -> None:
+    assert "sys" not in imported(MODULES[module])
+
+
+def test_the_start_of_the_program_imports_the_standard_sys_and_main_and_no_more() -> None:
+    assert imported(CHECKOUT / "__main__.py") == {"sys", "gofer.cli"}
+
+
+def test_every_module_imports_without_site_packages() -> None:
+    names = ["gofer." + name for name in MODULES]
+    code = f"{SEARCH}[__import__(name) for name in {names!r}]"
+    run = subprocess.run([sys.executable, "-BIS", "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_serving_loads_none_of_the_slow_modules_of_the_standard_library() -> None:
+    """Each costs 1 to 7 ms of a start of 25, and memory."""
+    slow = {"asyncio", "dataclasses", "inspect", "json", "logging", "runpy", "subprocess", "typing"}
+    code = f"{SEARCH}import gofer.cli, gofer.server; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-BIS", "-c", code], stdout=subprocess.PIPE, check=True, text=True)
+    assert slow & set(run.stdout.split()) == set()

@@ -1,0 +1,44 @@
+"""The linters. Their settings are in pyproject.toml."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hosts import CHECKOUT
+
+pytestmark = pytest.mark.slow
+
+
+def ours() -> list[Path]:
+    """Every file of the project, whether committed yet or not."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    run = subprocess.run(listed, cwd=CHECKOUT, stdout=subprocess.PIPE, check=True, text=True)
+    return [CHECKOUT / name for name in run.stdout.split("\0") if name and (CHECKOUT / name).is_file()]
+
+
+def is_shell(path: Path) -> bool:
+    return path.suffix == ".sh" or bool(re.match(rb"#!.*\b(ba|da)?sh\n", path.read_bytes()))
+
+
+def finds_nothing(*argv: "str | Path") -> None:
+    run = subprocess.run(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+def test_ruff_finds_nothing() -> None:
+    programs = [path for path in ours() if not path.suffix and b"python3\n" in path.read_bytes()[:30]]
+    finds_nothing(sys.executable, "-m", "ruff", "check", "--output-format=concise", ".", *programs)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("version", ["3.9", "3.13"])
+def test_mypy_finds_nothing_in_the_oldest_and_the_newest_python(version: str) -> None:
+    finds_nothing(sys.executable, "-m", "mypy", "--strict", "--python-version", version)
+
+
+def test_shellcheck_finds_nothing() -> None:
+    scripts = [path for path in ours() if is_shell(path)]
+    assert CHECKOUT / "build.sh" in scripts and CHECKOUT / ".ci/run" in scripts
+    finds_nothing("shellcheck", "--", *scripts)
