@@ -8,4 +8,4 @@ if sys.version_info < (3, 9):
 
 from gofer.cli import main
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:], "python3 " + sys.argv[0] if sys.argv[0] in (".", "__main__.py") else sys.argv[0]))

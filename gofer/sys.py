@@ -52,6 +52,11 @@ def _number(name: str) -> int:
     return _NUMBERS[name][MACHINE != "x86_64"]
 
 
+def futex_number() -> int:
+    """The number of futex(2), which no C library wraps."""
+    return _number("futex")
+
+
 def _function(name: str, prefer_libc: bool = True) -> tuple[Any, tuple[Any, ...]]:
     """A fresh function object, and the words that stand before its arguments (the number, or nothing)."""
     if prefer_libc:
@@ -110,6 +115,7 @@ F_SEAL_SEAL = 0x1
 F_SEAL_SHRINK = 0x2
 
 FUTEX_OP_ANDN = 3
+FUTEX_OP_OR = 2
 FUTEX_OP_SET = 0
 FUTEX_WAIT = 0
 FUTEX_WAKE_OP = 5

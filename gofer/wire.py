@@ -58,6 +58,9 @@ SocketHeader = Record("SocketHeader", payload_len=U32, mid=U16, _zero="2x")
 # Window     state[4] data_len[4] reserved[8] mid[2] num_fds[1] zero[1]
 ChannelHeader = Record("ChannelHeader", state=U32, data_len=U32, _reserved="8x", mid=U16, num_fds=U8, _zero="x")
 
+# Statx      statx[144]
+Statx = Record("Statx", statx=STATX)
+
 # Inode      control_fd[8] statx[144]
 Inode = Record("Inode", control_fd=U64, statx=STATX)
 

@@ -1,0 +1,67 @@
+"""Owner and mode of a file by its O_PATH fd: what SetStat and the creating messages share."""
+
+from __future__ import annotations
+
+import stat
+from errno import ESTALE
+
+from gofer import sys
+from gofer.fds import proc_path
+from gofer.wire import NO_ID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.comm import Communicator
+    from gofer.fds import ControlFD
+
+
+def drop_fsetid() -> None:
+    """Lower CAP_FSETID in the calling thread (and in those it starts): with it, a write would keep a file's set-id bits.
+
+    A server that is root would else leave a set-user-id program set-user-id after the sandbox has rewritten it
+    (capabilities(7); CVE-2021-20263). `chmod` raises it again where it is needed.
+    """
+    sys.thread_set_effective(sys.CAP_FSETID, False)
+
+
+def chmod(host: int, mode: int) -> None:
+    """chmod(2) of the inode of an O_PATH fd that is not a symlink; set-group-id also where the group is not ours."""
+    raised = False
+    if mode & stat.S_ISGID:
+        try:
+            sys.thread_set_effective(sys.CAP_FSETID, True)
+            raised = True
+        except OSError:  # not permitted to us: then the kernel decides
+            pass
+    try:
+        sys.fchmodat(sys.AT_FDCWD, proc_path(host), mode)
+    finally:
+        if raised:
+            sys.thread_set_effective(sys.CAP_FSETID, False)
+
+
+def chown(host: int, uid: int, gid: int) -> None:
+    """chown(2) of the inode of an O_PATH fd, symlinks included. NO_ID leaves an id as it is."""
+    if uid != NO_ID or gid != NO_ID:
+        sys.fchownat(host, b"", uid, gid, sys.AT_EMPTY_PATH | sys.AT_SYMLINK_NOFOLLOW)
+
+
+def settle(comm: Communicator, node: ControlFD, mode: int, uid: int, gid: int) -> None:
+    """Give a file just made its owner and then its set-id bits, which chown clears; `comm.statx_bytes` is made current.
+
+    Owner first: a set-user-id file must never exist under the server's own id. Ids are compared with the file's
+    actual ones: in a set-group-id directory the group is not the server's.
+    mode: as requested. ESTALE where another process has put a file with more links in its place.
+    """
+    owner = comm.stat_owner()
+    changed = False
+    if uid not in (NO_ID, owner[0]) or gid not in (NO_ID, owner[1]):
+        if node.kind != stat.S_IFDIR and comm.stat_links() != 1:
+            raise OSError(ESTALE, "replaced while it was made")
+        chown(node.host, uid, gid)
+        changed = True
+    if node.kind == stat.S_IFREG and mode & 0o6000:
+        chmod(node.host, comm.stat_mode() & 0o1777 | mode & 0o6000)
+        changed = True
+    if changed:
+        comm.stat(node.host)

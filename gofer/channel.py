@@ -1,0 +1,188 @@
+"""A shared-memory channel ("flipcall"): requests and replies in a window of a memfd, hand-over by futex.
+
+Theory of operation
+-------------------
+The window begins with a word, `state`: 0 while the client is active, 1 while the server is, 2 for good once either has shut
+the channel down. Whoever is active owns the rest of the window; it hands over by changing the word and waking the other,
+who sleeps on the word. Python has no compare-and-swap, and needs none: FUTEX_WAKE_OP with ANDN 1 is one atomic step of
+the kernel's that turns 1 into 0, leaves a 2 that came meanwhile, and wakes the client.
+
+The server's side is one thread a channel. It goes to sleep "while the word is 0" after every hand-over and reads the window
+only after that call has returned: the kernel then has seen the client's change, and entering and leaving it ordered our
+loads behind it (on machines where that matters).
+
+The client is not to be trusted, and can write to the window at any time, also while we work on it:
+
+*   every header field is copied out once, and the copy is checked; a handler reads each field of its request once;
+*   the request's and the reply's memory are the same, and the client may change either: at worst it spoils its own data;
+*   it cannot shrink or grow the memfd under us (sealed), so our mapping never faults;
+*   a state other than 0 and 1 ends the channel; a word put back from 2 to 0 does not keep it alive, as `_closing` is what
+    we look at ourselves. A client that puts back 0 in the moment between that look and our sleep can make us miss the wake:
+    so whoever closes wakes again until the thread has ended (server.py does, at every turn of its loop).
+"""
+
+from __future__ import annotations
+
+import _thread
+import mmap
+import os
+from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
+from ctypes import addressof, c_char
+from errno import EIO, EOPNOTSUPP
+from fcntl import fcntl
+
+from gofer import dispatch, sys
+from gofer.fds import HostFD
+from gofer.wire import ERROR, MAX_MESSAGE_SIZE, Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from typing import Callable
+
+    from gofer.comm import Communicator
+    from gofer.log import Log
+
+# Window     state[4] data_len[4] reserved[8] mid[2] num_fds[1] zero[1]
+_Header = Record("Window", state="I", data_len="I", _reserved="8x", mid="H", num_fds="B", _zero="x")
+_Reply = Record("Reply", data_len="I", _reserved="8x", mid="H", num_fds="B", _zero="x")  # from data_len on
+_DATA = 16  # where data begins, which data_len counts
+_PAYLOAD = _Header.size
+_RPC_HEAD = _PAYLOAD - _DATA
+_CLIENT, _SERVER = 0, 1  # who is active
+_HANDSHAKE = b"{}\n"
+
+WINDOW_SIZE = (_PAYLOAD + MAX_MESSAGE_SIZE + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+_MFD_FLAGS = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+_SEALS = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
+
+
+class Windows:
+    """The memfd of a connection and our mapping of it: one window per channel. The pages exist once they are touched."""
+
+    def __init__(self, count: int) -> None:
+        self.memfd = HostFD(os.memfd_create("gofer", _MFD_FLAGS))
+        os.ftruncate(self.memfd.host, count * WINDOW_SIZE)
+        fcntl(self.memfd.host, sys.F_ADD_SEALS, _SEALS)
+        self._memory = mmap.mmap(self.memfd.host, count * WINDOW_SIZE)
+
+    def window(self, index: int) -> tuple[memoryview, int]:
+        """The memory of window `index` and its address."""
+        view = memoryview(self._memory)[index * WINDOW_SIZE : (index + 1) * WINDOW_SIZE]
+        return view, addressof(c_char.from_buffer(view))
+
+
+class Channel:
+    """The server's side of one channel.
+
+    offset, length: of the window in the memfd. fd_socket: our end of the SEQPACKET pair; the channel owns it.
+    on_end(): called on the channel's thread when it ends.
+    """
+
+    def __init__(
+        self, windows: Windows, index: int, fd_socket: socket, comm: Communicator, log: Log, client: int, on_end: Callable[[], None]
+    ) -> None:
+        self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
+        self.ended = False
+        self._view, address = windows.window(index)
+        self._word = sys.FutexWord(address)
+        self._fd_socket = fd_socket
+        self._sender = sys.FDSender(1)
+        self._comm = comm
+        self._log = log
+        self._client = client
+        self._on_end = on_end
+        self._closing = False
+        self._serving = False  # between a request and its hand-over
+
+    def start(self) -> None:
+        """Serve from now on, on a thread of its own."""
+        _thread.start_new_thread(self._run, ())
+
+    def shut_down(self) -> None:
+        """End the channel, from any thread and as often as needed; a request being served is answered first."""
+        self._closing = True
+        if not (self._serving or self.ended):
+            self._word.set_two_and_wake_all()
+
+    def _run(self) -> None:
+        try:
+            if self._handshake():
+                self._serve()
+        except Exception as error:  # not a handler's: dispatch has those
+            self._log.error(f"client {self._client}: channel failed: {type(error).__name__}")
+        finally:
+            self._word.set_two_and_wake_all()
+            self._comm.donated.clear()
+            self._fd_socket.close()
+            self.ended = True
+            self._on_end()
+
+    def _wait(self) -> bool:
+        """Sleep until the server is active; False where the channel is over."""
+        read, view, word = _Header.read, self._view, self._word
+        while True:
+            word.wait_while_zero()
+            state = read(view)[0]
+            if self._closing or state != _CLIENT:
+                return state == _SERVER and not self._closing
+
+    def _handshake(self) -> bool:
+        """The client's JSON object without a header, answered likewise. Returns whether it came."""
+        if not self._wait():
+            return False
+        size = _Header.read(self._view)[1]
+        hello = bytes(self._view[_DATA : _DATA + min(size, 64)]).strip()
+        if not (hello.startswith(b"{") and hello.endswith(b"}")):
+            return False
+        self._view[_DATA : _DATA + len(_HANDSHAKE)] = _HANDSHAKE
+        self._hand_over(len(_HANDSHAKE))
+        return True
+
+    def _hand_over(self, data_len: int) -> None:
+        self._view[4:8] = data_len.to_bytes(4, "little")
+        self._word.clear_bit0_and_wake()
+
+    def _serve(self) -> None:
+        comm, view, donated = self._comm, self._view, self._comm.donated
+        read, answer = _Header.read, _Reply.pack
+        wait, hand_over = self._word.wait_while_zero, self._word.clear_bit0_and_wake
+        handlers, refuse, known = dispatch.HANDLERS, dispatch.refuse, len(dispatch.HANDLERS)
+        reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
+        most = _RPC_HEAD + MAX_MESSAGE_SIZE
+        while True:
+            wait()
+            self._serving = True
+            state, data_len, mid, _ = read(view)
+            if state != _SERVER or self._closing:
+                self._serving = False
+                if state == _CLIENT and not self._closing:
+                    continue
+                return
+            try:
+                if not _RPC_HEAD <= data_len <= most:
+                    raise OSError(EIO, "data_len beyond the window")
+                if mid >= known:
+                    raise OSError(EOPNOTSUPP, "unknown message")
+                size = handlers[mid](comm, view[_PAYLOAD : _DATA + data_len], reply)
+            except Exception as error:
+                size = refuse(comm, mid, error, reply, self._log, self._client)
+                mid = ERROR
+            answer(view, 4, _RPC_HEAD + size, mid, self._donate() if donated else 0)
+            hand_over()
+            self._serving = False
+            if self._closing:
+                return
+
+    def _donate(self) -> int:
+        """Send what the handler donates, one message each; returns how many went. A client that does not take them loses them."""
+        sent, fileno = 0, self._fd_socket.fileno()
+        for each in self._comm.donated:
+            try:
+                self._sender.send(fileno, None, 0, (each.host,), MSG_DONTWAIT | MSG_NOSIGNAL)
+            except OSError as error:
+                self._log.debug(f"client {self._client}: fd not donated: errno {error.errno}")
+                break
+            sent += 1
+        self._comm.donated.clear()
+        return sent

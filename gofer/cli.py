@@ -1,0 +1,198 @@
+"""The command line: `gofer serve`, `ls`, `cat`, `stat`.
+
+The options of `serve` stand once, in `_SERVE`. argparse is built from it for help, errors and everything but the plainest
+use; importing it costs 6 ms, a third of the start-up of a server that is started with every container, so `_quick` reads
+the plain `--name value` and `--name=value` by itself and leaves whatever else to argparse.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gofer import Failure, __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any, Sequence
+
+FAILED = 1
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError("must not be negative")
+    return number
+
+
+def positive_number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("must be above zero")
+    return number
+
+
+def octal_mode(text: str) -> int:
+    number = int(text, 8)
+    if not 0 <= number <= 0o777:
+        raise ValueError("must be 0000 to 0777")
+    return number
+
+
+_LEVELS = ("debug", "info", "warning", "error", "off")
+
+# name: keyword arguments of argparse's add_argument; the same words drive _quick.
+_SERVE: dict[str, dict[str, Any]] = {
+    "--socket": {"metavar": "PATH", "help": "listen here (default: gofer-PID.sock in $XDG_RUNTIME_DIR or /run)"},
+    "--fd": {"type": count, "action": "append", "metavar": "N", "help": "serve the connected socket with this number, inherited; repeatable"},
+    "--mode": {"type": octal_mode, "default": 0o600, "metavar": "OCTAL", "help": "permissions of the socket file (default: 0600)"},
+    "--group": {"metavar": "GROUP", "help": "group of the socket file, by name or number"},
+    "--allow-uid": {"type": count, "action": "append", "metavar": "UID", "help": "user that may connect; repeatable (default: your own and root)"},
+    "--read-only": {"action": "store_true", "help": "refuse every change with EROFS"},
+    "--host-uds": {"choices": ("none", "open", "create", "all"), "default": "none", "help": "Unix sockets of the host: connect to them (open), make them (create), both (all)"},
+    "--host-fifo": {"choices": ("none", "open"), "default": "none", "help": "FIFOs of the host: may be opened"},
+    "--char-devices": {"choices": ("none", "open"), "default": "none", "help": "character devices of the host: may be opened"},
+    "--xattrs": {"choices": ("user", "all", "none"), "default": "user", "help": "extended attributes: all but security.* and trusted.* (user), all, none"},
+    "--donate": {"choices": ("yes", "no"), "default": "yes", "help": "hand open regular files to the client as file descriptors, for speed"},
+    "--channels": {"type": count, "metavar": "N", "help": "shared-memory channels a client may have; 0: none (default: as many as CPUs, 2 to 4)"},
+    "--max-connections": {"type": positive_number, "default": 64, "metavar": "N", "help": "clients at once (default: 64)"},
+    "--fd-limit": {"type": positive_number, "metavar": "N", "help": "RLIMIT_NOFILE of the server (default: as high as it may)"},
+    "--log-level": {"choices": _LEVELS, "default": "info", "help": "default: info"},
+    "--log-format": {"choices": ("text", "json"), "default": "text", "help": "default: text"},
+    "--quiet": {"action": "store_true", "help": "no lines at start and end; warnings and errors only"},
+}  # fmt: skip
+
+
+def main(argv: Sequence[str], prog: str = "gofer") -> int:
+    """Run one command and return its exit status. argv: without the program's name; prog: how the user called it."""
+    argv = list(argv)
+    try:
+        if argv[:1] == ["serve"]:
+            from gofer.serve import serve
+
+            return serve(_quick(argv[1:]) or _thorough(argv, prog), prog)
+        options = _parser(prog).parse_args(argv)
+        from gofer import look
+
+        return look.run(options)
+    except Failure as e:
+        _say(f"gofer: {e}")
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `gofer cat ... | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+
+
+def _say(line: str) -> None:
+    try:
+        os.write(2, line.encode("utf-8", "backslashreplace") + b"\n")
+    except OSError:
+        pass
+
+
+class _Namespace:
+    """What argparse would have returned."""
+
+    subcommand = "serve"
+    path: str
+    command: list[str]
+
+    def __init__(self) -> None:
+        for option, words in _SERVE.items():
+            default = False if words.get("action") == "store_true" else words.get("default")
+            setattr(self, option[2:].replace("-", "_"), default)
+
+
+def _quick(words: Sequence[str]) -> _Namespace | None:
+    """The options of `serve` where they are plain and right; None where argparse has to look."""
+    options, paths, rest = _Namespace(), [], iter(words)
+    options.command = []
+    for word in rest:
+        if word == "--":
+            options.command = list(rest)
+            if not options.command:
+                return None
+            break
+        if not word.startswith("-"):
+            paths.append(word)
+            continue
+        option, equals, value = word.partition("=")
+        spec = _SERVE.get(option)
+        if spec is None:
+            return None
+        name = option[2:].replace("-", "_")
+        if spec.get("action") == "store_true":
+            if equals:
+                return None
+            setattr(options, name, True)
+            continue
+        value = value if equals else next(rest, "-")
+        if value.startswith("-") and not equals or value not in spec.get("choices", (value,)):
+            return None
+        try:
+            parsed = spec.get("type", str)(value)
+        except ValueError:
+            return None
+        if spec.get("action") == "append":
+            parsed = [*(getattr(options, name) or ()), parsed]
+        setattr(options, name, parsed)
+    if len(paths) != 1:
+        return None
+    options.path = paths[0]
+    return options
+
+
+def _thorough(argv: list[str], prog: str) -> argparse.Namespace:
+    """The options of `serve` by argparse, which ends the process with a usage line where they are wrong."""
+    head, command = argv, []
+    parser = _parser(prog)
+    if "--" in argv:
+        at = argv.index("--")
+        head, command = argv[:at], argv[at + 1 :]
+    options = parser.parse_args(head)
+    if len(head) < len(argv) and not command:
+        parser.error("-- needs a COMMAND behind it")
+    options.command = command
+    return options
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Serve a directory to a sandbox over LISAFS (gVisor's file protocol), and look at what is served.",
+        epilog="Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage. `gofer COMMAND --help` tells more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gofer {__version__}")
+    commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_looks(commands)
+    return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="serve a directory or file",
+        usage="%(prog)s PATH [options] [-- COMMAND ...]",
+        description="Serve PATH, a directory or a regular file, over a Unix socket. With `-- COMMAND`, run COMMAND with GOFER_SOCKET "
+        "in its environment, and stop with its exit status when it ends. SIGTERM and SIGINT end the server cleanly.",
+        epilog="Examples: `gofer serve /srv/data --read-only`; `gofer serve . -- gofer ls`. "
+        "Sockets passed by systemd (LISTEN_FDS) are served as well. Every change by a client is made with the server's own rights.",
+        allow_abbrev=False,
+    )
+    serve.add_argument("path", metavar="PATH", help="what to serve")
+    for option, words in _SERVE.items():
+        serve.add_argument(option, **words)
+
+
+def _add_looks(commands: Any) -> None:
+    for name, what in (("ls", "list a directory"), ("cat", "print a file"), ("stat", "show a file's attributes")):
+        look = commands.add_parser(name, help=f"{what} that is served", description=f"{what.capitalize()} that a gofer serves.", allow_abbrev=False)
+        look.add_argument("socket", metavar="SOCKET", nargs="?", help="the server's socket (default: $GOFER_SOCKET)")
+        look.add_argument("path", metavar="PATH", nargs="?", default="/", help="inside what is served (default: /)")

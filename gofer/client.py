@@ -1,0 +1,400 @@
+"""A synchronous LISAFS client over both transports, used by `gofer ls|cat|stat` and the doctor.
+
+Errors are OSError with the errno the server gave; a server that is gone, or does not speak the protocol, is ConnectionError.
+Host fds that the server donates are plain numbers the caller owns (-1: none came).
+
+    with Client.connect("/run/gofer.sock") as client:
+        node = client.lookup("etc/hostname")
+        with client.opened(node.fd) as fd:
+            print(client.pread(fd, 4096, 0))
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import mmap
+import os
+import socket
+import struct
+from collections import namedtuple
+from ctypes import addressof, c_char, c_int, c_long, c_ulong, c_void_p
+
+from gofer import sys, wire
+from gofer.wire import ERROR, MAX_MESSAGE_SIZE, NO_ID, STATX_SIZE, take_str
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator, Sequence
+
+# One struct statx as it comes (statx(2)); times are (seconds, nanoseconds), devices (major, minor).
+Stat = namedtuple(
+    "Stat", "mask blksize attributes nlink uid gid mode ino size blocks attributes_mask atime btime ctime mtime rdev dev"
+)
+Inode = namedtuple("Inode", "fd stat")
+Dirent = namedtuple("Dirent", "ino dev off type name")
+StatFS = namedtuple("StatFS", wire.FStatFSResp.fields)
+
+_STATX = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII")
+_MOST_FDS = 8
+
+
+def _stat(raw: Any) -> Stat:
+    v = _STATX.unpack(raw)
+    times = tuple(zip(v[11:19:2], v[12:19:2]))
+    return Stat(*v[:11], *times, v[19:21], v[21:23])
+
+
+class SocketTransport:
+    """One connected AF_UNIX stream socket, of which it is the owner."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
+        """One request; returns the reply's message id, payload and donated fds."""
+        self._socket.sendall(wire.SocketHeader.bytes(len(request), mid) + request)
+        head, ancillary, _, _ = self._socket.recvmsg(wire.SocketHeader.size, socket.CMSG_SPACE(4 * _MOST_FDS))
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        head += self._take(wire.SocketHeader.size - len(head))
+        size, answer = wire.SocketHeader.unpack(head)
+        if size > MAX_MESSAGE_SIZE:
+            raise ConnectionError("the server's reply exceeds the message size")
+        return answer, self._take(size), list(fds)
+
+    def _take(self, size: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < size:
+            part = self._socket.recv(size - len(parts))
+            if not part:
+                raise ConnectionError("the server closed the connection")
+            parts += part
+        return bytes(parts)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class ChannelTransport:
+    """The client's side of a shared-memory channel; see channel.py for how it works."""
+
+    def __init__(self, memfd: int, offset: int, length: int, fd_socket: int) -> None:
+        """memfd, fd_socket: as donated; both are owned from now on."""
+        self._fd_socket = socket.socket(fileno=fd_socket)
+        self._view = memoryview(mmap.mmap(memfd, length, offset=offset))
+        os.close(memfd)
+        address = c_void_p(addressof(c_char.from_buffer(self._view)))
+        number, op = c_long(sys.futex_number()), c_int(sys.FUTEX_WAKE_OP)
+        self._wait_args = (number, address, c_int(sys.FUTEX_WAIT), c_int(1), None, None, c_int(0))
+        # 0 becomes 1; a 2 that came meanwhile becomes 3, which is as good as 2 to either side
+        set_bit0, set_two = c_int(sys.FUTEX_OP_OR << 28 | 1 << 12), c_int(sys.FUTEX_OP_SET << 28 | 2 << 12)
+        self._flip_args = (number, address, op, c_int(1), c_ulong(0), address, set_bit0)
+        self._end_args = (number, address, op, c_int(1 << 30), c_ulong(0), address, set_two)
+        self._futex = sys.libc["syscall"]
+        self._view[16:19] = b"{}\n"
+        self._exchange(3)
+
+    def _exchange(self, data_len: int) -> int:
+        """Hand data_len bytes over; returns the length of what came back."""
+        struct.pack_into("<I", self._view, 4, data_len)
+        self._futex(*self._flip_args)
+        while True:
+            state, size = struct.unpack_from("<II", self._view)
+            if state == 0:
+                return int(size)
+            if state != 1:
+                raise ConnectionError("the server shut the channel down")
+            self._futex(*self._wait_args)
+
+    def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
+        """As SocketTransport.call."""
+        wire.ChannelHeader.pack(self._view, 0, 0, 0, mid, 0)
+        self._view[20 : 20 + len(request)] = request
+        size = self._exchange(4 + len(request))
+        _, _, answer, count = wire.ChannelHeader.read(self._view)
+        if not 4 <= size <= len(self._view) - 16:
+            raise ConnectionError("the server's reply does not fit its channel")
+        fds: list[int] = []
+        for _ in range(count):
+            fds += socket.recv_fds(self._fd_socket, 1, 1, socket.MSG_DONTWAIT)[1]
+        return answer, bytes(self._view[20 : 16 + size]), fds
+
+    def close(self) -> None:
+        self._futex(*self._end_args)
+        self._fd_socket.close()
+
+
+class Client:
+    """A mounted connection. root: the Inode of what is served; supported: the message ids the server knows.
+
+    channel: send everything over a shared-memory channel.
+    """
+
+    def __init__(self, sock: socket.socket, channel: bool = False) -> None:
+        self._transport: SocketTransport | ChannelTransport = SocketTransport(sock)
+        self._socket = self._transport
+        try:
+            payload, fds = self.exchange(wire.MOUNT)
+            fd, raw, self.max_message_size = wire.MountResp.read(payload)
+            self.root = Inode(fd, _stat(raw))
+            (count,) = wire.Count.read(payload, wire.MountResp.size)
+            self.supported = struct.unpack_from(f"<{count}H", payload, wire.MountResp.size + 2)
+            self.root_fd = fds[0] if fds else -1
+            if channel:
+                self._transport = self.channel()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def connect(cls, path: str | bytes, channel: bool = False) -> Client:
+        """Connect to a server's socket file and mount."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(path)
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock, channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; the server then closes every FD of the connection."""
+        self._transport.close()
+        self._socket.close()
+
+    def exchange(self, mid: int, request: bytes = b"") -> tuple[bytes, list[int]]:
+        """One request; returns payload and donated fds. Raises the OSError that an Error reply tells."""
+        if len(request) > MAX_MESSAGE_SIZE:
+            raise OSError(5, "request above the message size")
+        answer, payload, fds = self._transport.call(mid, request)
+        if answer == mid:
+            return payload, fds
+        for each in fds:
+            os.close(each)
+        if answer == ERROR and len(payload) == wire.ErrorResp.size:
+            (code,) = wire.ErrorResp.unpack(payload)
+            raise OSError(code, os.strerror(code))
+        raise ConnectionError(f"asked for {wire.NAMES.get(mid, mid)}, got message {answer}")
+
+    def _inode(self, mid: int, request: bytes) -> Inode:
+        fd, raw = wire.Inode.unpack(self.exchange(mid, request)[0])
+        return Inode(fd, _stat(raw))
+
+    # Session
+
+    def channel(self) -> ChannelTransport:
+        """One more channel. ENOMEM where the server gives no more."""
+        payload, fds = self.exchange(wire.CHANNEL)
+        if len(fds) != 2:
+            raise ConnectionError("the server sent no channel")
+        offset, length = wire.ChannelResp.unpack(payload)
+        return ChannelTransport(fds[0], offset, length, fds[1])
+
+    def close_fds(self, *fds: int) -> None:
+        self.exchange(wire.CLOSE, _fdids(fds))
+
+    def lookup(self, path: str | bytes) -> Inode:
+        """Walk from the root; FileNotFoundError for what is missing, the symlink itself where one is met."""
+        names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
+        if not names:
+            return self.root
+        status, inodes = self.walk(self.root.fd, names)
+        if len(inodes) > 1:
+            self.close_fds(*(inode.fd for inode in inodes[:-1]))
+        if status == wire.WALK_MISSING or len(inodes) < len(names):
+            if inodes:
+                self.close_fds(inodes[-1].fd)
+            missing = status == wire.WALK_MISSING
+            raise (FileNotFoundError(2, os.strerror(2)) if missing else OSError(40, "a symlink is in the way"))
+        return inodes[-1]
+
+    @contextlib.contextmanager
+    def opened(self, fd: int, flags: int = os.O_RDONLY) -> Iterator[int]:
+        """An open FD for the time of a with block; a donated host fd is closed at once."""
+        opened, host = self.openat(fd, flags)
+        if host >= 0:
+            os.close(host)
+        try:
+            yield opened
+        finally:
+            self.close_fds(opened)
+
+    # Attributes
+
+    def fstat(self, fd: int) -> Stat:
+        return _stat(self.exchange(wire.FSTAT, wire.FDID.bytes(fd))[0])
+
+    def setstat(
+        self, fd: int, mask: int, mode: int = 0, uid: int = NO_ID, gid: int = NO_ID, size: int = 0,
+        atime: tuple[int, int] = (0, 0), mtime: tuple[int, int] = (0, 0),
+    ) -> tuple[int, int]:  # fmt: skip
+        """mask: of sys.STATX_*. Returns the mask of what failed, and the last errno."""
+        request = wire.SetStatReq.bytes(fd, mask, mode, uid, gid, size, *atime, *mtime)
+        failed, code = wire.SetStatResp.unpack(self.exchange(wire.SETSTAT, request)[0])
+        return failed, code
+
+    def fstatfs(self, fd: int) -> StatFS:
+        return StatFS(*wire.FStatFSResp.unpack(self.exchange(wire.FSTATFS, wire.FDID.bytes(fd))[0]))
+
+    # Names
+
+    def walk(self, fd: int, names: Sequence[bytes]) -> tuple[int, list[Inode]]:
+        """Returns the status (wire.WALK_*) and an Inode for each component found."""
+        payload = self.exchange(wire.WALK, wire.FDID.bytes(fd) + _strs(names))[0]
+        status, count = wire.WalkResp.read(payload)
+        found = [wire.Inode.read(payload, wire.WalkResp.size + i * wire.Inode.size) for i in range(count)]
+        return status, [Inode(fdid, _stat(raw)) for fdid, raw in found]
+
+    def walkstat(self, fd: int, names: Sequence[bytes]) -> list[Stat]:
+        payload = self.exchange(wire.WALKSTAT, wire.FDID.bytes(fd) + _strs(names))[0]
+        return [_stat(payload[at : at + STATX_SIZE]) for at in range(2, len(payload), STATX_SIZE)]
+
+    def readlinkat(self, fd: int) -> bytes:
+        return take_str(self.exchange(wire.READLINKAT, wire.FDID.bytes(fd))[0], 0)[0]
+
+    def unlinkat(self, fd: int, name: bytes, flags: int = 0) -> None:
+        self.exchange(wire.UNLINKAT, wire.UnlinkAtReq.bytes(fd, flags) + _str(name))
+
+    def renameat(self, old_dir: int, old_name: bytes, new_dir: int, new_name: bytes) -> None:
+        self.exchange(wire.RENAMEAT, wire.RenameAtReq.bytes(old_dir, new_dir) + _str(old_name) + _str(new_name))
+
+    def renameat2(self, old_dir: int, old_name: bytes, new_dir: int, new_name: bytes, flags: int) -> None:
+        names = _str(old_name) + _str(new_name)
+        self.exchange(wire.RENAMEAT2, wire.RenameAt2Req.bytes(old_dir, new_dir) + names + wire.U32Field.bytes(flags))
+
+    # Making
+
+    def opencreateat(
+        self, fd: int, name: bytes, flags: int, mode: int, uid: int = NO_ID, gid: int = NO_ID
+    ) -> tuple[Inode, int, int]:
+        """Returns the Inode, the open FD and the donated host fd."""
+        request = wire.OpenCreateAtReq.bytes(fd, uid, gid, mode, flags) + _str(name)
+        payload, fds = self.exchange(wire.OPENCREATEAT, request)
+        control, raw, opened = wire.OpenCreateAtResp.unpack(payload)
+        return Inode(control, _stat(raw)), opened, _one(fds)
+
+    def mkdirat(self, fd: int, name: bytes, mode: int, uid: int = NO_ID, gid: int = NO_ID) -> Inode:
+        return self._inode(wire.MKDIRAT, wire.MkdirAtReq.bytes(fd, uid, gid, mode) + _str(name))
+
+    def mknodat(
+        self, fd: int, name: bytes, mode: int, uid: int = NO_ID, gid: int = NO_ID, minor: int = 0, major: int = 0
+    ) -> Inode:
+        return self._inode(wire.MKNODAT, wire.MknodAtReq.bytes(fd, uid, gid, mode, minor, major) + _str(name))
+
+    def symlinkat(self, fd: int, name: bytes, target: bytes, uid: int = NO_ID, gid: int = NO_ID) -> Inode:
+        return self._inode(wire.SYMLINKAT, wire.SymlinkAtReq.bytes(fd, uid, gid) + _str(name) + _str(target))
+
+    def linkat(self, fd: int, target: int, name: bytes) -> Inode:
+        return self._inode(wire.LINKAT, wire.LinkAtReq.bytes(fd, target) + _str(name))
+
+    # Contents
+
+    def openat(self, fd: int, flags: int) -> tuple[int, int]:
+        """Returns the open FD and the donated host fd."""
+        payload, fds = self.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fd, flags))
+        (opened,) = wire.OpenAtResp.unpack(payload)
+        return opened, _one(fds)
+
+    def pread(self, fd: int, count: int, offset: int) -> bytes:
+        payload = self.exchange(wire.PREAD, wire.PReadReq.bytes(offset, fd, count))[0]
+        return payload[wire.PReadResp.size :]
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """Returns the bytes written."""
+        payload = self.exchange(wire.PWRITE, wire.PWriteReq.bytes(offset, fd, len(data)) + data)[0]
+        return int(wire.PWriteResp.unpack(payload)[0])
+
+    def fsync(self, *fds: int) -> None:
+        self.exchange(wire.FSYNC, _fdids(fds))
+
+    def flush(self, fd: int) -> None:
+        self.exchange(wire.FLUSH, wire.FDID.bytes(fd))
+
+    def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        self.exchange(wire.FALLOCATE, wire.FAllocateReq.bytes(fd, mode, offset, length))
+
+    def getdents64(self, fd: int, count: int) -> list[Dirent]:
+        """count: bytes of kernel dirents, negative: from the start again. An empty list is the end."""
+        payload = self.exchange(wire.GETDENTS64, wire.Getdents64Req.bytes(fd, count))[0]
+        (entries,) = wire.Count.read(payload)
+        found, at = [], wire.Count.size
+        for _ in range(entries):
+            ino, minor, major, off, kind, size = wire.Dirent.read(payload, at)
+            at += wire.Dirent.size
+            found.append(Dirent(ino, (major, minor), off, kind, payload[at : at + size]))
+            at += size
+        return found
+
+    def listdir(self, fd: int) -> Iterator[Dirent]:
+        """Every entry of the directory with control FD fd."""
+        with self.opened(fd) as opened:
+            while entries := self.getdents64(opened, 65536):
+                yield from entries
+
+    # Extended attributes
+
+    def fgetxattr(self, fd: int, name: bytes, size: int = 0) -> bytes:
+        return take_str(self.exchange(wire.FGETXATTR, wire.FGetXattrReq.bytes(fd, size) + _str(name))[0], 0)[0]
+
+    def fsetxattr(self, fd: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        self.exchange(wire.FSETXATTR, wire.FSetXattrReq.bytes(fd, flags) + _str(name) + _str(value))
+
+    def flistxattr(self, fd: int, size: int = 0) -> list[bytes]:
+        return wire.take_strs(self.exchange(wire.FLISTXATTR, wire.FListXattrReq.bytes(fd, size))[0], 0)
+
+    def fremovexattr(self, fd: int, name: bytes) -> None:
+        self.exchange(wire.FREMOVEXATTR, wire.FRemoveXattrReq.bytes(fd) + _str(name))
+
+    # Unix sockets
+
+    def connect_socket(self, fd: int, sock_type: int) -> int:
+        """Connect. Returns the donated socket."""
+        return _one(self.exchange(wire.CONNECT, wire.ConnectReq.bytes(fd, sock_type))[1])
+
+    def connect_with_creds(self, fd: int, sock_type: int, uid: int, gid: int) -> int:
+        """ConnectWithCreds. Returns the donated socket."""
+        request = wire.ConnectWithCredsReq.bytes(fd, sock_type, uid, gid)
+        return _one(self.exchange(wire.CONNECTWITHCREDS, request)[1])
+
+    def bindat(
+        self, fd: int, name: bytes, sock_type: int, mode: int, uid: int = NO_ID, gid: int = NO_ID
+    ) -> tuple[Inode, int, int]:
+        """Returns the Inode, the bound-socket FD and the donated socket."""
+        payload, fds = self.exchange(wire.BINDAT, wire.BindAtReq.bytes(fd, uid, gid, mode, sock_type) + _str(name))
+        control, raw, bound = wire.BindAtResp.unpack(payload)
+        return Inode(control, _stat(raw)), bound, _one(fds)
+
+    def listen(self, bound: int, backlog: int) -> None:
+        self.exchange(wire.LISTEN, wire.ListenReq.bytes(bound, backlog))
+
+    def accept(self, bound: int) -> int:
+        """Returns the donated connection."""
+        return _one(self.exchange(wire.ACCEPT, wire.AcceptReq.bytes(bound))[1])
+
+
+def _str(value: bytes) -> bytes:
+    return wire.Count.bytes(len(value)) + value
+
+
+def _strs(values: Sequence[bytes]) -> bytes:
+    return wire.Count.bytes(len(values)) + b"".join(map(_str, values))
+
+
+def _fdids(fds: Sequence[int]) -> bytes:
+    return struct.pack(f"<H{len(fds)}Q", len(fds), *fds)
+
+
+def _one(fds: list[int]) -> int:
+    """The first donated fd, -1 where none came; more than one is not to be expected, and closed."""
+    for extra in fds[1:]:
+        os.close(extra)
+    return fds[0] if fds else -1

@@ -1,0 +1,170 @@
+"""What a handler sees: the options of its export, and the communicator of the transport its request came over.
+
+"Communicator" is the protocol's own word for one end of a transport. It carries what a call needs and would be dear to
+make anew for each: the connection's FD tables, the scratch memory the kernel writes struct statx to, the fds to donate.
+One thread at a time uses a communicator; the tables are shared by all communicators of a connection.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from errno import EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
+
+from gofer.fds import WALKABLE, ControlFD, HostFD, admit
+from gofer.sys import AT_EMPTY_PATH, STATX_BASIC_STATS, STATX_BTIME, Statx, raise_errno, statx
+from gofer.wire import MAX_MESSAGE_SIZE, Inode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from gofer.fds import BoundSocketFD, FDTable
+
+    Donation = HostFD | BoundSocketFD
+
+STATX_MASK = STATX_BASIC_STATS | STATX_BTIME
+SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longer than a u16 can say
+_MODE_INDEX = Statx.stx_mode.offset // 2
+
+
+class Options:
+    """How an export is served; each is an option of `gofer serve` of the same name."""
+
+    __slots__ = ("read_only", "host_uds", "host_fifo", "char_devices", "xattrs", "donate", "donate_root", "channels")
+
+    def __init__(
+        self, *, read_only: bool = False, host_uds: str = "none", host_fifo: str = "none", char_devices: str = "none",
+        xattrs: str = "user", donate: bool = True, donate_root: bool = False, channels: int | None = None,
+    ) -> None:  # fmt: skip
+        self.read_only = read_only
+        self.host_uds = host_uds
+        self.host_fifo = host_fifo
+        self.char_devices = char_devices
+        self.xattrs = xattrs
+        self.donate = donate
+        self.donate_root = donate_root
+        self.channels = min(4, max(2, os.cpu_count() or 2)) if channels is None else channels
+
+    @property
+    def uds_open(self) -> bool:
+        return self.host_uds in ("open", "all")
+
+    @property
+    def uds_create(self) -> bool:
+        return self.host_uds in ("create", "all")
+
+
+class Export:
+    """What a connection serves: the O_PATH fd of a file or directory, which it owns, and the options."""
+
+    __slots__ = ("root", "options")
+
+    def __init__(self, root_fd: int, options: Options) -> None:
+        self.root = HostFD(root_fd)
+        self.options = options
+
+
+class Communicator:
+    """One transport's end; see the head of this file.
+
+    donated: what rides on the reply, in order; each keeps its owner alive until it is sent.
+    may_block: this transport has a thread of its own, so a call that waits holds up nobody else.
+    warn(message): one warning a connection and message. make_channel(): see connection.Connection.make_channel.
+    """
+
+    __slots__ = (
+        "table", "control", "opened", "bound", "next_id", "export", "options", "read_only", "donated", "may_block",
+        "warn", "make_channel", "statx_buffer", "statx_bytes", "_words", "_halves", "_scratch",
+    )  # fmt: skip
+
+    def __init__(
+        self, table: FDTable, export: Export, may_block: bool, warn: Callable[[str], None], make_channel: Callable[..., Any]
+    ) -> None:
+        self.table = table
+        self.control, self.opened, self.bound, self.next_id = table.control, table.opened, table.bound, table.next_id
+        self.export = export
+        self.options = export.options
+        self.read_only = export.options.read_only
+        self.donated: list[Donation] = []
+        self.may_block = may_block
+        self.warn = warn
+        self.make_channel = make_channel
+        self.statx_bytes = bytearray(ctypes.sizeof(Statx))
+        self.statx_buffer = (ctypes.c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes)
+        whole = memoryview(self.statx_bytes)
+        self._words = whole.cast("I")
+        self._halves = whole.cast("H")
+        self._scratch: Any = None
+
+    def stat(self, host: int) -> int:
+        """statx(2) into `statx_bytes`, of which the first 144 go on the wire; returns the file's type bits.
+
+        A buffer of our own, not the reply: the kernel fills 256 bytes, and what follows the 144th is not the client's
+        to see, not even for the moment until it would be zeroed.
+        """
+        if statx(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):
+            raise_errno()
+        self._words[0] &= STATX_MASK  # newer kernels add bits for fields past the 144th byte
+        return self._halves[_MODE_INDEX] & 0o170000
+
+    def stat_mode(self) -> int:
+        """Type and mode bits of the last `stat`."""
+        return self._halves[_MODE_INDEX]
+
+    def stat_owner(self) -> tuple[int, int]:
+        """uid and gid of the last `stat`."""
+        return self._words[5], self._words[6]
+
+    def stat_links(self) -> int:
+        """Number of links of the last `stat`."""
+        return self._words[4]
+
+    def adopt(self, host: int) -> ControlFD:
+        """The control FD, not yet numbered, that owns the O_PATH fd `host`; `statx_bytes` then holds its statx.
+
+        EPERM for a type that is not served (block devices), EMFILE where the connection holds too many; closed then.
+        """
+        node = ControlFD(host, 0)
+        node.kind = self.stat(host)
+        if node.kind not in WALKABLE:
+            raise OSError(EPERM, "block devices are not served")
+        admit(host, self.table)
+        return node
+
+    def answer_inode(self, node: ControlFD, reply: memoryview) -> int:
+        """Number node and write the Inode of it and of the last `stat`; returns the size of an Inode."""
+        fdid = self.next_id()
+        Inode.pack(reply, 0, fdid, self.statx_bytes)
+        self.control[fdid] = node
+        return Inode.size
+
+    def scratch(self) -> Any:
+        """A ctypes buffer of SCRATCH_SIZE bytes, made at the first use."""
+        if self._scratch is None:
+            self._scratch = ctypes.create_string_buffer(SCRATCH_SIZE)
+        return self._scratch
+
+    def must_write(self) -> None:
+        """EROFS on a read-only export."""
+        if self.read_only:
+            raise OSError(EROFS, "served read-only")
+
+
+def check_name(name: bytes) -> None:
+    """EINVAL (ENAMETOOLONG above 255 bytes) for what cannot name one entry of a directory."""
+    if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
+        raise OSError(EINVAL, "not the name of a directory entry")
+    if len(name) > 255:
+        raise OSError(ENAMETOOLONG, "name above 255 bytes")
+
+
+def directory(node: ControlFD) -> int:
+    """The host fd of a control FD that must be a directory."""
+    if node.kind != stat.S_IFDIR:
+        raise OSError(ENOTDIR, "not a directory")
+    return node.host
+
+
+__all__ = ["MAX_MESSAGE_SIZE", "Communicator", "Export", "Options", "check_name", "directory"]

@@ -1,0 +1,237 @@
+"""Host fds and who owns them: control FDs, open FDs, bound-socket FDs and the tables that number them.
+
+Theory of operation
+-------------------
+Every host fd lives in exactly one object that closes it when the object's last reference goes. A running call
+holds such a reference in a local variable, so a `Close` of the same FD on another channel only takes the table's
+reference away: the fd number cannot be closed, and so not be reused, under the call. CPython's count is the
+reference model; there is no lock here, and otherwise a `Close` frees the host fd at once (NFS and FUSE need that).
+
+A control FD is an O_PATH fd: it pins an inode, grants nothing, and opens no device. Whatever needs more goes through
+the fd's magic link in /proc/self/fd, by `proc_path`: the kernel jumps to the pinned inode, no path is resolved
+a second time. After the root has changed there is no /proc to name, so `pin_proc` keeps an fd on /proc/self/fd
+from before, and `enter_proc` makes it the working directory: from then on the bare number is the path. The client
+never gets that fd, nor one from which `..` could reach it.
+
+The fd limit is the process's, the clients share it. The kernel hands out the lowest free number, so the number
+itself tells how full the table is, and `admit` needs no counter: in the upper part of the range a connection may hold
+at most as many as are still free. One client that opens all it can leaves half of the rest to the next, and the last
+`RESERVE` numbers stay for accepting, answering and shutting down.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+from errno import EBADF, EINVAL, EMFILE
+from itertools import count
+
+from gofer import sys
+from gofer.sys import O_PATH, get_errno, openat, raise_errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
+RESERVE = 64  # fds kept back: a new connection takes about five, an answer that donates one or two
+FAIR_FROM = 0.25  # below this part of the fd limit nobody counts
+
+_O_CLOEXEC_NOCTTY = os.O_CLOEXEC | os.O_NOCTTY
+
+_proc = b"/proc/self/fd/"
+_proc_fd = sys.AT_FDCWD
+_mountinfo = -1
+_fair_floor = 0
+_ceiling = 0
+
+
+class HostFD:
+    """The owner of one host fd, `host`; -1 where there is none."""
+
+    __slots__ = ("host",)
+
+    def __init__(self, host: int) -> None:
+        self.host = host
+
+    def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]  # bound early: runs at interpreter exit too
+        if self.host >= 0:
+            try:
+                close(self.host)
+            except OSError:  # a late write error; the fd is gone all the same, and fsync has told it before
+                pass
+
+
+class ControlFD(HostFD):
+    """A file: an O_PATH fd and its type, `kind` (one of stat.S_IF*)."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, host: int, kind: int) -> None:
+        self.host = host
+        self.kind = kind
+
+
+class OpenFD(HostFD):
+    """An opened file. node: the control FD it was opened from. A FIFO's or device's host fd was given away: -1."""
+
+    __slots__ = ("node", "readable", "writable", "device")
+
+    def __init__(self, host: int, node: ControlFD, flags: int) -> None:
+        mode = flags & os.O_ACCMODE
+        self.host = host
+        self.node = node
+        self.readable = mode in (os.O_RDONLY, os.O_RDWR)
+        self.writable = mode in (os.O_WRONLY, os.O_RDWR)
+        self.device: tuple[int, ...] | None = None  # see handlers/directory.py
+
+
+class BoundSocketFD:
+    """A bound socket, as a socket object; closing the FD closes the socket."""
+
+    __slots__ = ("socket",)
+
+    def __init__(self, sock: socket) -> None:
+        self.socket = sock
+
+    @property
+    def host(self) -> int:
+        return self.socket.fileno()
+
+    def __del__(self) -> None:
+        self.socket.close()
+
+
+if TYPE_CHECKING:
+    ControlMap = dict[int, ControlFD]
+    OpenMap = dict[int, OpenFD]
+    BoundMap = dict[int, BoundSocketFD]
+
+
+class FDMap(dict):  # type: ignore[type-arg]
+    """The FDs of one kind by id. Looking up another kind's id is EINVAL, an unknown one EBADF."""
+
+    __slots__ = ("others",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others: tuple[FDMap, ...] = ()
+
+    def __missing__(self, fdid: int) -> None:
+        if any(fdid in other for other in self.others):
+            raise OSError(EINVAL, "FD of the wrong kind")
+        raise OSError(EBADF, "no such FD")
+
+
+class FDTable:
+    """The FDs of one connection: three kinds in one id space. Ids count up from 1 and are never reused."""
+
+    __slots__ = ("control", "opened", "bound", "next_id")
+
+    def __init__(self) -> None:
+        maps = FDMap(), FDMap(), FDMap()
+        for each in maps:
+            each.others = tuple(other for other in maps if other is not each)
+        self.control: ControlMap = maps[0]
+        self.opened: OpenMap = maps[1]
+        self.bound: BoundMap = maps[2]
+        self.next_id = count(1).__next__
+
+    def close(self, fdid: int) -> None:
+        """Forget an FD of any kind; an unknown id is ignored."""
+        self.control.pop(fdid, None)
+        self.opened.pop(fdid, None)
+        self.bound.pop(fdid, None)
+
+    def held(self) -> int:
+        return len(self.control) + len(self.opened) + len(self.bound)
+
+    def clear(self) -> None:
+        for each in (self.control, self.opened, self.bound):
+            each.clear()
+            each.others = ()  # type: ignore[attr-defined]  # the maps know each other: untie the cycle
+
+
+def admit(host: int, table: FDTable) -> None:
+    """EMFILE where the connection must not keep one more fd, of which `host` is the newest; see the head of this file."""
+    if host >= _fair_floor and (host >= _ceiling or table.held() > _ceiling - host):
+        raise OSError(EMFILE, "this connection's share of the fd limit is used up")
+
+
+def set_fd_limit(limit: int | None = None) -> int:
+    """Set RLIMIT_NOFILE to limit (None: the hard limit) and the marks of `admit`; returns the limit in force.
+
+    A limit above the hard one is cut to it where the process may not raise it.
+    """
+    global _fair_floor, _ceiling
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if limit is None else limit
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+    except (OSError, ValueError):
+        wanted = hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    _ceiling = max(wanted - RESERVE, 0)
+    _fair_floor = int(_ceiling * FAIR_FROM)
+    return wanted
+
+
+def pin_proc(proc: int = -1, mountinfo: int = -1) -> None:
+    """Keep an fd on /proc/self/fd, for after the root has changed: one opened now, unless there is one already.
+
+    proc, mountinfo: fds that whoever changed the root has opened instead, owned here from now on.
+    """
+    global _proc_fd, _mountinfo
+    if proc >= 0:
+        if _proc_fd >= 0:
+            os.close(_proc_fd)
+        _proc_fd, _mountinfo = proc, mountinfo
+    if _proc_fd < 0:
+        _proc_fd = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def enter_proc() -> None:
+    """Make the pinned /proc/self/fd the working directory: `proc_path` needs no /proc from now on."""
+    global _proc
+    os.fchdir(_proc_fd)
+    _proc = b""
+
+
+def open_mountinfo() -> int:
+    """An fd on this process's mountinfo, as seen from its present root (proc(5))."""
+    if _mountinfo >= 0:
+        return _mountinfo
+    if _proc_fd < 0:
+        return os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    return os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=_proc_fd)
+
+
+def proc_path(host: int) -> bytes:
+    """A path that leads to the inode of an fd by its magic link, whatever the fd's access mode is."""
+    return b"%s%d" % (_proc, host)
+
+
+def reopen(host: int, flags: int) -> int:
+    """Open the inode of an fd anew with flags; returns the new fd. O_NOFOLLOW would refuse the magic link."""
+    opened = openat(_proc_fd, b"%s%d" % (_proc if _proc_fd < 0 else b"", host), flags | _O_CLOEXEC_NOCTTY)
+    if opened < 0:
+        raise_errno()
+    return opened
+
+
+def open_path(directory: int, name: bytes) -> int:
+    """An O_PATH fd on a child, never following a symlink; name: one checked component."""
+    host = openat(directory, name, O_PATH_FLAGS)
+    if host < 0:
+        raise_errno()
+    return host
+
+
+O_PATH_FLAGS = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+WALKABLE = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR))
+
+__all__ = [
+    "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "OpenFD", "admit", "enter_proc",
+    "get_errno", "open_path", "pin_proc", "proc_path", "reopen", "set_fd_limit",
+]  # fmt: skip
+set_fd_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

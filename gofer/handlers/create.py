@@ -1,0 +1,139 @@
+"""OpenCreateAt, MkdirAt, MknodAt, SymlinkAt, LinkAt: make a name, exclusively; on a failure after that, remove it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EINVAL, EPERM
+
+from gofer import sys
+from gofer.attrs import settle
+from gofer.comm import check_name, directory
+from gofer.fds import O_PATH_FLAGS, HostFD, OpenFD, admit, open_path, proc_path, reopen
+from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE
+from gofer.wire import (
+    LinkAtReq, MkdirAtReq, MknodAtReq, OpenCreateAtReq, OpenCreateAtResp, SymlinkAtReq, expect_end, take_str,
+)  # fmt: skip
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from gofer.comm import Communicator
+
+_PERMISSIONS = 0o1777  # set-id bits come after the owner: see attrs.settle
+
+
+def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    comm.must_write()
+    dir_fd, uid, gid, mode, flags = OpenCreateAtReq.read(req)
+    name = _last_name(req, OpenCreateAtReq.size)
+    parent = directory(comm.control[dir_fd])
+    flags &= O_ACCMODE | os.O_TRUNC
+    made = sys.openat(
+        parent, name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode & _PERMISSIONS
+    )
+    if made < 0:
+        sys.raise_errno()
+    opened = HostFD(made)
+    try:
+        node = comm.adopt(reopen(made, O_PATH_FLAGS & ~os.O_NOFOLLOW))
+        admit(made, comm.table)
+        settle(comm, node, mode, uid, gid)
+    except BaseException:
+        _discard(os.unlink, name, parent)
+        raise
+    file = OpenFD(opened.host, node, flags)
+    opened.host = -1
+    if comm.options.donate:
+        comm.donated.append(file)
+    control_id, open_id = comm.next_id(), comm.next_id()
+    OpenCreateAtResp.pack(reply, 0, control_id, comm.statx_bytes, open_id)
+    comm.control[control_id] = node
+    comm.opened[open_id] = file
+    return OpenCreateAtResp.size
+
+
+def mkdirat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    comm.must_write()
+    dir_fd, uid, gid, mode = MkdirAtReq.read(req)
+    name = _last_name(req, MkdirAtReq.size)
+    parent = directory(comm.control[dir_fd])
+    os.mkdir(name, mode & 0o7777, dir_fd=parent)
+    return _answer(comm, reply, parent, name, stat.S_IFDIR, mode, uid, gid, os.rmdir)
+
+
+def mknodat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """Regular files, and the overlay whiteout (character device 0:0), which needs no privilege."""
+    comm.must_write()
+    dir_fd, uid, gid, mode, minor, major = MknodAtReq.read(req)
+    name = _last_name(req, MknodAtReq.size)
+    parent = directory(comm.control[dir_fd])
+    kind = stat.S_IFMT(mode)
+    if kind != stat.S_IFREG and (kind, minor, major) != (stat.S_IFCHR, 0, 0):
+        raise OSError(EPERM, "only regular files and overlay whiteouts can be made")
+    os.mknod(name, kind | mode & _PERMISSIONS, 0, dir_fd=parent)
+    return _answer(comm, reply, parent, name, kind, mode, uid, gid, os.unlink)
+
+
+def symlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    comm.must_write()
+    dir_fd, uid, gid = SymlinkAtReq.read(req)
+    name, at = take_str(req, SymlinkAtReq.size)
+    target, at = take_str(req, at)
+    expect_end(req, at)
+    check_name(name)
+    if b"\0" in target:
+        raise OSError(EINVAL, "NUL in a symlink's target")
+    parent = directory(comm.control[dir_fd])
+    os.symlink(target, name, dir_fd=parent)
+    return _answer(comm, reply, parent, name, stat.S_IFLNK, 0, uid, gid, os.unlink)
+
+
+def linkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """By the magic link: AT_EMPTY_PATH asks for a capability in the first user namespace."""
+    comm.must_write()
+    dir_fd, target_fd = LinkAtReq.read(req)
+    name = _last_name(req, LinkAtReq.size)
+    parent = directory(comm.control[dir_fd])
+    target = comm.control[target_fd]
+    if target.kind == stat.S_IFDIR:
+        raise OSError(EPERM, "hard link to a directory")
+    sys.linkat(AT_FDCWD, proc_path(target.host), parent, name, AT_SYMLINK_FOLLOW)
+    try:
+        return comm.answer_inode(comm.adopt(open_path(parent, name)), reply)
+    except BaseException:
+        _discard(os.unlink, name, parent)
+        raise
+
+
+def _last_name(req: memoryview, at: int) -> bytes:
+    name, at = take_str(req, at)
+    expect_end(req, at)
+    check_name(name)
+    return name
+
+
+def _answer(
+    comm: Communicator, reply: memoryview, parent: int, name: bytes, kind: int, mode: int, uid: int, gid: int,
+    remove: Callable[..., None],
+) -> int:  # fmt: skip
+    """Settle the file just made under name, and answer its Inode."""
+    try:
+        node = comm.adopt(open_path(parent, name))
+        if node.kind != kind:
+            raise OSError(EINVAL, "replaced while it was made")
+        settle(comm, node, mode, uid, gid)
+    except BaseException:
+        _discard(remove, name, parent)
+        raise
+    return comm.answer_inode(node, reply)
+
+
+def _discard(remove: Callable[..., None], name: bytes, parent: int) -> None:
+    try:
+        remove(name, dir_fd=parent)
+    except OSError:  # gone already, or the file system no longer takes changes: the first error is the one to tell
+        pass
+
+

@@ -1,0 +1,71 @@
+"""UnlinkAt, RenameAt, RenameAt2, ReadLinkAt."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EINVAL
+
+from gofer import sys
+from gofer.comm import check_name, directory
+from gofer.wire import ReadLinkAtReq, RenameAtReq, U32Field, UnlinkAtReq, expect_end, pack_str, take_str
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.comm import Communicator
+
+_RENAME_FLAGS = sys.RENAME_NOREPLACE | sys.RENAME_EXCHANGE | sys.RENAME_WHITEOUT
+
+
+def unlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    comm.must_write()
+    dir_fd, flags = UnlinkAtReq.read(req)
+    name, at = take_str(req, UnlinkAtReq.size)
+    expect_end(req, at)
+    check_name(name)
+    parent = directory(comm.control[dir_fd])
+    if flags == sys.AT_REMOVEDIR:
+        os.rmdir(name, dir_fd=parent)
+    elif flags == 0:
+        os.unlink(name, dir_fd=parent)
+    else:
+        raise OSError(EINVAL, "UnlinkAt flags")
+    return 0
+
+
+def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    comm.must_write()
+    old_dir, new_dir, old_name, new_name, at = _names(req)
+    expect_end(req, at)
+    old, new = directory(comm.control[old_dir]), directory(comm.control[new_dir])
+    os.rename(old_name, new_name, src_dir_fd=old, dst_dir_fd=new)
+    return 0
+
+
+def renameat2(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    comm.must_write()
+    old_dir, new_dir, old_name, new_name, at = _names(req)
+    (flags,) = U32Field.read(req, at)
+    expect_end(req, at + U32Field.size)
+    old, new = directory(comm.control[old_dir]), directory(comm.control[new_dir])
+    if flags & ~_RENAME_FLAGS:
+        raise OSError(EINVAL, "RenameAt2 flags")
+    sys.renameat2(old, old_name, new, new_name, flags)
+    return 0
+
+
+def _names(req: memoryview) -> tuple[int, int, bytes, bytes, int]:
+    old_dir, new_dir = RenameAtReq.read(req)
+    old_name, at = take_str(req, RenameAtReq.size)
+    new_name, at = take_str(req, at)
+    check_name(old_name)
+    check_name(new_name)
+    return old_dir, new_dir, old_name, new_name, at
+
+
+def readlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    (fdid,) = ReadLinkAtReq.unpack(req)
+    node = comm.control[fdid]
+    if node.kind != stat.S_IFLNK:
+        raise OSError(EINVAL, "not a symlink")
+    return pack_str(reply, 0, os.readlink(b"", dir_fd=node.host))

@@ -1,0 +1,74 @@
+"""OpenAt: the only message that opens an existing file; what is not a regular file or directory needs an option."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EINVAL, EISDIR, EPERM, EROFS
+
+from gofer.fds import ControlFD, HostFD, OpenFD, admit, reopen
+from gofer.sys import O_ACCMODE
+from gofer.wire import OpenAtReq, OpenAtResp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.comm import Communicator
+
+
+def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    fdid, flags = OpenAtReq.unpack(req)
+    flags &= O_ACCMODE | os.O_TRUNC
+    if comm.read_only and flags:
+        raise OSError(EROFS, "served read-only")
+    node = comm.control[fdid]
+    kind = node.kind
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        _permit(comm, kind)
+    elif kind == stat.S_IFDIR and flags:
+        raise OSError(EISDIR, "a directory opens for reading only")
+    file = OpenFD(_open(comm, node, flags), node, flags)
+    admit(file.host, comm.table)
+    if kind == stat.S_IFREG:
+        if comm.options.donate:
+            comm.donated.append(file)
+    elif kind != stat.S_IFDIR:
+        # The client reads and writes these itself: a call of ours could block, and an fd kept here would hold
+        # the far end of a FIFO open.
+        comm.donated.append(HostFD(file.host))
+        file.host = -1
+        file.readable = file.writable = False
+    fdid = comm.next_id()
+    OpenAtResp.pack(reply, 0, fdid)
+    comm.opened[fdid] = file
+    return OpenAtResp.size
+
+
+def _permit(comm: Communicator, kind: int) -> None:
+    """EINVAL for a symlink, EPERM and a warning that names the option for what the export does not open."""
+    options = comm.options
+    if kind == stat.S_IFLNK:
+        raise OSError(EINVAL, "a symlink cannot be opened")
+    if kind == stat.S_IFIFO:
+        allowed, option = options.host_fifo == "open", "--host-fifo=open"
+    elif kind == stat.S_IFSOCK:
+        allowed, option = options.uds_open, "--host-uds=open"
+    else:
+        allowed, option = options.char_devices == "open", "--char-devices=open"
+    if not allowed:
+        comm.warn(f"refused to open a host FIFO, socket or device: {option} would allow it")
+        raise OSError(EPERM, f"needs {option}")
+
+
+def _open(comm: Communicator, node: ControlFD, flags: int) -> int:
+    """Non-blocking: a FIFO must not wait for its peer, nor a lease held by another process stop the server.
+
+    Where a transport has a thread of its own, it then waits for the lease as open(2) does.
+    """
+    try:
+        return reopen(node.host, flags | os.O_NONBLOCK)
+    except BlockingIOError:
+        if not comm.may_block or node.kind != stat.S_IFREG:
+            raise
+        host = reopen(node.host, flags)
+        os.set_blocking(host, False)
+        return host

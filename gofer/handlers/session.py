@@ -1,0 +1,55 @@
+"""Error, Mount, Channel, Close: the connection itself."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EINVAL
+
+from gofer import wire
+from gofer.fds import O_PATH_FLAGS, HostFD, reopen
+from gofer.wire import Count, MountResp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.comm import Communicator
+
+
+def error(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """Error is a reply only."""
+    raise OSError(EINVAL, "Error is not a request")
+
+
+def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """The root's Inode, and what this server can do. What is served was fixed at start: a client cannot name a path."""
+    wire.expect_end(req, 0)
+    from gofer.handlers import HANDLERS  # the table imports this module
+
+    root = comm.adopt(reopen(comm.export.root.host, O_PATH_FLAGS & ~os.O_NOFOLLOW))
+    fdid = comm.next_id()
+    mids = [mid for mid in range(1, len(HANDLERS))]
+    MountResp.pack(reply, 0, fdid, comm.statx_bytes, wire.MAX_MESSAGE_SIZE)
+    Count.pack(reply, MountResp.size, len(mids))
+    at = MountResp.size + Count.size
+    for mid in mids:
+        Count.pack(reply, at, mid)
+        at += Count.size
+    if comm.options.donate_root and root.kind == stat.S_IFDIR:
+        comm.donated.append(HostFD(reopen(root.host, os.O_RDONLY | os.O_DIRECTORY)))
+    comm.control[fdid] = root
+    return at
+
+
+def channel(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """One more shared-memory channel; donates the memfd and the client's end of the fd socket."""
+    wire.expect_end(req, 0)
+    offset, length, memfd, fd_socket = comm.make_channel()
+    comm.donated += (memfd, fd_socket)
+    wire.ChannelResp.pack(reply, 0, offset, length)
+    return wire.ChannelResp.size
+
+
+def close(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    for fdid in wire.take_fdids(req):
+        comm.table.close(fdid)
+    return 0

@@ -1,0 +1,86 @@
+"""Walk, WalkStat: look up names one component at a time, never following a symlink."""
+
+from __future__ import annotations
+
+import stat
+from errno import EIO, ENOENT, ENOTDIR
+
+from gofer.comm import MAX_MESSAGE_SIZE, check_name, directory
+from gofer.fds import O_PATH_FLAGS
+from gofer.sys import get_errno, openat, raise_errno
+from gofer.wire import (
+    STATX_SIZE, WALK_MISSING, WALK_SUCCESS, WALK_SYMLINK, Count, Inode, Statx, WalkReq, WalkResp, take_strs,
+)  # fmt: skip
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.comm import Communicator
+    from gofer.fds import ControlFD
+
+
+def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """The FDs get into the table only when the whole walk is done: on an error the new ones just close."""
+    (dir_fd,) = WalkReq.read(req)
+    names = take_strs(req, WalkReq.size)
+    node = comm.control[dir_fd]
+    directory(node)
+    if WalkResp.size + len(names) * Inode.size > MAX_MESSAGE_SIZE:
+        raise OSError(EIO, "the reply would exceed the message size")
+    status, at = WALK_SUCCESS, WalkResp.size
+    found: list[tuple[int, ControlFD]] = []
+    for name in names:
+        check_name(name)
+        if node.kind == stat.S_IFLNK:
+            status = WALK_SYMLINK
+            break
+        host = openat(node.host, name, O_PATH_FLAGS)
+        if host < 0:
+            if get_errno() != ENOENT:
+                raise_errno()
+            status = WALK_MISSING
+            break
+        node = comm.adopt(host)
+        fdid = comm.next_id()
+        found.append((fdid, node))
+        Inode.pack(reply, at, fdid, comm.statx_bytes)
+        at += Inode.size
+    comm.control.update(found)
+    WalkResp.pack(reply, 0, status, len(found))
+    return at
+
+
+def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """As Walk, without FDs. A leading empty name reports dir_fd itself, of whatever type where it stands alone."""
+    (dir_fd,) = WalkReq.read(req)
+    names = take_strs(req, WalkReq.size)
+    node = comm.control[dir_fd]
+    if Count.size + len(names) * STATX_SIZE > MAX_MESSAGE_SIZE:
+        raise OSError(EIO, "the reply would exceed the message size")
+    at = Count.size
+    if names and not names[0]:
+        del names[0]
+        if names and node.kind != stat.S_IFDIR:
+            raise OSError(ENOTDIR, "not a directory")
+        for name in names:
+            check_name(name)
+        comm.stat(node.host)
+        Statx.pack(reply, at, comm.statx_bytes)
+        at += STATX_SIZE
+    else:
+        if names:
+            directory(node)
+        for name in names:
+            check_name(name)
+    for name in names:
+        if node.kind == stat.S_IFLNK:
+            break
+        host = openat(node.host, name, O_PATH_FLAGS)
+        if host < 0:
+            if get_errno() != ENOENT:
+                raise_errno()
+            break
+        node = comm.adopt(host)
+        Statx.pack(reply, at, comm.statx_bytes)
+        at += STATX_SIZE
+    Count.pack(reply, 0, (at - Count.size) // STATX_SIZE)
+    return at

@@ -1,0 +1,98 @@
+"""FGetXattr, FSetXattr, FListXattr, FRemoveXattr, by the magic link: so they work for sockets and symlinks too."""
+
+from __future__ import annotations
+
+import ctypes
+from errno import E2BIG, EINVAL, EOPNOTSUPP, ERANGE
+
+from gofer import sys
+from gofer.comm import SCRATCH_SIZE
+from gofer.fds import proc_path
+from gofer.wire import (
+    Count, FGetXattrReq, FListXattrReq, FRemoveXattrReq, FSetXattrReq, expect_end, pack_str, take_str,
+)  # fmt: skip
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.comm import Communicator
+
+_MOST = 65535  # what the u16 before a value or list can say
+_PRIVILEGED = (b"security.", b"trusted.")
+
+
+def fgetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """size 0: the whole value. ERANGE where it is longer than size, E2BIG above 65535 bytes."""
+    fdid, size = FGetXattrReq.read(req)
+    name = _name(comm, _only(req, FGetXattrReq.size))
+    node = comm.control[fdid]
+    buffer = comm.scratch()
+    length = sys.getxattr(proc_path(node.host), name, buffer, min(size, SCRATCH_SIZE) or SCRATCH_SIZE)
+    if length < 0:
+        sys.raise_errno()
+    if length > _MOST:
+        raise OSError(E2BIG, "xattr above 65535 bytes")
+    return pack_str(reply, 0, memoryview(buffer).cast("B")[:length])
+
+
+def fsetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    comm.must_write()
+    fdid, flags = FSetXattrReq.read(req)
+    name, at = take_str(req, FSetXattrReq.size)
+    value, at = take_str(req, at)
+    expect_end(req, at)
+    _name(comm, name)
+    node = comm.control[fdid]
+    if flags > 3:
+        raise OSError(EINVAL, "FSetXattr flags")
+    sys.setxattr(proc_path(node.host), name, value, flags)
+    return 0
+
+
+def flistxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """size, in bytes with a NUL after each name; 0: all of them. ERANGE where the list is longer."""
+    fdid, size = FListXattrReq.unpack(req)
+    node = comm.control[fdid]
+    buffer = comm.scratch()
+    length = sys.listxattr(proc_path(node.host), ctypes.addressof(buffer), SCRATCH_SIZE)
+    names = [name for name in ctypes.string_at(buffer, length).split(b"\0")[:-1] if _visible(comm, name)]
+    total = sum(len(name) + 1 for name in names)
+    if total > _MOST:
+        raise OSError(E2BIG, "list of xattrs above 65535 bytes")
+    if size and total > size:
+        raise OSError(ERANGE, "list of xattrs above the size asked for")
+    Count.pack(reply, 0, len(names))
+    at = Count.size
+    for name in names:
+        at = pack_str(reply, at, name)
+    return at
+
+
+def fremovexattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    comm.must_write()
+    (fdid,) = FRemoveXattrReq.read(req)
+    name = _name(comm, _only(req, FRemoveXattrReq.size))
+    node = comm.control[fdid]
+    sys.removexattr(proc_path(node.host), name)
+    return 0
+
+
+def _only(req: memoryview, at: int) -> bytes:
+    name, at = take_str(req, at)
+    expect_end(req, at)
+    return name
+
+
+def _visible(comm: Communicator, name: bytes) -> bool:
+    allowed = comm.options.xattrs
+    return allowed == "all" or (allowed == "user" and not name.startswith(_PRIVILEGED))
+
+
+def _name(comm: Communicator, name: bytes) -> bytes:
+    """The name, where it may pass: ERANGE as xattr(7) for a length, EINVAL for a NUL, EOPNOTSUPP for what is switched off."""
+    if not 0 < len(name) <= 255:
+        raise OSError(ERANGE, "length of an xattr's name")
+    if b"\0" in name:
+        raise OSError(EINVAL, "NUL in an xattr's name")
+    if not _visible(comm, name):
+        raise OSError(EOPNOTSUPP, "xattr not served: see --xattrs")
+    return name

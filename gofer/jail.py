@@ -1,0 +1,299 @@
+"""The jail: what the server gives up before it serves the first byte, layer by layer, and what came of each.
+
+Theory of operation
+-------------------
+`enter` is called once, by `gofer serve`, when everything is imported, every socket is bound, the served tree is an
+O_PATH fd, and no thread has been started. Whoever builds a root of his own (the stand-in for `runsc gofer`) calls `confine`,
+the second half. From the outside in:
+
+1.  Namespaces (namespaces.py): pid, network, IPC, UTS, mount. A process cannot move itself into a new pid namespace,
+    only what it forks is in it. So the process that was started becomes the supervisor (supervisor.py), which serves nobody,
+    and its child goes on as the server, as process 1 of its namespace.
+2.  A new root that holds the served tree and nothing else.
+3.  Limits, supplementary groups, capabilities, no_new_privs, not dumpable: what the kernel lets the process do.
+4.  Landlock, on the tree; then seccomp. Last, because both would forbid what came before.
+
+Each layer is tried on its own and leaves one `Layer` in the `Posture`. In mode "auto" what the kernel lacks is reported and
+missed; in mode "require" it is an error, raised before anything is served.
+
+The order of credentials: no_new_privs may come at any time, Landlock and seccomp need it; groups go while CAP_SETGID is
+still there; "not dumpable" comes after every change of credentials, which resets it. A process that is not
+dumpable may still look into its own /proc/self/fd: the kernel lets a process do so to itself, whoever owns the file.
+
+Unprivileged users
+------------------
+One who is not root, and has no capability, gets namespaces only inside a user namespace, in which he may map no ids but
+his own uid and gid. Three things change there: files of other owners read as 65534; a file can no longer be given to
+one of his supplementary groups; and other users' peer credentials read as 65534 as well. So in mode "auto" the user
+namespace is entered where that cannot matter (`_changes_results`), and else left out with a line that says why; Landlock
+and seccomp, which change no result, confine the server then. "require" asks for all layers and takes the ids as they come.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+from ctypes import c_int, c_ulong
+from errno import EPERM
+
+from gofer import caps, fds, landlock, namespaces, seccomp, supervisor
+from gofer.sys import libc, raise_errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
+
+    from gofer.comm import Options
+
+    Roots = Sequence[tuple[int, Options]]  # the O_PATH fd of a served tree or file, and how it is served
+
+MODES = ("auto", "require", "off")
+IN_FORCE, MISSING = "in force", "missing"
+
+# What is lost where a layer is missing: said of a server that a client has taken over, which is what the jail is for.
+LOSSES = {
+    "user": "",
+    "root": "it can name every file its user can",
+    "network": "it can reach abstract Unix sockets of the host",
+    "ipc": "it shares System V IPC and message queues with the host",
+    "uts": "it shares the host name",
+    "pid": "it is in the host's pid namespace",
+    "fd limit": "it may use up the fds of its user",
+    "core": "a crash may write memory, file contents among it, to a core file",
+    "groups": "it keeps the rights of its supplementary groups",
+    "capabilities": "it keeps rights it does not use",
+    "no_new_privs": "a set-user-ID program could give it rights back",
+    "dumpable": "other processes of its user can trace it",
+    "landlock": "only the root and the filter keep it from opening other files",
+    "seccomp": "every system call is open to it",
+}
+
+
+class Policy:
+    """How to confine. mode: one of MODES; seccomp: one of seccomp.ACTIONS.
+
+    others_connect: other users than this one and root may connect, so that their peer credentials must be told apart.
+    """
+
+    __slots__ = ("mode", "seccomp", "others_connect")
+
+    def __init__(self, mode: str = "auto", seccomp: str = "kill", others_connect: bool = False) -> None:
+        self.mode = mode
+        self.seccomp = seccomp
+        self.others_connect = others_connect
+
+
+class Layer:
+    """One layer: its name (a key of LOSSES), its state (IN_FORCE or MISSING), and what holds, or why nothing does."""
+
+    __slots__ = ("name", "state", "detail")
+
+    def __init__(self, name: str, state: str, detail: str) -> None:
+        self.name = name
+        self.state = state
+        self.detail = detail
+
+
+class Posture:
+    """What the jail came to. overflow_is_root: peer credentials of 65534 can be nobody's but root's."""
+
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.overflow_is_root = False
+
+    def holds(self, name: str, detail: str = "") -> None:
+        self.layers.append(Layer(name, IN_FORCE, detail))
+
+    def lacks(self, name: str, why: str) -> None:
+        self.layers.append(Layer(name, MISSING, why))
+
+    def missing(self) -> list[Layer]:
+        return [layer for layer in self.layers if layer.state == MISSING]
+
+    def lines(self) -> list[str]:
+        """One line of what is in force, and one for each reason why something is missing."""
+        held = [layer for layer in self.layers if layer.state == IN_FORCE]
+        texts = [f"{layer.name} ({layer.detail})" if layer.detail else layer.name for layer in held]
+        lines = ["jail: " + (", ".join(texts) or "none")]
+        reasons: dict[str, list[str]] = {}
+        for layer in self.missing():
+            reasons.setdefault(layer.detail, []).append(layer.name)
+        for why, names in reasons.items():
+            losses = ", ".join(LOSSES[name] for name in names)
+            lines.append(f"jail: without {', '.join(names)}: {why}. A server that a client took over: {losses}")
+        return lines
+
+
+def enter(root: int, options: Options, policy: Policy, charge: supervisor.Charge) -> Posture:
+    """Confine the server; returns in the process that is to serve, which is another one than called (see above).
+
+    root: the O_PATH fd of the served tree; it keeps its number and then means the tree in the new root. charge: what the
+    supervisor is to see to. Mode "off" does nothing at all. OSError where mode "require" misses a layer.
+    """
+    posture = Posture()
+    if policy.mode == "off":
+        return posture
+    seccomp.prepare()
+    name = namespaces.enter_directory_of(root)
+    trouble = _leave_namespaces(root, policy, posture)
+    supervisor.fork(charge, lambda server: _confine_supervisor(policy, (server, *charge.processes)))
+    if "mount" in trouble:
+        _change_root(root, name, options, posture, trouble.pop("mount"))
+    for kind, why in trouble.items():
+        posture.lacks(kind, why) if why else posture.holds(kind)
+    _confine(posture, [(root, options)], policy)
+    return posture
+
+
+def confine(roots: Roots, policy: Policy) -> Posture:
+    """The layers that need no namespace, for a server that has a root of its own already; see `enter`."""
+    posture = Posture()
+    if policy.mode != "off":
+        seccomp.prepare()
+        _confine(posture, roots, policy)
+    return posture
+
+
+def _leave_namespaces(root: int, policy: Policy, posture: Posture) -> dict[str, str]:
+    """Returns by kind of namespace "" or why there is none."""
+    flags = sum(namespaces.KINDS.values())
+    if os.geteuid() == 0 or caps.effective_set():
+        return namespaces.unshare(flags)
+    why = _changes_results(root, policy)
+    if why and policy.mode != "require":
+        why = f"a user namespace would change what clients see: {why} (--jail=require enters it all the same)"
+    else:
+        _prctl(_PR_SET_DUMPABLE, 1)  # else /proc/self/uid_map is root's
+        why = namespaces.user_namespace_trouble(root)
+    if why:
+        return dict.fromkeys(namespaces.KINDS, why)
+    posture.overflow_is_root = not policy.others_connect
+    return namespaces.unshare(flags | namespaces.USER)
+
+
+def _changes_results(root: int, policy: Policy) -> str:
+    """Why a user namespace with one uid and one gid would make a difference to clients; "" if it would not."""
+    uid, gid = os.geteuid(), os.getegid()
+    owner = os.fstat(root)
+    if (owner.st_uid, owner.st_gid) != (uid, gid):
+        return f"{owner.st_uid}:{owner.st_gid}, owner of the served tree, would read as 65534:65534"
+    if set(os.getgroups()) - {gid}:
+        return "files could not be given to your supplementary groups"
+    if policy.others_connect:
+        return "--allow-uid, --group and --mode let in users whom it could not tell apart"
+    return ""
+
+
+def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_namespace: str) -> None:
+    """A new root in our own mount namespace; without one, chroot, where we may."""
+    fds.pin_proc()
+    if not no_namespace:
+        devices = options.char_devices == "open"
+        try:
+            tree, proc, mountinfo, why = namespaces.new_root(root, name, options.read_only, devices)
+        except OSError as error:
+            no_namespace = str(error)
+        else:
+            os.dup2(tree, root, inheritable=False)
+            os.close(tree)
+            fds.pin_proc(proc, mountinfo)
+            flags = "nosuid" + ("" if devices else ",nodev") + (",ro" if options.read_only else "")
+            posture.holds("root", f"no mount flags: {why}" if why else flags)
+    if no_namespace:
+        try:
+            if name:
+                raise OSError(EPERM, no_namespace)
+            os.chroot(".")
+            posture.holds("root", f"by chroot: no mount namespace: {no_namespace}")
+        except OSError:
+            posture.lacks("root", no_namespace)
+            os.chdir("/")
+            return
+    fds.enter_proc()
+
+
+def _confine(posture: Posture, roots: Roots, policy: Policy) -> None:
+    """From the limits on; see the head of this file for the order."""
+    credentials = any(options.uds_open for _, options in roots)
+    _limit(posture)
+    _drop_groups(posture)
+    _drop_rights(posture, caps.FILES | caps.IDENTITY if credentials else caps.FILES)
+    _landlock(posture, roots)
+    trouble = _seccomp_trouble(policy)
+    if trouble:
+        posture.lacks("seccomp", trouble)
+    if posture.missing() and policy.mode == "require":
+        reasons = "; ".join(f"{layer.name} ({layer.detail})" for layer in posture.missing())
+        raise OSError(EPERM, f"--jail=require refuses to serve without {reasons}")
+    if not trouble:
+        refuse = seccomp.refusal(policy.seccomp)
+        seccomp.install(seccomp.assemble(seccomp.server_rules(refuse, credentials), refuse))
+        posture.holds("seccomp", policy.seccomp)
+
+
+def _limit(posture: Posture) -> None:
+    """The fd limit that is set already becomes one that cannot be raised again."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    posture.holds("fd limit", str(limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    posture.holds("core")
+
+
+def _drop_groups(posture: Posture) -> None:
+    try:
+        os.setgroups([])
+    except OSError:  # not ours to drop; our own gid among them is no loss
+        kept = sorted(set(os.getgroups()) - {os.getegid()})
+        if kept:
+            posture.lacks("groups", f"an unprivileged process cannot drop them; start it without: {kept}")
+            return
+    posture.holds("groups")
+
+
+def _drop_rights(posture: Posture, keep: frozenset[int]) -> None:
+    """Capabilities, and the two attributes that guard them. There is no kernel without these: a failure is an error."""
+    posture.holds("capabilities", caps.describe(caps.limit(keep)))
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    posture.holds("no_new_privs")
+    _prctl(_PR_SET_DUMPABLE, 0)
+    posture.holds("dumpable", "not")
+
+
+def _landlock(posture: Posture, roots: Roots) -> None:
+    version = landlock.abi()
+    if version < landlock.LEAST_ABI:
+        why = "this kernel has none, or it is off (lsm= at boot)" if not version else "Linux 5.19 has what is needed (ABI 2)"
+        posture.lacks("landlock", why)
+        return
+    trees = []
+    for fd, options in roots:
+        allowed = landlock.rights(options.read_only, options.uds_create, options.char_devices == "open")
+        trees.append((fd, stat.S_ISDIR(os.fstat(fd).st_mode), allowed))
+    landlock.restrict(trees)
+    posture.holds("landlock", f"ABI {version}")
+
+
+def _seccomp_trouble(policy: Policy) -> str:
+    if policy.seccomp == "off":
+        return "--seccomp=off"
+    return "" if seccomp.available(policy.seccomp) else "this kernel, or this machine's architecture, has no such filter"
+
+
+def _confine_supervisor(policy: Policy, processes: Sequence[int]) -> None:
+    """The supervisor has nothing to do with clients; what it does not need goes all the same."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    caps.limit(caps.FILES)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if not _seccomp_trouble(policy):
+        refuse = seccomp.refusal(policy.seccomp)
+        seccomp.install(seccomp.assemble(seccomp.supervisor_rules(refuse, processes), refuse))
+
+
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+
+
+def _prctl(option: int, value: int) -> None:
+    if libc["prctl"](c_int(option), c_ulong(value), c_ulong(0), c_ulong(0), c_ulong(0)) != 0:
+        raise_errno()

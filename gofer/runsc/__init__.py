@@ -1,0 +1,16 @@
+"""The stand-in for `runsc gofer`, and the launcher that makes an unmodified runsc use it.
+
+flags.py      runsc's command line, in Go's flag syntax
+spec.py       the OCI spec: reading, checks, the mount list
+mounts.py     the root file system: resolution inside a root, binds, remounts, the new root
+gofer.py      the stand-in itself: the sequence from exec to exit
+hostrpc.py    asking runsc to open a mount source (2026)
+hooks.py      createContainer hooks (2026)
+logs.py       --log-fd, --debug-log-fd
+kernel.py     the system calls all of these need
+redirect.py   `gofer runsc`: become runsc, with its gofer redirected to this file
+tracer.py     the process that does the redirecting
+
+Nothing is imported here: the way from exec to the first reply is short, and every module on it costs.
+For the same reason no module on the stand-in's way imports typing, argparse, json or logging (3 to 20 ms each).
+"""

@@ -1,0 +1,316 @@
+"""The stand-in for `runsc gofer`: what runsc starts, or believes to start, for every container.
+
+Theory of operation
+-------------------
+runsc execs this program in fresh namespaces, as process 1 of its pid namespace, with everything it needs as open fds that
+the command line names; nothing else is to be trusted or kept. The order of what follows is part of the contract, because
+runsc and the sandbox wait at several points:
+
+1.  Close what was not named; read and check the spec. All that can be wrong with it is found here.
+2.  Wait for the fds that runsc closes when its side is ready (only then are our user ids mapped).
+3.  Build the root file system, enter it (rootfs.py).
+4.  Resolve where the mounts now are, write that list, close the pipe: the sandbox reads it to its end.
+5.  Confine ourselves (gofer/jail.py), serve one connection per io-fd, end when the last of them has ended.
+
+Where a start fails: exit status 128, one JSON line to --log-fd, one line to stderr. The namespace dies with us, and all
+mounts with it. Signals that a terminal sends to its foreground group are ignored: in 2022 we are in runsc's, and the
+container is to get its Ctrl-C, not us. runsc ends a gofer by SIGKILL, or by ending the sandbox.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from _socket import AF_UNIX, SOCK_STREAM, socket
+
+from gofer import __version__, fds, jail
+from gofer.comm import Export, Options
+from gofer.runsc import kernel
+from gofer.runsc.errors import Fault, UsageFault
+from gofer.runsc.flags import Globals, GoferFlags, MountConf, parse_globals, parse_gofer
+from gofer.runsc.logs import RunscLog
+from gofer.runsc.resolve import resolve
+from gofer.runsc.rootfs import Builder, adjusted_options, naming
+from gofer.runsc.spec import Spec, mount_list, read_spec
+from gofer.server import Server
+from gofer.sys import MACHINE, O_PATH
+
+FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
+_SENTRY_EXIT_PATIENCE = 0.5
+_SIGHUP, _SIGINT, _SIGQUIT, _SIGTERM = 1, 2, 3, 15
+_ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+# Device nodes that a sandbox opens through the connection of --dev-io-fd, for the drivers it has proxies for.
+_PROXIED = ("/dev/nvidia", "/dev/vfio/", "/dev/accel", "/dev/infiniband/uverbs")
+
+
+def main(argv: list[str]) -> int:
+    """Serve one container; argv without the program's name. Returns the exit status."""
+    kernel.ignore_signals(_SIGHUP, _SIGINT, _SIGQUIT, _SIGTERM)
+    flags, log = Globals(), RunscLog(False, "text", -1, -1)
+    try:
+        flags, words = parse_globals(argv)
+        log = _open_logs(flags)
+        gofer = parse_gofer(words)
+        return _Start(flags, gofer, log).run()
+    except UsageFault as fault:
+        if isinstance(fault.so_far, Globals):
+            log = _open_logs(fault.so_far)
+        log.fatal(f"{fault} (arguments as of `runsc gofer`)")
+    except Fault as fault:
+        log.fatal(str(fault))
+    except OSError as error:
+        log.fatal(f"gofer failed: {error}")
+        _trace(log)
+    except Exception as error:
+        log.fatal(f"gofer failed: {type(error).__name__}: {error}")
+        _trace(log)
+    return FAILED
+
+
+class _Start:
+    """The way from a parsed command line to the end of the container."""
+
+    def __init__(self, flags: Globals, gofer: GoferFlags, log: RunscLog) -> None:
+        self.flags, self.gofer, self.log = flags, gofer, log
+        self.modern = bool(gofer.mount_confs)  # runsc of 2023 and later, as far as we must tell them apart
+        self.spec: Spec
+        self.root_conf: MountConf
+        self.root = -1  # O_PATH fd on the container's root
+
+    def run(self) -> int:
+        gofer = self.gofer
+        for name, given in (("--bundle", gofer.bundle), ("--io-fds", gofer.io_fds), ("--spec-fd", gofer.spec_fd >= 0)):
+            if not given:
+                raise UsageFault(f"{name} is required")
+        self._adopt_fds()
+        self.log.info(f"gofer {__version__}, {MACHINE}, PID {os.getpid()}, UID {os.getuid()}, GID {os.getgid()}")
+        self.spec, self.root_conf = read_spec(gofer.spec_fd, gofer.bundle, self.flags, gofer)
+        os.close(gofer.spec_fd)
+        sockets = [_unix_socket(fd, "--io-fds") for fd in gofer.io_fds]
+        if gofer.dev_io_fd >= 0:
+            sockets.append(_unix_socket(gofer.dev_io_fd, "--dev-io-fd"))
+        self._synchronise()
+        if gofer.setup_root:
+            self._build_root()
+        else:
+            self._use_prepared_root()
+        exports = self._exports()
+        self._write_mounts()
+        os.umask(0)  # modes come from the sandbox, which has applied its own
+        self._confine(exports)
+        server = Server(self.log)
+        for sock, export in zip(sockets, exports):
+            server.add(sock, export)
+        server.run()
+        self.log.info("all connections have ended")
+        self._await_sentry()
+        return 0
+
+    def _adopt_fds(self) -> None:
+        """Keep what the command line names and close the rest: runsc of 2022 leaks some, and a kept one can hang a start."""
+        gofer, flags = self.gofer, self.flags
+        named = {
+            "--spec-fd": gofer.spec_fd, "--mounts-fd": gofer.mounts_fd, "--rpc-fd": gofer.rpc_fd,
+            "--dev-io-fd": gofer.dev_io_fd, "--pin-ring-fd": gofer.pin_ring_fd,
+            "--sync-sentry-exit-fd": gofer.sync_sentry_exit_fd, "--sync-chroot-fd": gofer.sync_chroot_fd,
+            "--sync-userns-fd": gofer.sync_userns_fd, "--log-fd": flags.log_fd, "--debug-log-fd": flags.debug_log_fd,
+        }  # fmt: skip
+        pairs = [(name, fd) for name, fd in named.items() if fd >= 0] + [("--io-fds", fd) for fd in gofer.io_fds]
+        kept: dict[int, str] = {}
+        for name, fd in pairs:
+            if kept.setdefault(fd, name) is not name or gofer.io_fds.count(fd) > 1:
+                raise Fault(f"{name}={fd}: also given as {kept[fd]}")
+            try:
+                os.set_inheritable(fd, False)
+            except (OSError, OverflowError):
+                raise Fault(f"{name}={fd}: no such file descriptor is open") from None
+        for entry in os.listdir("/proc/self/fd"):
+            if int(entry) > 2 and int(entry) not in kept and int(entry) not in (self.log.own_fd,):
+                try:
+                    os.close(int(entry))
+                except OSError:
+                    pass  # the one that listed the directory
+
+    def _synchronise(self) -> None:
+        gofer = self.gofer
+        if gofer.sync_chroot_fd >= 0:
+            _wait_for_end(gofer.sync_chroot_fd, "--sync-chroot-fd")
+        if gofer.sync_userns_fd >= 0:
+            _wait_for_end(gofer.sync_userns_fd, "--sync-userns-fd")
+            # The kernel forgets the parent-death signal at a change of user. A parent that died in between is noticed all the
+            # same: the sandbox dies with it, and every connection ends.
+            on_parent_death = kernel.parent_death_signal()
+            with naming(f"user {gofer.uid}, group {gofer.gid} in the user namespace"):
+                os.setgid(gofer.gid)
+                os.setuid(gofer.uid)
+            kernel.set_parent_death_signal(on_parent_death)
+
+    def _build_root(self) -> None:
+        spec, gofer = self.spec, self.gofer
+        own_root = self.root_conf.lisafs
+        opener = None
+        if gofer.rpc_fd >= 0:
+            from gofer.runsc.hostrpc import open_mount
+
+            opener = lambda mount: open_mount(gofer.rpc_fd, mount)  # noqa: E731
+        builder = Builder(self.log)
+        sources = builder.open_sources(spec, own_root, opener)
+        builder.start(spec, sources.pop(0) if own_root else None)
+        for mount, source in zip([mount for mount in spec.mounts if mount.served], sources):
+            with naming(f"mount {mount.source} on {mount.destination}"):
+                builder.add(mount, source)
+        if spec.cwd and not self.modern:  # later runscs have the sandbox make it
+            with naming(f"working directory {spec.cwd}"):
+                builder.make_directory(spec.cwd, 0o755)
+        if gofer.dev_io_fd >= 0:
+            with naming("/dev"):
+                builder.make_directory("/dev", 0o777)
+                for path in spec.devices:
+                    if path.startswith(_PROXIED):
+                        builder.bind_device(path)
+        builder.apply_flags()
+        # Only a runsc that tells us the container's ID leaves the hooks to us.
+        if spec.hooks and gofer.container_id and own_root:
+            self._run_hooks(builder)
+        if own_root and (spec.read_only or self.root_conf.overlay):
+            with naming("making the root read-only"):
+                builder.remount(builder.stage(), kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV)
+        if gofer.rpc_fd >= 0:
+            os.close(gofer.rpc_fd)
+        with naming("entering the new root"):
+            mountinfo = builder.enter()
+        fds.pin_proc(builder.pinned, mountinfo)
+        fds.enter_proc()
+        self.root = os.open("/", _ROOT)
+
+    def _run_hooks(self, builder: Builder) -> None:
+        from gofer.runsc.hooks import container_state, run_hooks
+
+        builder.show_at(self.spec.root)
+        state = container_state(self.gofer.container_id, self.gofer.bundle, self.spec.annotations)
+        run_hooks(self.spec.hooks, state, self.log)
+        builder.take_back(self.spec.root)
+
+    def _use_prepared_root(self) -> None:
+        """--setup-root=false: everything is in place at /root, as after the first half of runsc's own gofer; in its tests, at
+        the spec's root."""
+        path = self.spec.root if self.flags.unsafe_nonroot else "/root"
+        fds.pin_proc()
+        with naming(f"root {path}"):
+            self.root = os.open(path, _ROOT)
+            os.chroot(path)
+        fds.enter_proc()
+
+    def _exports(self) -> list[Export]:
+        """What each socket is to serve, in their order; settles the mounts' final destinations and options.
+
+        Only now, with all mounts in place: a mount may lie above a symlink that led another to its place.
+        """
+        exports = []
+        if self.root_conf.lisafs:
+            exports.append(self._export("/", os.dup(self.root), self.spec.read_only or self.root_conf.overlay))
+        for mount in self.spec.mounts:
+            if mount.conf is None or not mount.conf.lisafs:
+                continue
+            mount.destination, fd = self._locate(mount.destination)
+            with naming(f"mount {mount.destination}"):
+                mount.options = adjusted_options(fd, mount.options, self.modern)
+            exports.append(self._export(mount.destination, fd, "ro" in mount.options or mount.conf.overlay))
+        if self.gofer.dev_io_fd >= 0:
+            exports.append(self._export("/dev", self._locate("/dev")[1], False, devices=True))
+        return exports
+
+    def _locate(self, path: str) -> tuple[str, int]:
+        with naming(f"destination {path}"):
+            place = resolve(self.root, path)
+            if place.fd is None:
+                raise Fault(f"destination {path}: {place.path} does not exist in the root")
+            fd = os.dup(place.fd)
+        final = place.path
+        place.close()
+        return final, fd
+
+    def _export(self, path: str, fd: int, read_only: bool, devices: bool = False) -> Export:
+        flags = self.flags
+        options = Options(
+            read_only=read_only,
+            host_uds=flags.host_uds,
+            host_fifo=flags.host_fifo,
+            char_devices="open" if devices or flags.char_devices != "emulated-only" else "none",
+            donate_root=self.modern and flags.directfs,
+        )
+        self.log.info(f"Serving {path!r} (ro: {read_only})")
+        return Export(fd, options)
+
+    def _write_mounts(self) -> None:
+        if self.gofer.mounts_fd < 0:
+            return
+        rest = memoryview(mount_list(self.spec.mounts))
+        with naming("--mounts-fd"):
+            while rest:
+                rest = rest[os.write(self.gofer.mounts_fd, rest) :]
+            os.close(self.gofer.mounts_fd)
+
+    def _confine(self, exports: list[Export]) -> None:
+        mode = "auto" if self.gofer.apply_caps else "off"
+        policy = jail.Policy(mode=mode, fd_limit=self.flags.fd_limit)
+        posture = jail.confine([(export.root.host, export.options) for export in exports], policy)
+        for line in posture.lines():
+            self.log.info(line)
+
+    def _await_sentry(self) -> None:
+        """Stay until the sandbox is gone, if it has told us which process it is (a pidfd), for half a second at most."""
+        if self.gofer.sync_sentry_exit_fd < 0:
+            return
+        from gofer.runsc.sentry import wait_for_exit
+
+        if not wait_for_exit(self.gofer.sync_sentry_exit_fd, _SENTRY_EXIT_PATIENCE):
+            self.log.warning("the sandbox is still there; ending all the same")
+
+
+def _open_logs(flags: Globals) -> RunscLog:
+    error_fd, own_fd = flags.log_fd, -1
+    if error_fd < 0 and flags.log:
+        # started by hand: runsc hands over the fd
+        try:
+            error_fd = own_fd = os.open(flags.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Fault(f"--log={flags.log}: {error.strerror}") from None
+    log = RunscLog(flags.debug, flags.debug_log_format, flags.debug_log_fd, error_fd)
+    log.own_fd = own_fd
+    if flags.debug_log_fd >= 0:
+        try:
+            os.dup2(flags.debug_log_fd, 2, inheritable=False)  # where a traceback, if it comes to that, can be found
+        except OSError:
+            raise Fault(f"--debug-log-fd={flags.debug_log_fd}: no such file descriptor is open") from None
+    return log
+
+
+def _unix_socket(fd: int, name: str) -> socket:
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            sock = socket(fileno=fd)
+            if (sock.family, sock.type) == (AF_UNIX, SOCK_STREAM):
+                return sock
+            sock.detach()
+    except OSError:
+        pass
+    raise Fault(f"{name}={fd}: not a Unix stream socket")
+
+
+def _wait_for_end(fd: int, name: str) -> None:
+    """Until the other side closes it; then it is closed here too."""
+    with naming(name):
+        said = os.read(fd, 1)
+        os.close(fd)
+    if said:
+        raise Fault(f"{name}: data came where only the end was expected")
+
+
+def _trace(log: RunscLog) -> None:
+    import traceback
+
+    log.debug(traceback.format_exc())
+
+

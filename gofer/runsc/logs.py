@@ -1,0 +1,94 @@
+"""runsc's two logs, both handed over as fds: --log-fd for what users and container engines see, --debug-log-fd for us.
+
+Formats as gVisor's pkg/log and runsc/cmd/util write them. Nothing here opens a path once the root has changed: times are
+local, so the zone is read at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gofer.log import Log
+from gofer.runsc.gojson import encode_string, go_string
+
+_LETTERS = {"debug": "D", "info": "I", "warning": "W", "error": "W"}  # Go's log has no level above warning
+_NAMES = {"D": "debug", "I": "info", "W": "warning"}
+_MOST = 16384  # characters of one line; more is cut, lest a client of many words fill the host's disk with few
+
+
+class RunscLog(Log):
+    """The debug log, and the way a start ends. error_fd, debug_fd: -1 where there is none, borrowed."""
+
+    def __init__(self, debug: bool, form: str, debug_fd: int, error_fd: int) -> None:
+        super().__init__("debug" if debug else "info", fd=debug_fd)
+        time.localtime()  # reads /etc/localtime, which has another meaning in the new root
+        self._format = form
+        self._error_fd = error_fd
+        self.own_fd = -1  # where we opened the error log ourselves
+
+    def write(self, level: str, message: str) -> None:
+        if self._fd < 0 or (level == "debug" and not self.debugging):
+            return
+        now, letter = time.time_ns(), _LETTERS[level]
+        text = f"{_caller()}] {message[:_MOST]}"
+        if self._format == "text":
+            stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now // 10**9))
+            line = f"{letter}{stamp}.{now // 1000 % 10**6:06d} {os.getpid():7d} {text}\n"
+        else:
+            key = "msg" if self._format == "json" else "log"
+            members = f'"{key}":{encode_string(go_string(text))},"level":"{_NAMES[letter]}","time":"{_rfc3339(now)}"'
+            line = "{" + members + "}\n"
+        _put(self._fd, line)
+
+    def fatal(self, text: str) -> None:
+        """The end of a start, in one line to each: the debug log, stderr, and what the container engine reads."""
+        text = " ".join(text.split("\n"))[:_MOST]
+        self.write("warning", "FATAL ERROR: " + text)
+        if not _same_file(2, self._fd):
+            _put(2, f"gofer: {text}\n")
+        members = f'"msg":{encode_string(go_string(text))},"level":"error","time":"{_rfc3339(time.time_ns())}"'
+        _put(self._error_fd, "{" + members + "}\n")
+
+
+def _put(fd: int, line: str) -> None:
+    if fd >= 0:
+        try:
+            os.write(fd, line.encode("utf-8", "replace"))
+        except OSError:
+            pass  # a log that cannot be written is no reason to stop serving
+
+
+def _same_file(one: int, other: int) -> bool:
+    """stderr is the debug log where runsc gave us one (see gofer.py): say it there once."""
+    try:
+        return other >= 0 and os.path.sameopenfile(one, other)
+    except OSError:
+        return False
+
+
+class _Here(Exception):
+    """Raised to look at the stack: that way is open without the standard sys module."""
+
+
+def _caller() -> str:
+    """"file.py:123", of the innermost caller that is not a logging module."""
+    try:
+        raise _Here
+    except _Here as here:
+        assert here.__traceback__ is not None
+        frame = here.__traceback__.tb_frame.f_back
+    while frame and frame.f_code.co_filename.endswith(("/log.py", "/logs.py")):
+        frame = frame.f_back
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}" if frame else "???:0"
+
+
+def _rfc3339(ns: int) -> str:
+    """A time as Go writes it: nanoseconds without trailing zeros, Z or the zone's offset."""
+    seconds, rest = divmod(ns, 10**9)
+    local = time.localtime(seconds)
+    offset = local.tm_gmtoff // 60
+    sign, minutes = ("-", -offset) if offset < 0 else ("+", offset)
+    zone = f"{sign}{minutes // 60:02d}:{minutes % 60:02d}" if offset else "Z"
+    fraction = f".{rest:09d}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", local) + fraction + zone

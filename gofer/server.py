@@ -1,0 +1,211 @@
+"""The server: one synchronous epoll loop over listening sockets, connections and a wake-up pipe.
+
+Theory of operation
+-------------------
+Requests on a connection's socket are served by the loop itself; channels and FSync have threads (connection.py), which only ever
+write a byte to the wake-up pipe when the loop has to look. So does a signal, by way of set_wakeup_fd. The loop is the
+only one that changes the set of connections.
+
+A connection ends in two steps: it is told to close, and is forgotten when its last thread has ended. Until then the
+loop turns every `_REAP` seconds and tells it again, because a hostile client can make one wake-up get lost (channel.py).
+
+`stop` takes the listening sockets away, lets each connection answer what it has begun to serve, and then ends it; whoever
+takes longer than `_PATIENCE` for that is cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from _socket import SO_PEERCRED, SOL_SOCKET, socket
+from errno import EMFILE, ENFILE
+from select import EPOLLIN, EPOLLOUT, epoll
+
+from gofer import attrs
+from gofer.connection import Connection, Export, Pool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Container
+
+    from gofer.log import Log
+
+_REAP = 0.02
+_PATIENCE = 5.0
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class Server:
+    """Serves exports to clients until `stop`, or until no listening socket and no connection is left.
+
+    max_connections: clients at once; one more is accepted, logged and closed.
+    """
+
+    def __init__(self, log: Log, *, max_connections: int = 64) -> None:
+        self._log = log
+        self._max = max_connections
+        self._epoll = epoll()
+        self._pool = Pool()
+        self._listeners: dict[int, tuple[socket, Export, Container[int] | None]] = {}
+        self._connections: dict[int, Connection] = {}
+        self._watched: dict[int, int] = {}  # epoll mask by fd of a connection
+        self._ending: list[Connection] = []
+        self._stop_at: float | None = None  # when patience ends, once stopping
+        self._refused = False  # connections are being refused, and that was logged
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll.register(self._wake_read, EPOLLIN)
+
+    @property
+    def wake_fd(self) -> int:
+        """The fd for signal.set_wakeup_fd."""
+        return self._wake_write
+
+    def listen(self, sock: socket, export: Export, allowed: Container[int] | None = None) -> None:
+        """Accept connections from a listening socket, of which the server becomes the owner.
+
+        allowed: the user ids of peers that may connect (unix(7), SO_PEERCRED); None: any.
+        """
+        sock.setblocking(False)
+        self._listeners[sock.fileno()] = sock, export, allowed
+        self._epoll.register(sock.fileno(), EPOLLIN)
+
+    def add(self, sock: socket, export: Export) -> None:
+        """Serve a connected AF_UNIX stream socket, of which the server becomes the owner."""
+        conn = Connection(sock, export, self._log, self._pool, self._wake)
+        self._connections[conn.fileno] = conn
+        self._epoll.register(conn.fileno, EPOLLIN)
+        self._watched[conn.fileno] = EPOLLIN
+
+    def stop(self) -> None:
+        """End `run` as soon as what is being served is answered. For signal handlers and other threads; idempotent."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + _PATIENCE
+        self._wake()
+
+    def run(self) -> None:
+        """Serve; see the class. Everything the server owns is closed when it returns."""
+        attrs.drop_fsetid()
+        poll, connections = self._epoll.poll, self._connections
+        try:
+            while self._listeners or connections or self._ending:
+                for fd, _ in poll(_REAP if self._ending or self._stop_at is not None else -1):
+                    conn = connections.get(fd)
+                    if conn is None:
+                        self._on_other(fd)
+                        continue
+                    if self._watched[fd] == EPOLLIN:
+                        conn.on_readable()
+                    else:
+                        conn.on_writable()
+                    if conn.closing or conn.busy or conn.blocked or self._watched[fd] != EPOLLIN:
+                        self._watch(conn)
+                if self._stop_at is not None and self._drained():
+                    break
+                if self._ending:
+                    self._reap()
+        finally:
+            self._close()
+
+    def _on_other(self, fd: int) -> None:
+        if fd == self._wake_read:
+            try:
+                os.read(fd, 4096)
+            except BlockingIOError:
+                pass
+            for conn in [conn for conn in self._connections.values() if conn.done]:
+                conn.resume()
+                self._watch(conn)
+        elif fd in self._listeners:
+            self._accept(fd)
+
+    def _watch(self, conn: Connection) -> None:
+        """Watch for what the connection now waits for; nothing, where a thread of it will wake us."""
+        fd = conn.fileno
+        if conn.closing:
+            want = 0
+            del self._connections[fd]
+            self._ending.append(conn)
+        else:
+            want = 0 if conn.busy else EPOLLOUT if conn.blocked else EPOLLIN
+        have = self._watched.get(fd, 0)
+        if want == have:
+            return
+        if not have:
+            self._epoll.register(fd, want)
+        elif not want:
+            self._epoll.unregister(fd)
+        else:
+            self._epoll.modify(fd, want)
+        self._watched[fd] = want
+
+    def _accept(self, fd: int) -> None:
+        listener, export, allowed = self._listeners[fd]
+        try:
+            host, _ = listener._accept()  # type: ignore[attr-defined]  # accept4 with CLOEXEC; `socket.accept` wraps it
+        except OSError as e:
+            if e.errno in (EMFILE, ENFILE) and not self._refused:
+                self._refused = True
+                self._log.error("cannot accept a connection: no file descriptor free; raise --fd-limit")
+            return
+        sock = socket(fileno=host)
+        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))
+        if allowed is not None and uid not in allowed:
+            self._log.warning(f"refused process {pid} of user {uid}: --allow-uid {uid} would admit it")
+            sock.close()
+        elif len(self._connections) + len(self._ending) >= self._max:
+            if not self._refused:
+                self._refused = True
+                self._log.warning(f"refused a connection: {self._max} are open already (--max-connections)")
+            sock.close()
+        else:
+            self._refused = False
+            self._log.debug(f"client {host}: process {pid} of user {uid}")
+            self.add(sock, export)
+
+    def _reap(self) -> None:
+        """Forget the connections whose last thread has ended; tell the others again."""
+        for conn in self._ending[:]:
+            if conn.done:
+                conn.resume()
+            if conn.ended:
+                self._ending.remove(conn)
+                self._watched.pop(conn.fileno, None)
+                conn.finish()
+                self._log.debug(f"client {conn.fileno}: gone")
+            else:
+                conn.close()
+
+    def _drained(self) -> bool:
+        """Once stopping: end what is idle. True where nothing is left, or patience is at its end."""
+        self._stop_listening()
+        for conn in list(self._connections.values()):
+            if not (conn.busy or conn.blocked):
+                conn.close()
+                self._watch(conn)
+        assert self._stop_at is not None
+        return time.monotonic() > self._stop_at
+
+    def _stop_listening(self) -> None:
+        for fd, (sock, _, _) in self._listeners.items():
+            self._epoll.unregister(fd)
+            sock.close()
+        self._listeners.clear()
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\0")
+        except OSError:  # full: the loop will look anyway; closed: there is no loop any more
+            pass
+
+    def _close(self) -> None:
+        self._stop_listening()
+        for conn in [*self._connections.values(), *self._ending]:
+            conn.close()
+            if conn.ended:
+                conn.finish()
+        self._connections.clear()
+        self._epoll.close()
+        os.close(self._wake_read)
+        write, self._wake_write = self._wake_write, -1
+        os.close(write)

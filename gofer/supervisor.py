@@ -1,0 +1,132 @@
+"""The process that was started, once the server runs confined as its child: it passes signals on, waits, and tidies up.
+
+Nothing a client sends reaches it. It keeps stdin, stdout, stderr and the fds its `Charge` names, and closes all others: a
+socket handed to the server must not stay open here, its hang-up tells the client that the server is gone.
+
+The two die together. When the server ends, the supervisor tidies up what the server no longer has a name for (the socket
+file), and ends as it did: with its exit status, or by its signal. When the supervisor is killed, the kernel kills the
+server (PR_SET_PDEATHSIG). The kernel forgets that wish when the thread switches its user, as ConnectWithCreds does; for
+that case the server's end of a pipe is set to send it SIGTERM at the other end's hang-up.
+
+The server has a session of its own: a terminal's Ctrl-C reaches the supervisor, which passes it on, once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+from _signal import (
+    SIG_BLOCK, SIG_DFL, SIG_SETMASK, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSYS, SIGTERM, SIGUSR1, SIGUSR2,
+    pthread_sigmask, signal, sigwait,
+)  # fmt: skip
+from ctypes import c_int, c_ulong
+
+from gofer.sys import libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, NoReturn, Sequence
+
+_WAITED_FOR = frozenset((SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2))
+_F_SETSIG = 10
+_PR_SET_PDEATHSIG = 1
+
+
+class Charge:
+    """What the supervisor sees to, besides the server. To be overridden where there is something.
+
+    keep: fds it needs for that. processes: pids it may have to signal.
+    """
+
+    keep: Sequence[int] = ()
+    processes: Sequence[int] = ()
+
+    def on_signal(self, number: int) -> bool:
+        """A signal has come, SIGCHLD among them; returns whether the server is to be left alone with it."""
+        return False
+
+    def finished(self) -> bool:
+        """Whether the server is to be stopped, because what it was started for is over."""
+        return False
+
+    def tidy(self, status: int) -> int:
+        """The server has ended with this exit status; returns the one to end with."""
+        return status
+
+
+def fork(charge: Charge, confine: Callable[[int], None]) -> None:
+    """Go on as the child; the caller's process becomes the supervisor and never returns.
+
+    confine(pid of the child): called in the supervisor when it has closed what is not its own.
+    """
+    before = pthread_sigmask(SIG_BLOCK, _WAITED_FOR)
+    hangup, lifeline = os.pipe2(os.O_CLOEXEC)
+    server = os.fork()
+    if server:
+        _supervise(server, charge, confine, lifeline)
+    os.close(lifeline)
+    os.setsid()
+    _tie(hangup)
+    pthread_sigmask(SIG_SETMASK, before)
+
+
+def _tie(hangup: int) -> None:
+    """Let this process end with its parent, the only one that has the other end of the pipe `hangup`."""
+    libc["prctl"](c_int(_PR_SET_PDEATHSIG), c_ulong(SIGKILL))
+    fcntl.fcntl(hangup, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(hangup, _F_SETSIG, SIGTERM)
+    fcntl.fcntl(hangup, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(hangup, 0)
+    if poll.poll(0):  # gone already, before the kernel was told
+        os._exit(1)
+
+
+def _supervise(server: int, charge: Charge, confine: Callable[[int], None], lifeline: int) -> NoReturn:
+    status = 1
+    try:
+        signal(SIGCHLD, SIG_DFL)  # were it ignored, the kernel would not keep the status
+        _close_all_but({0, 1, 2, lifeline, *charge.keep})
+        confine(server)
+        status = _wait(server, charge)
+    except BaseException as error:
+        os.write(2, f"gofer: the supervisor failed: {type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def _wait(server: int, charge: Charge) -> int:
+    """Until the server has ended; returns the exit status, or dies of the signal it died of."""
+    stopping = False
+    while True:
+        ended, status = os.waitpid(server, os.WNOHANG)
+        if ended:
+            break
+        if charge.finished() and not stopping:
+            stopping = True
+            os.kill(server, SIGTERM)
+        number = sigwait(_WAITED_FOR)
+        if not charge.on_signal(number) and number != SIGCHLD:
+            os.kill(server, number)
+    if not os.WIFSIGNALED(status):
+        return charge.tidy(os.WEXITSTATUS(status))
+    number = os.WTERMSIG(status)
+    if number == SIGSYS:
+        os.write(2, b"gofer: the server made a system call that its filter forbids, and was killed: please report it; "
+                    b"--seccomp=log would let it pass, and the kernel's log name it\n")  # fmt: skip
+    charge.tidy(128 + number)
+    signal(number, SIG_DFL) if number != SIGKILL else None
+    pthread_sigmask(SIG_SETMASK, ())
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+def _close_all_but(keep: set[int]) -> None:
+    """Every fd there can be: the limit may have been lowered since one was opened, so /proc is asked."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:  # the listing's own
+                pass
