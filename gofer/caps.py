@@ -65,7 +65,7 @@ def effective_set() -> frozenset[int]:
 
 
 def describe(held: frozenset[int]) -> str:
-    """"chown,fowner", or "none"."""
+    """ "chown,fowner", or "none"."""
     return ",".join(NAMES.get(number, str(number)) for number in sorted(held)) or "none"
 
 
