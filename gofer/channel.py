@@ -80,7 +80,14 @@ class Channel:
     """
 
     def __init__(
-        self, windows: Windows, index: int, fd_socket: socket, comm: Communicator, log: Log, client: int, on_end: Callable[[], None]
+        self,
+        windows: Windows,
+        index: int,
+        fd_socket: socket,
+        comm: Communicator,
+        log: Log,
+        client: int,
+        on_end: Callable[[], None],
     ) -> None:
         self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
         self.ended = False
@@ -156,9 +163,9 @@ class Channel:
             state, data_len, mid, _ = read(view)
             if state != _SERVER or self._closing:
                 self._serving = False
-                if state == _CLIENT and not self._closing:
-                    continue
-                return
+                if state != _CLIENT or self._closing:
+                    return
+                continue
             try:
                 if not _RPC_HEAD <= data_len <= most:
                     raise OSError(EIO, "data_len beyond the window")
@@ -172,7 +179,7 @@ class Channel:
             hand_over()
             self._serving = False
             if self._closing:
-                return
+                return  # type: ignore[unreachable]  # another thread has set it since the check above
 
     def _donate(self) -> int:
         """Send what the handler donates, one message each; returns how many went. A client that does not take them loses them."""

@@ -14,7 +14,8 @@ from gofer import Failure, __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Sequence
+    from collections.abc import Sequence
+    from typing import Any
 
 FAILED = 1
 
@@ -45,23 +46,77 @@ _LEVELS = ("debug", "info", "warning", "error", "off")
 # name: keyword arguments of argparse's add_argument; the same words drive _quick.
 _SERVE: dict[str, dict[str, Any]] = {
     "--socket": {"metavar": "PATH", "help": "listen here (default: gofer-PID.sock in $XDG_RUNTIME_DIR or /run)"},
-    "--fd": {"type": count, "action": "append", "metavar": "N", "help": "serve the connected socket with this number, inherited; repeatable"},
-    "--mode": {"type": octal_mode, "default": 0o600, "metavar": "OCTAL", "help": "permissions of the socket file (default: 0600)"},
+    "--fd": {
+        "type": count,
+        "action": "append",
+        "metavar": "N",
+        "help": "serve the connected socket with this number, inherited; repeatable",
+    },
+    "--mode": {
+        "type": octal_mode,
+        "default": 0o600,
+        "metavar": "OCTAL",
+        "help": "permissions of the socket file (default: 0600)",
+    },
     "--group": {"metavar": "GROUP", "help": "group of the socket file, by name or number"},
-    "--allow-uid": {"type": count, "action": "append", "metavar": "UID", "help": "user that may connect; repeatable (default: your own and root)"},
+    "--allow-uid": {
+        "type": count,
+        "action": "append",
+        "metavar": "UID",
+        "help": "user that may connect; repeatable (default: your own and root)",
+    },
     "--read-only": {"action": "store_true", "help": "refuse every change with EROFS"},
-    "--host-uds": {"choices": ("none", "open", "create", "all"), "default": "none", "help": "Unix sockets of the host: connect to them (open), make them (create), both (all)"},
+    "--host-uds": {
+        "choices": ("none", "open", "create", "all"),
+        "default": "none",
+        "help": "Unix sockets of the host: connect to them (open), make them (create), both (all)",
+    },
     "--host-fifo": {"choices": ("none", "open"), "default": "none", "help": "FIFOs of the host: may be opened"},
-    "--char-devices": {"choices": ("none", "open"), "default": "none", "help": "character devices of the host: may be opened"},
-    "--xattrs": {"choices": ("user", "all", "none"), "default": "user", "help": "extended attributes: all but security.* and trusted.* (user), all, none"},
-    "--donate": {"choices": ("yes", "no"), "default": "yes", "help": "hand open regular files to the client as file descriptors, for speed"},
-    "--channels": {"type": count, "metavar": "N", "help": "shared-memory channels a client may have; 0: none (default: as many as CPUs, 2 to 4)"},
-    "--max-connections": {"type": positive_number, "default": 64, "metavar": "N", "help": "clients at once (default: 64)"},
-    "--fd-limit": {"type": positive_number, "metavar": "N", "help": "RLIMIT_NOFILE of the server (default: as high as it may)"},
+    "--char-devices": {
+        "choices": ("none", "open"),
+        "default": "none",
+        "help": "character devices of the host: may be opened",
+    },
+    "--xattrs": {
+        "choices": ("user", "all", "none"),
+        "default": "user",
+        "help": "extended attributes: all but security.* and trusted.* (user), all, none",
+    },
+    "--donate": {
+        "choices": ("yes", "no"),
+        "default": "yes",
+        "help": "hand open regular files to the client as file descriptors, for speed",
+    },
+    "--channels": {
+        "type": count,
+        "metavar": "N",
+        "help": "shared-memory channels a client may have; 0: none (default: as many as CPUs, 2 to 4)",
+    },
+    "--max-connections": {
+        "type": positive_number,
+        "default": 64,
+        "metavar": "N",
+        "help": "clients at once (default: 64)",
+    },
+    "--fd-limit": {
+        "type": positive_number,
+        "metavar": "N",
+        "help": "RLIMIT_NOFILE of the server (default: as high as it may)",
+    },
+    "--jail": {
+        "choices": ("auto", "require", "off"),
+        "default": "auto",
+        "help": "confine the server as far as this host can (auto), or else not serve (require); see SECURITY.md",
+    },
+    "--seccomp": {
+        "choices": ("kill", "errno", "log", "off"),
+        "default": "kill",
+        "help": "what a system call gets that the server has no use for (default: kill)",
+    },
     "--log-level": {"choices": _LEVELS, "default": "info", "help": "default: info"},
     "--log-format": {"choices": ("text", "json"), "default": "text", "help": "default: text"},
     "--quiet": {"action": "store_true", "help": "no lines at start and end; warnings and errors only"},
-}  # fmt: skip
+}
 
 
 def main(argv: Sequence[str], prog: str = "gofer") -> int:
@@ -165,7 +220,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Serve a directory to a sandbox over LISAFS (gVisor's file protocol), and look at what is served.",
-        epilog="Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage. `gofer COMMAND --help` tells more.",
+        epilog="Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage. "
+        "`%(prog)s COMMAND --help` tells more.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"gofer {__version__}")
@@ -180,10 +236,10 @@ def _add_serve(commands: Any) -> None:
         "serve",
         help="serve a directory or file",
         usage="%(prog)s PATH [options] [-- COMMAND ...]",
-        description="Serve PATH, a directory or a regular file, over a Unix socket. With `-- COMMAND`, run COMMAND with GOFER_SOCKET "
-        "in its environment, and stop with its exit status when it ends. SIGTERM and SIGINT end the server cleanly.",
-        epilog="Examples: `gofer serve /srv/data --read-only`; `gofer serve . -- gofer ls`. "
-        "Sockets passed by systemd (LISTEN_FDS) are served as well. Every change by a client is made with the server's own rights.",
+        description="Serve PATH, a directory or a regular file, over a Unix socket. With `-- COMMAND`, run COMMAND with "
+        "GOFER_SOCKET in its environment, and stop with its exit status when it ends. SIGTERM and SIGINT end the server cleanly.",
+        epilog="Examples: `gofer serve /srv/data --read-only`; `gofer serve . -- gofer ls`. Sockets passed by systemd "
+        "(LISTEN_FDS) are served as well. Every change by a client is made with the server's own rights.",
         allow_abbrev=False,
     )
     serve.add_argument("path", metavar="PATH", help="what to serve")
@@ -192,7 +248,16 @@ def _add_serve(commands: Any) -> None:
 
 
 def _add_looks(commands: Any) -> None:
-    for name, what in (("ls", "list a directory"), ("cat", "print a file"), ("stat", "show a file's attributes")):
-        look = commands.add_parser(name, help=f"{what} that is served", description=f"{what.capitalize()} that a gofer serves.", allow_abbrev=False)
+    for name, what in (
+        ("ls", "list a directory"),
+        ("cat", "print a file"),
+        ("stat", "show a file's attributes"),
+    ):
+        look = commands.add_parser(
+            name,
+            help=f"{what} that is served",
+            description=f"{what.capitalize()} that a gofer serves.",
+            allow_abbrev=False,
+        )
         look.add_argument("socket", metavar="SOCKET", nargs="?", help="the server's socket (default: $GOFER_SOCKET)")
         look.add_argument("path", metavar="PATH", nargs="?", default="/", help="inside what is served (default: /)")

@@ -17,32 +17,77 @@ import mmap
 import os
 import socket
 import struct
-from collections import namedtuple
 from ctypes import addressof, c_char, c_int, c_long, c_ulong, c_void_p
+from typing import NamedTuple
 
 from gofer import sys, wire
 from gofer.wire import ERROR, MAX_MESSAGE_SIZE, NO_ID, STATX_SIZE, take_str
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from typing import Any
 
-# One struct statx as it comes (statx(2)); times are (seconds, nanoseconds), devices (major, minor).
-Stat = namedtuple(
-    "Stat", "mask blksize attributes nlink uid gid mode ino size blocks attributes_mask atime btime ctime mtime rdev dev"
-)
-Inode = namedtuple("Inode", "fd stat")
-Dirent = namedtuple("Dirent", "ino dev off type name")
-StatFS = namedtuple("StatFS", wire.FStatFSResp.fields)
+
+class Stat(NamedTuple):
+    """struct statx (statx(2)); times are (seconds, nanoseconds), devices (major, minor)."""
+
+    mask: int
+    blksize: int
+    attributes: int
+    nlink: int
+    uid: int
+    gid: int
+    mode: int
+    ino: int
+    size: int
+    blocks: int
+    attributes_mask: int
+    atime: tuple[int, int]
+    btime: tuple[int, int]
+    ctime: tuple[int, int]
+    mtime: tuple[int, int]
+    rdev: tuple[int, int]
+    dev: tuple[int, int]
+
+
+class Inode(NamedTuple):
+    """fd: the control FD."""
+
+    fd: int
+    stat: Stat
+
+
+class Dirent(NamedTuple):
+    """dev: (major, minor); off: where the next entry begins; type: DT_* (readdir(3))."""
+
+    ino: int
+    dev: tuple[int, int]
+    off: int
+    type: int
+    name: bytes
+
+
+class StatFS(NamedTuple):
+    """statfs(2)."""
+
+    type: int
+    bsize: int
+    blocks: int
+    bfree: int
+    bavail: int
+    files: int
+    ffree: int
+    namelen: int
+
 
 _STATX = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII")
 _MOST_FDS = 8
 
 
 def _stat(raw: Any) -> Stat:
-    v = _STATX.unpack(raw)
-    times = tuple(zip(v[11:19:2], v[12:19:2]))
-    return Stat(*v[:11], *times, v[19:21], v[21:23])
+    v: tuple[Any, ...] = _STATX.unpack(raw)
+    return Stat._make((*v[:11], *zip(v[11:19:2], v[12:19:2]), v[19:21], v[21:23]))
 
 
 class SocketTransport:
@@ -286,7 +331,14 @@ class Client:
         return self._inode(wire.MKDIRAT, wire.MkdirAtReq.bytes(fd, uid, gid, mode) + _str(name))
 
     def mknodat(
-        self, fd: int, name: bytes, mode: int, uid: int = NO_ID, gid: int = NO_ID, minor: int = 0, major: int = 0
+        self,
+        fd: int,
+        name: bytes,
+        mode: int,
+        uid: int = NO_ID,
+        gid: int = NO_ID,
+        minor: int = 0,
+        major: int = 0,
     ) -> Inode:
         return self._inode(wire.MKNODAT, wire.MknodAtReq.bytes(fd, uid, gid, mode, minor, major) + _str(name))
 

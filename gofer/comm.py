@@ -18,11 +18,12 @@ from gofer.wire import MAX_MESSAGE_SIZE, Inode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any, Union
 
     from gofer.fds import BoundSocketFD, FDTable
 
-    Donation = HostFD | BoundSocketFD
+    Donation = Union[HostFD, BoundSocketFD]
 
 STATX_MASK = STATX_BASIC_STATS | STATX_BTIME
 SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longer than a u16 can say
@@ -32,7 +33,16 @@ _MODE_INDEX = Statx.stx_mode.offset // 2
 class Options:
     """How an export is served; each is an option of `gofer serve` of the same name."""
 
-    __slots__ = ("read_only", "host_uds", "host_fifo", "char_devices", "xattrs", "donate", "donate_root", "channels")
+    __slots__ = (
+        "read_only",
+        "host_uds",
+        "host_fifo",
+        "char_devices",
+        "xattrs",
+        "donate",
+        "donate_root",
+        "channels",
+    )
 
     def __init__(
         self, *, read_only: bool = False, host_uds: str = "none", host_fifo: str = "none", char_devices: str = "none",
@@ -80,10 +90,20 @@ class Communicator:
     )  # fmt: skip
 
     def __init__(
-        self, table: FDTable, export: Export, may_block: bool, warn: Callable[[str], None], make_channel: Callable[..., Any]
+        self,
+        table: FDTable,
+        export: Export,
+        may_block: bool,
+        warn: Callable[[str], None],
+        make_channel: Callable[..., Any],
     ) -> None:
         self.table = table
-        self.control, self.opened, self.bound, self.next_id = table.control, table.opened, table.bound, table.next_id
+        self.control, self.opened, self.bound, self.next_id = (
+            table.control,
+            table.opened,
+            table.bound,
+            table.next_id,
+        )
         self.export = export
         self.options = export.options
         self.read_only = export.options.read_only

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["HANDLERS", "refuse", "serve"]
 
 
-def serve(comm: Communicator, mid: int, request: memoryview, reply: memoryview, log: Log, client: int) -> tuple[int, int]:
+def serve(
+    comm: Communicator, mid: int, request: memoryview, reply: memoryview, log: Log, client: int
+) -> tuple[int, int]:
     """Serve one request; returns the reply's message id and size. No Exception leaves it.
 
     client: the connection's number in the logs.

@@ -126,10 +126,10 @@ class FDMap(dict):  # type: ignore[type-arg]
 class FDTable:
     """The FDs of one connection: three kinds in one id space. Ids count up from 1 and are never reused."""
 
-    __slots__ = ("control", "opened", "bound", "next_id")
+    __slots__ = ("control", "opened", "bound", "next_id", "_maps")
 
     def __init__(self) -> None:
-        maps = FDMap(), FDMap(), FDMap()
+        self._maps = maps = FDMap(), FDMap(), FDMap()
         for each in maps:
             each.others = tuple(other for other in maps if other is not each)
         self.control: ControlMap = maps[0]
@@ -147,9 +147,9 @@ class FDTable:
         return len(self.control) + len(self.opened) + len(self.bound)
 
     def clear(self) -> None:
-        for each in (self.control, self.opened, self.bound):
+        for each in self._maps:
             each.clear()
-            each.others = ()  # type: ignore[attr-defined]  # the maps know each other: untie the cycle
+            each.others = ()  # the maps know each other: untie the cycle
 
 
 def admit(host: int, table: FDTable) -> None:

@@ -25,7 +25,9 @@ def run(options: Any) -> int:
     try:
         client = Client.connect(socket_path)
     except OSError as e:
-        raise Failure(f"cannot connect to {socket_path}: {e.strerror or e}; is the server running (gofer serve)?") from None
+        raise Failure(
+            f"cannot connect to {socket_path}: {e.strerror or e}; is the server running (gofer serve)?"
+        ) from None
     with client:
         try:
             _LOOKS[options.subcommand](client, path)

@@ -8,89 +8,141 @@ from __future__ import annotations
 import gc
 import os
 import stat
-from _signal import SIG_DFL, SIGCHLD, SIGHUP, SIGINT, SIGTERM, set_wakeup_fd, signal
+from _signal import SIG_DFL, SIGCHLD, SIGHUP, SIGINT, SIGTERM, set_wakeup_fd, signal  # type: ignore[import-not-found]  # `signal` adds enums: 2 ms
 from _socket import AF_UNIX, SO_ACCEPTCONN, SOCK_STREAM, SOL_SOCKET, socket
 from errno import EADDRINUSE, ECONNREFUSED, ENOENT
 
-from gofer import Failure, __version__, fds
+from gofer import Failure, __version__, fds, jail
 from gofer.connection import Export, Options
 from gofer.log import Log
 from gofer.server import Server
+from gofer.supervisor import Charge
+from gofer.sys import O_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from typing import Any
+    from typing import Any, Callable
 
 _PATH_MOST = 107  # bytes of a socket's path (unix(7))
 _BACKLOG = 128
+_OVERFLOW_UID = 65534  # what a user namespace shows of users it does not know (user_namespaces(7))
 
 
 def serve(options: Any, prog: str) -> int:
-    """Serve as the command line says; prog: how the user called us. Returns the exit status: 0, or that of the command behind `--`."""
+    """Serve as the command line says; returns the exit status: 0, or that of the command behind `--`.
+
+    prog: how the user called us.
+    """
     log = Log("warning" if options.quiet and options.log_level == "info" else options.log_level, options.log_format)
     root, kind = _open_root(options.path)
     export = Export(root, _export_options(options))
     server = Server(log, max_connections=options.max_connections)
     listening = None
     try:
+        allowed = _allowed(options)
         activated = _activated()
         for number in options.fd or ():
             server.add(_inherited(number), export)
         for sock in activated:
             if sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN):
-                server.listen(sock, export, _allowed(options))
+                server.listen(sock, export, allowed)
             else:
                 server.add(sock, export)
         if options.socket or options.command or not (options.fd or activated):
             listening = _Listening(options)
-            server.listen(listening.socket, export, _allowed(options))
-        _announce(log, options, prog, kind, listening, len(options.fd or ()) + len(activated))
-        return _run(server, options, listening)
+            server.listen(listening.socket, export, allowed)
+        lines = _announcement(options, prog, kind, listening, len(options.fd or ()) + len(activated))
+        policy = jail.Policy(options.jail, options.seccomp, _others_connect(options, bool(activated)))
+
+        def confine(charge: Charge) -> bool:
+            posture = _enter_jail(export, policy, charge)
+            if posture.overflow_is_root and 0 in allowed:
+                allowed.add(_OVERFLOW_UID)
+            for line in (*lines, *posture.lines()):
+                log.info(line)
+            return bool(posture.layers)
+
+        return _run(server, options, listening, confine)
     finally:
         if listening is not None:
             listening.remove()
 
 
-def _run(server: Server, options: Any, listening: _Listening | None) -> int:
-    command = None
-    if options.command:
-        assert listening is not None
-        command = _Command(options.command, listening.path)
+def _run(server: Server, options: Any, listening: _Listening | None, confine: Callable[[Charge], bool]) -> int:
+    charge: Charge = _Charge(listening, options.command)
     os.umask(0)
     fds.pin_proc()
     limit = fds.set_fd_limit(options.fd_limit)
     if options.fd_limit and limit < options.fd_limit:
-        raise Failure(f"--fd-limit {options.fd_limit} is above the hard limit of {limit}: raise that (ulimit -Hn), or ask for less")
+        raise Failure(
+            f"--fd-limit {options.fd_limit} is above the hard limit of {limit}: raise that (ulimit -Hn), or ask for less"
+        )
     stops = 0
 
     def on_signal(number: int, frame: object) -> None:
         nonlocal stops
-        if command is not None and command.on_signal(number):
+        if charge.on_signal(number):
             return
         stops += 1
         if stops > 1:
-            if listening is not None:
-                listening.remove()
-            os._exit(1)
+            os._exit(charge.tidy(1))
         server.stop()
 
     for number in (SIGINT, SIGTERM, SIGHUP):
         signal(number, on_signal)
-    if command is not None:
-        signal(SIGCHLD, lambda number, frame: server.stop() if command.ended() else None)
-        if command.ended():
-            server.stop()
     set_wakeup_fd(server.wake_fd, warn_on_full_buffer=False)
     gc.collect()
     gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
+    if confine(charge):  # from here on this is another process, and the charge is the supervisor's
+        charge = Charge()
+    elif options.command:
+        signal(SIGCHLD, lambda number, frame: server.stop() if charge.finished() else None)
+        if charge.finished():
+            server.stop()
     try:
         server.run()
     finally:
         set_wakeup_fd(-1)
         for number in (SIGINT, SIGTERM, SIGHUP, SIGCHLD):
             signal(number, SIG_DFL)
-    return 0 if command is None else command.status()
+    return charge.tidy(0)
+
+
+def _enter_jail(export: Export, policy: jail.Policy, charge: Charge) -> jail.Posture:
+    try:
+        return jail.enter(export.root.host, export.options, policy, charge)
+    except OSError as e:
+        raise Failure(f"cannot confine the server: {e.strerror}") from None
+
+
+class _Charge(Charge):
+    """The socket file and the command behind `--`: the supervisor's business, or without a jail the server's own."""
+
+    def __init__(self, listening: _Listening | None, words: list[str]) -> None:
+        self._listening = listening
+        self._command = None
+        if words:
+            assert listening is not None
+            self._command = _Command(words, listening.path)
+            self.processes = (self._command.pid,)
+        if listening is not None:
+            self.keep = (listening.directory,)
+
+    def in_server(self) -> None:
+        if self._listening is not None:
+            self._listening.forget()
+
+    def on_signal(self, number: int) -> bool:
+        return self._command is not None and self._command.on_signal(number)
+
+    def finished(self) -> bool:
+        return self._command is not None and self._command.ended()
+
+    def tidy(self, status: int) -> int:
+        if self._listening is not None:
+            self._listening.remove()
+        return status if self._command is None or status else self._command.status()
 
 
 class _Command:
@@ -100,9 +152,15 @@ class _Command:
         import subprocess
 
         try:
-            self._child: subprocess.Popen[bytes] = subprocess.Popen(words, env={**os.environ, "GOFER_SOCKET": socket_path})
+            self._child: subprocess.Popen[bytes] = subprocess.Popen(
+                words, env={**os.environ, "GOFER_SOCKET": socket_path}
+            )
         except OSError as e:
             raise Failure(f"cannot run {words[0]}: {e.strerror}; give a command that exists after --") from None
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
 
     def ended(self) -> bool:
         return self._child.poll() is not None
@@ -111,7 +169,7 @@ class _Command:
         """Whether the signal is the command's business: the terminal sends it Ctrl-C itself, the rest is passed on."""
         if self.ended():
             return False
-        if number != SIGINT:
+        if number not in (SIGINT, SIGCHLD):
             self._child.send_signal(number)
         return True
 
@@ -122,7 +180,7 @@ class _Command:
 
 
 class _Listening:
-    """The socket file of `--socket`."""
+    """The socket file of `--socket`. directory: an O_PATH fd on where it lies, for a process whose root has changed."""
 
     def __init__(self, options: Any) -> None:
         self.path = options.socket or _default_path()
@@ -134,10 +192,14 @@ class _Listening:
         try:
             self.socket.bind(self.path)
         except OSError as e:
-            raise Failure(f"cannot make the socket {self.path}: {e.strerror}; give a --socket in a directory you can write to") from None
+            raise Failure(
+                f"cannot make the socket {self.path}: {e.strerror}; give a --socket in a directory you can write to"
+            ) from None
         finally:
             os.umask(before)
-        self._identity = _identity(self.path)
+        head, self._name = os.path.split(self.path)
+        self.directory = os.open(head or ".", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._identity = self._identify()
         try:
             if options.group is not None:
                 os.chown(self.path, -1, _group_id(options.group))
@@ -147,17 +209,24 @@ class _Listening:
             raise
 
     def remove(self) -> None:
-        """Remove the socket file, unless another has taken its place."""
+        """Remove the socket file, unless another has taken its place. Idempotent."""
+        if self.directory < 0:
+            return
         try:
-            if _identity(self.path) == self._identity:
-                os.unlink(self.path)
+            if self._identify() == self._identity:
+                os.unlink(self._name, dir_fd=self.directory)
         except OSError:
             pass
+        self.forget()
 
+    def forget(self) -> None:
+        """It is another process's from now on."""
+        os.close(self.directory)
+        self.directory = -1
 
-def _identity(path: str) -> tuple[int, int]:
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino
+    def _identify(self) -> tuple[int, int]:
+        found = os.stat(self._name, dir_fd=self.directory, follow_symlinks=False)
+        return found.st_dev, found.st_ino
 
 
 def _default_path() -> str:
@@ -185,13 +254,17 @@ def _clear_stale(path: str) -> None:
         if e.errno != ECONNREFUSED:
             raise Failure(f"{path} is a socket that cannot be tried: {e.strerror}; give another --socket") from None
     else:
-        raise Failure(f"{path} is in use: {os.strerror(EADDRINUSE).lower()}; another server listens there, give another --socket")
+        raise Failure(
+            f"{path} is in use: {os.strerror(EADDRINUSE).lower()}; another server listens there, give another --socket"
+        )
     finally:
         probe.close()
     try:
         os.unlink(path)
     except OSError as e:
-        raise Failure(f"cannot replace the stale socket {path}: {e.strerror}; remove it, or give another --socket") from None
+        raise Failure(
+            f"cannot replace the stale socket {path}: {e.strerror}; remove it, or give another --socket"
+        ) from None
 
 
 def _group_id(group: str) -> int:
@@ -210,7 +283,9 @@ def _open_root(path: str) -> tuple[int, str]:
     try:
         root = os.open(path, fds.O_PATH_FLAGS & ~os.O_NOFOLLOW)
     except OSError as e:
-        raise Failure(f"cannot serve {path}: {e.strerror}; give a directory or file that exists and you may reach") from None
+        raise Failure(
+            f"cannot serve {path}: {e.strerror}; give a directory or file that exists and you may reach"
+        ) from None
     mode = os.stat(f"/proc/self/fd/{root}").st_mode
     if stat.S_ISDIR(mode):
         return root, "directory"
@@ -227,8 +302,14 @@ def _export_options(options: Any) -> Options:
     )  # fmt: skip
 
 
-def _allowed(options: Any) -> frozenset[int]:
-    return frozenset(options.allow_uid or (0, os.getuid()))
+def _allowed(options: Any) -> set[int]:
+    return set(options.allow_uid or (0, os.getuid()))
+
+
+def _others_connect(options: Any, activated: bool) -> bool:
+    """Whether others than this user and root may get as far as to be asked for their user id."""
+    others = set(options.allow_uid or ()) - {0, os.getuid()}
+    return bool(others) or options.group is not None or bool(options.mode & 0o077) or activated
 
 
 def _inherited(number: int) -> socket:
@@ -240,7 +321,9 @@ def _inherited(number: int) -> socket:
             raise Failure(f"fd {number} is not a Unix stream socket; --fd takes the number of a connected one")
         sock.getpeername()
     except OSError as e:
-        raise Failure(f"fd {number} cannot be served: {e.strerror}; --fd takes the number of a connected socket, inherited") from None
+        raise Failure(
+            f"fd {number} cannot be served: {e.strerror}; --fd takes the number of a connected socket, inherited"
+        ) from None
     os.set_inheritable(number, False)
     return sock
 
@@ -256,21 +339,28 @@ def _activated() -> list[socket]:
         try:
             sock = socket(fileno=number)
         except OSError as e:
-            raise Failure(f"LISTEN_FDS names fd {number}, which is no socket: {e.strerror}; check the .socket unit") from None
+            raise Failure(
+                f"LISTEN_FDS names fd {number}, which is no socket: {e.strerror}; check the .socket unit"
+            ) from None
         if sock.family != AF_UNIX or sock.type != SOCK_STREAM:
-            raise Failure(f"LISTEN_FDS names fd {number}, which is not a Unix stream socket; use ListenStream=/path in the .socket unit")
+            raise Failure(
+                f"LISTEN_FDS names fd {number}, which is not a Unix stream socket; use ListenStream=/path in the .socket unit"
+            )
         os.set_inheritable(number, False)
         sockets.append(sock)
     return sockets
 
 
-def _announce(log: Log, options: Any, prog: str, kind: str, listening: _Listening | None, inherited: int) -> None:
+def _announcement(options: Any, prog: str, kind: str, listening: _Listening | None, inherited: int) -> list[str]:
     where = [listening.path] if listening else []
     if inherited:
         where.append(f"{inherited} inherited socket{'s' * (inherited > 1)}")
     access = "read-only" if options.read_only else "read-write"
-    log.info(f"{__version__} serves the {kind} {os.path.abspath(options.path)} {access} on {' and '.join(where)}")
     uds, fifo, devices = options.host_uds, options.host_fifo, options.char_devices
-    log.info(f"host sockets {uds}, FIFOs {fifo}, char devices {devices}, xattrs {options.xattrs}, fd donation {options.donate}")
+    lines = [
+        f"{__version__} serves the {kind} {os.path.abspath(options.path)} {access} on {' and '.join(where)}",
+        f"host sockets {uds}, FIFOs {fifo}, char devices {devices}, xattrs {options.xattrs}, fd donation {options.donate}",
+    ]
     if listening:
-        log.info(f"look at it with: {prog} ls {listening.path}")
+        lines.append(f"look at it with: {prog} ls {listening.path}")
+    return lines

@@ -27,7 +27,7 @@ from gofer.connection import Connection, Export, Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Container
+    from collections.abc import Container
 
     from gofer.log import Log
 

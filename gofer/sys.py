@@ -20,7 +20,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_char_p, c_int, c_int64, c_long, c_size_t, c_ssize_t, c_uint, c_uint32, c_ulong, c_void_p, get_errno
+from ctypes import (
+    c_char_p,
+    c_int,
+    c_int64,
+    c_long,
+    c_size_t,
+    c_ssize_t,
+    c_uint,
+    c_uint32,
+    c_ulong,
+    c_void_p,
+    get_errno,
+)
 
 TYPE_CHECKING = False  # importing `typing` costs 5 ms of start-up: only the type checker does
 if TYPE_CHECKING:
@@ -92,7 +104,8 @@ def _hot(name: str, restype: Any = c_int) -> Callable[..., int]:
     function, first = _function(name)
     if not first:
         function.restype = restype
-        return function  # type: ignore[no-any-return]
+        hot: Callable[..., int] = function
+        return hot
     return lambda *args: function(*first, *args)  # type: ignore[no-any-return]
 
 
@@ -359,7 +372,7 @@ class FDSender:
     def send(self, sock: int, address: int | None, size: int, fds: tuple[int, ...], flags: int) -> int:
         """Send size bytes at address with fds on their first byte; returns the bytes sent."""
         header = ctypes.sizeof(Cmsghdr)
-        self._fds[: len(fds)] = fds
+        self._fds[: len(fds)] = list(fds)
         self._cmsg.cmsg_len = header + 4 * len(fds)
         self._msg.msg_controllen = header + (4 * len(fds) + 7 & ~7)
         self._iovec.iov_base, self._iovec.iov_len = address, size

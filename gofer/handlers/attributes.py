@@ -94,7 +94,7 @@ def _chmod(node: ControlFD, mode: int) -> None:
 
 
 def _set_times(node: ControlFD, mask: int, times: list[int]) -> None:
-    spec = (sys.Timespec * 2)((times[0], times[1]), (times[2], times[3]))
+    spec = (sys.Timespec * 2)(sys.Timespec(*times[:2]), sys.Timespec(*times[2:]))
     if not mask & STATX_ATIME:
         spec[0].tv_nsec = sys.UTIME_OMIT
     if not mask & STATX_MTIME:

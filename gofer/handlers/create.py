@@ -12,7 +12,14 @@ from gofer.comm import check_name, directory
 from gofer.fds import O_PATH_FLAGS, HostFD, OpenFD, admit, open_path, proc_path, reopen
 from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE
 from gofer.wire import (
-    LinkAtReq, MkdirAtReq, MknodAtReq, OpenCreateAtReq, OpenCreateAtResp, SymlinkAtReq, expect_end, take_str,
+    LinkAtReq,
+    MkdirAtReq,
+    MknodAtReq,
+    OpenCreateAtReq,
+    OpenCreateAtResp,
+    SymlinkAtReq,
+    expect_end,
+    take_str,
 )  # fmt: skip
 
 TYPE_CHECKING = False
@@ -31,7 +38,10 @@ def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     parent = directory(comm.control[dir_fd])
     flags &= O_ACCMODE | os.O_TRUNC
     made = sys.openat(
-        parent, name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode & _PERMISSIONS
+        parent,
+        name,
+        flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+        mode & _PERMISSIONS,
     )
     if made < 0:
         sys.raise_errno()
@@ -135,5 +145,3 @@ def _discard(remove: Callable[..., None], name: bytes, parent: int) -> None:
         remove(name, dir_fd=parent)
     except OSError:  # gone already, or the file system no longer takes changes: the first error is the one to tell
         pass
-
-

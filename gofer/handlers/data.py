@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from errno import EBADF, EINVAL, EIO, ENOBUFS
 from os import fsync as _fsync
-from os import preadv, pwrite as _pwrite
+from os import preadv
+from os import pwrite as _pwrite
 
 from gofer import sys
 from gofer.comm import MAX_MESSAGE_SIZE

@@ -27,7 +27,7 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
     root = comm.adopt(reopen(comm.export.root.host, O_PATH_FLAGS & ~os.O_NOFOLLOW))
     fdid = comm.next_id()
-    mids = [mid for mid in range(1, len(HANDLERS))]
+    mids = range(1, len(HANDLERS))
     MountResp.pack(reply, 0, fdid, comm.statx_bytes, wire.MAX_MESSAGE_SIZE)
     Count.pack(reply, MountResp.size, len(mids))
     at = MountResp.size + Count.size

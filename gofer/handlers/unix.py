@@ -17,7 +17,15 @@ from gofer.attrs import settle
 from gofer.comm import check_name, directory
 from gofer.fds import BoundSocketFD, HostFD, admit, open_path, proc_path
 from gofer.wire import (
-    AcceptReq, BindAtReq, BindAtResp, ConnectReq, ConnectWithCredsReq, ListenReq, expect_end, pack_str, take_str,
+    AcceptReq,
+    BindAtReq,
+    BindAtResp,
+    ConnectReq,
+    ConnectWithCredsReq,
+    ListenReq,
+    expect_end,
+    pack_str,
+    take_str,
 )  # fmt: skip
 
 TYPE_CHECKING = False
@@ -162,7 +170,7 @@ def listen(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 def accept(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """EAGAIN where nobody waits. The peer's address stays empty: it would tell a path of the host."""
     (bound_id,) = AcceptReq.unpack(req)
-    host, _ = comm.bound[bound_id].socket._accept()
+    host, _ = comm.bound[bound_id].socket._accept()  # type: ignore[attr-defined]  # accept4(2) with CLOEXEC
     comm.donated.append(HostFD(host))
     os.set_blocking(host, False)
     return pack_str(reply, 0, b"")

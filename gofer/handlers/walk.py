@@ -9,7 +9,16 @@ from gofer.comm import MAX_MESSAGE_SIZE, check_name, directory
 from gofer.fds import O_PATH_FLAGS
 from gofer.sys import get_errno, openat, raise_errno
 from gofer.wire import (
-    STATX_SIZE, WALK_MISSING, WALK_SUCCESS, WALK_SYMLINK, Count, Inode, Statx, WalkReq, WalkResp, take_strs,
+    STATX_SIZE,
+    WALK_MISSING,
+    WALK_SUCCESS,
+    WALK_SYMLINK,
+    Count,
+    Inode,
+    Statx,
+    WalkReq,
+    WalkResp,
+    take_strs,
 )  # fmt: skip
 
 TYPE_CHECKING = False

@@ -9,7 +9,14 @@ from gofer import sys
 from gofer.comm import SCRATCH_SIZE
 from gofer.fds import proc_path
 from gofer.wire import (
-    Count, FGetXattrReq, FListXattrReq, FRemoveXattrReq, FSetXattrReq, expect_end, pack_str, take_str,
+    Count,
+    FGetXattrReq,
+    FListXattrReq,
+    FRemoveXattrReq,
+    FSetXattrReq,
+    expect_end,
+    pack_str,
+    take_str,
 )  # fmt: skip
 
 TYPE_CHECKING = False
