@@ -71,7 +71,7 @@ class Peer:
     def read(self, mid: int, payload: bytes) -> Reader:
         return Reader(self.call(mid, payload).payload)
 
-    def close_peer(self) -> None:
+    def disconnect(self) -> None:
         for channel in self.channels:
             channel.close()
         self.transport.close()
@@ -363,7 +363,7 @@ def over_socket(sock: socket.socket) -> Peer:
     try:
         peer.mount()
     except BaseException:
-        peer.close_peer()
+        peer.disconnect()
         raise
     return peer
 

@@ -122,7 +122,7 @@ class ChannelTransport:
         self.flip()
 
     def flip(self) -> None:
-        """Make the server active and wake it in one call: 0 becomes 1; a shutdown (2) becomes 3, which is seen."""
+        """Make the server active and wake it in one call: 0 becomes 1; a shutdown (2) becomes 3: seen."""
         self._futex(_WAKE_OP, 1, 0, self.address, _OP_OR << 28 | 1 << 12)
 
     def take_back(self) -> bytes:

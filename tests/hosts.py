@@ -1,0 +1,183 @@
+"""Starting the program under test, and looking at it from outside."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from peer import Peer, over_channel, over_socket
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+GOFER = [sys.executable, str(CHECKOUT)]
+PATIENCE = 10.0  # seconds until what ought to happen at once counts as never
+FAULTS = re.compile("Traceback|fault in|channel failed|Exception")
+TRANSPORTS = ("socket", "channel")
+
+
+class Server:
+    """One `gofer serve` process, and the directory or file it serves."""
+
+    def __init__(self, tree: Path, *options: str, wrap: Sequence[str] = (), **popen: Any) -> None:
+        """wrap: a command that execs the rest of its arguments; popen: arguments of subprocess.Popen."""
+        self.tree = tree
+        self.place = Path(tempfile.mkdtemp(prefix="server-"))
+        self.path = self.place / "socket"
+        self.log = self.place / "stderr"
+        argv = [*wrap, *GOFER, "serve", str(tree), "--socket", str(self.path), *options]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **popen)
+        self.pid = self.process.pid
+        try:
+            with over_socket_of(self.connect):
+                pass  # what is made on first use is made now
+            self.threads = 1
+            self.fds = self.settled_fds()
+        except BaseException:
+            self.kill()
+            raise
+
+    def connect(self) -> socket.socket:
+        """A connected socket; waits for the server to come up."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.connect(str(self.path))
+                return sock
+            except (FileNotFoundError, ConnectionRefusedError):
+                sock.close()
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the server did not start: {self.said()}") from None
+                time.sleep(0.002)
+
+    @contextlib.contextmanager
+    def peer(self, transport: str = "socket") -> Iterator[Peer]:
+        """A mounted client over "socket" or "channel"."""
+        with over_socket_of(self.connect) as base:
+            if transport == "socket":
+                yield base
+                return
+            peer = over_channel(base)
+            try:
+                yield peer
+            finally:
+                peer.disconnect()
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def open_fds(self) -> list[str]:
+        """What each fd of the server refers to, sorted."""
+        return open_fds(self.pid)
+
+    def settled_fds(self) -> int:
+        """The number of fds once all clients are gone and their threads have ended."""
+        wait_until(lambda: len(os.listdir(f"/proc/{self.pid}/task")) == 1, "the threads of channels end")
+        return len(self.open_fds())
+
+    def check_idle(self) -> None:
+        """Nothing of any client may be left: no fd, no thread."""
+        wait_until(lambda: self.process.poll() is not None or len(self.open_fds()) <= self.fds, self._leaks)
+        assert self.process.poll() is None, f"the server died ({self.process.returncode}): {self.said()}"
+        wait_until(lambda: len(os.listdir(f"/proc/{self.pid}/task")) == 1, "the threads of channels end")
+        self.check_log()
+
+    def check_log(self) -> None:
+        """Whatever a client sent, the server never met an error it did not foresee."""
+        said = self.said()
+        assert not FAULTS.search(said), said
+
+    def _leaks(self) -> str:
+        return f"the server closes its clients' fds; it has {self.open_fds()}"
+
+    def rss(self) -> int:
+        """Resident memory in KiB."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+        raise AssertionError("the server is gone")
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        """SIGTERM ends it with status 0, and nothing it said is a traceback."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.wait()
+            assert status == 0, f"exit status {status}: {self.said()}"
+            self.check_log()
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.place)
+
+
+@contextlib.contextmanager
+def over_socket_of(connect: Callable[[], socket.socket]) -> Iterator[Peer]:
+    peer = over_socket(connect())
+    try:
+        yield peer
+    finally:
+        peer.disconnect()
+
+
+def run(*argv: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run the program to its end; its output as text."""
+    options.setdefault("stdin", subprocess.DEVNULL)
+    options.setdefault("timeout", 30)
+    return subprocess.run([*GOFER, *argv], capture_output=True, text=True, **options)
+
+
+@contextlib.contextmanager
+def fails(number: int) -> Iterator[None]:
+    """The body fails with this errno and no other."""
+    with pytest.raises(OSError) as caught:
+        yield
+    got = caught.value.errno
+    assert got == number, f"expected {errno.errorcode[number]}, got {errno.errorcode.get(got or 0, caught.value)}"
+
+
+def wait_until(condition: Callable[[], bool], what: Any, patience: float = PATIENCE) -> None:
+    """what: text, or a function that makes it, for the failure: "never happened: <what>"."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"never happened: {what() if callable(what) else what}")
+        time.sleep(0.002)
+
+
+def open_fds(pid: int) -> list[str]:
+    """What each open fd of a process refers to, sorted."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return sorted(found)
+
+
+def empty(directory: Path) -> None:
+    """Remove everything below, and give the directory itself back its first mode and owner."""
+    os.chmod(directory, 0o755)
+    os.chown(directory, os.getuid(), os.getgid())
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)

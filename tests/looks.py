@@ -1,0 +1,47 @@
+"""What the tests compare, and the names that no message may accept."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from codec import Stat
+
+BAD_NAMES = [
+    pytest.param(name, number, id=label)
+    for label, name, number in (
+        ("empty", b"", errno.EINVAL),
+        ("dot", b".", errno.EINVAL),
+        ("dotdot", b"..", errno.EINVAL),
+        ("slash", b"/", errno.EINVAL),
+        ("absolute", b"/etc", errno.EINVAL),
+        ("two", b"a/b", errno.EINVAL),
+        ("up", b"../x", errno.EINVAL),
+        ("trailing-slash", b"a/", errno.EINVAL),
+        ("nul", b"\0", errno.EINVAL),
+        ("inner-nul", b"a\0b", errno.EINVAL),
+        ("dotdot-nul", b"..\0", errno.EINVAL),
+        ("256", b"n" * 256, errno.ENAMETOOLONG),
+        ("65535", b"n" * 65535, errno.ENAMETOOLONG),
+    )
+]
+
+
+def assert_stat_is(stat: Stat, path: Path, atime: bool = False) -> None:
+    """stat is what lstat(path) says now. atime only on request: looking may change it."""
+    host = os.lstat(path)
+    assert stat.ino == host.st_ino
+    assert stat.mode == host.st_mode
+    assert (stat.uid, stat.gid, stat.nlink, stat.size) == (host.st_uid, host.st_gid, host.st_nlink, host.st_size)
+    assert (stat.blocks, stat.blksize) == (host.st_blocks, host.st_blksize)
+    assert stat.dev == (os.major(host.st_dev), os.minor(host.st_dev))
+    assert stat.rdev == (os.major(host.st_rdev), os.minor(host.st_rdev))
+    assert stat.mtime == divmod(host.st_mtime_ns, 10**9)
+    assert stat.ctime == divmod(host.st_ctime_ns, 10**9)
+    assert not atime or stat.atime == divmod(host.st_atime_ns, 10**9)
+    assert stat.mask & 0x7FF == 0x7FF
+    assert not any(stat.pads)
+
+
+def names_in(path: Path) -> list[str]:
+    return sorted(os.listdir(path))

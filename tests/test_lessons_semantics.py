@@ -1,0 +1,269 @@
+"""What a gofer got wrong once: semantics. The docstrings name the fix in gVisor's repository, or the advisory."""
+
+import errno
+import os
+import signal
+import socket
+import stat as modes
+from pathlib import Path
+
+import pytest
+from codec import GID, MODE, NO_ID, SIZE, UID, Mid
+from conftest import Start
+from hosts import Server, fails, wait_until
+from peer import Peer
+
+ALL = pytest.mark.serve("--host-uds", "all")
+
+
+def test_an_unlinked_file_can_be_opened_truncated_and_allocated(peer: Peer, tree: Path) -> None:
+    """1e1d6b2be, de480b58c."""
+    (tree / "file").write_bytes(b"hello")
+    fd = peer.walk_to("file")
+    (tree / "file").unlink()
+    opened = peer.openat(fd, os.O_RDWR).fd
+    assert peer.setstat(fd, SIZE, size=2) == (0, 0)
+    peer.fallocate(opened, 0, 0, 5000)
+    assert peer.fstat(fd).size == 5000
+    assert peer.pread(opened, 0, 3) == b"he\0"
+
+
+def test_two_unset_ids_change_no_owner(peer: Peer, tree: Path) -> None:
+    """84670a4fc: 0xffffffff is -1, not 4294967295; and a chown would have cleared the set-id bits."""
+    (tree / "file").touch()
+    os.chown(tree / "file", 12, 34)
+    os.chmod(tree / "file", 0o4755)
+    fd = peer.walk_to("file")
+    assert peer.setstat(fd, UID | GID, uid=NO_ID, gid=NO_ID) == (0, 0)
+    stat = peer.fstat(fd)
+    assert (stat.uid, stat.gid) == (12, 34)
+    created = peer.mkdirat(peer.root, "dir", uid=NO_ID, gid=NO_ID)
+    assert (created.stat.uid, created.stat.gid) == (os.getuid(), os.getgid())
+
+
+@ALL
+@pytest.mark.parametrize("gid", [NO_ID, 0, 77, 5678])
+def test_in_a_set_group_id_directory_the_asked_for_group_wins_else_the_directorys(peer: Peer, tree: Path, gid: int) -> None:
+    """7bf656f4c, CVE-2022-0358: ids are compared with what the file got, not with the server's own."""
+    (tree / "dir").mkdir()
+    os.chown(tree / "dir", 0, 77)
+    os.chmod(tree / "dir", 0o2777)
+    directory = peer.walk_to("dir")
+    expected = 77 if gid == NO_ID else gid
+    for stat in (
+        peer.opencreateat(directory, "file", gid=gid).inode.stat,
+        peer.mkdirat(directory, "sub", gid=gid).stat,
+        peer.mknodat(directory, "node", gid=gid).stat,
+        peer.symlinkat(directory, "link", "x", gid=gid).stat,
+        peer.bindat(directory, "sock", gid=gid).inode.stat,
+    ):
+        assert stat.gid == expected, oct(stat.mode)
+
+
+def test_the_server_has_no_supplementary_groups(start: Start) -> None:
+    """CVE-2022-0358: kept groups gave rights, and files, of a group nobody asked for."""
+    server = start(extra_groups=[4, 24, 27])
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    (groups,) = (line.split(":")[1].split() for line in status.splitlines() if line.startswith("Groups:"))
+    assert set(groups) <= {str(os.getgid())}
+
+
+@ALL
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_bind_takes_mode_owner_and_every_type_and_the_socket_can_be_chmodded(peer: Peer, kind: int) -> None:
+    """68fd6aba4, f841b2511, 0ec88b757, 6ac829ca1."""
+    created = peer.bindat(peer.root, "sock", kind, mode=modes.S_IFSOCK | 0o712, uid=12, gid=34)
+    stat = created.inode.stat
+    assert (stat.mode, stat.uid, stat.gid) == (modes.S_IFSOCK | 0o712, 12, 34)
+    assert peer.setstat(created.inode.fd, MODE, mode=0o640) == (0, 0)
+    assert peer.fstat(created.inode.fd).mode == modes.S_IFSOCK | 0o640
+
+
+@ALL
+def test_the_two_fds_of_a_bound_socket_are_closed_one_by_one(server: Server) -> None:
+    """ecda53355, 0479a6302: BindAt leaked fds, and shared one host fd between two FDs."""
+    with server.peer() as peer:
+        before = len(server.open_fds())
+        created = peer.bindat(peer.root, "sock")
+        peer.close(created.inode.fd)
+        peer.listen(created.fd)
+        assert peer.walk(peer.root, "sock")[0] == 0
+        peer.close(created.fd)
+        for fd in peer.disown(created.donated):
+            os.close(fd)
+        assert len(server.open_fds()) == before + 1  # what the walk found
+        with fails(errno.EADDRINUSE):
+            peer.bindat(peer.root, "sock")
+        assert len(server.open_fds()) == before + 1
+
+
+def test_a_symlink_is_not_chmodded_nor_is_what_it_points_to(peer: Peer, tree: Path) -> None:
+    """1a02bb22b: EOPNOTSUPP."""
+    (tree / "file").touch()
+    os.chmod(tree / "file", 0o600)
+    os.symlink("file", tree / "link")
+    assert peer.setstat(peer.walk_to("link"), MODE, mode=0o777) == (MODE, errno.EOPNOTSUPP)
+    assert os.stat(tree / "file").st_mode & 0o7777 == 0o600
+
+
+@pytest.mark.serve("--xattrs", "all", "--host-uds", "all")
+def test_xattrs_of_sockets_and_symlinks_are_reached_by_their_o_path_fds(peer: Peer, tree: Path) -> None:
+    """711940335; 6e5b602ee, 81fa2013f: a size of 0 means all; e7b59aa1b, 4e559c2af: security.* by option."""
+    os.symlink("x", tree / "link")
+    for fd in (peer.bindat(peer.root, "sock").inode.fd, peer.walk_to("link")):
+        for name in ("trusted.a", "security.a"):
+            peer.fsetxattr(fd, name, b"value")
+            assert peer.fgetxattr(fd, name, 0) == b"value"
+        assert sorted(peer.flistxattr(fd, 0)) == [b"security.a", b"trusted.a"]
+        peer.fremovexattr(fd, "trusted.a")
+        assert peer.flistxattr(fd) == [b"security.a"]
+
+
+def test_a_hard_link_works_without_capabilities_in_the_first_user_namespace(start: Start, spot: Path) -> None:
+    """acf460d0d (#8688): AT_EMPTY_PATH asks for CAP_DAC_READ_SEARCH there; the magic link does not."""
+    (spot / "file").write_bytes(b"hello")
+    server = start(wrap=("unshare", "--user", "--map-root-user"))
+    with server.peer() as peer:
+        inode = peer.linkat(peer.root, peer.walk_to("file"), "hard")
+        assert inode.stat.nlink == 2 and (spot / "hard").read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize("gone", ["file", "dir"])
+def test_a_listing_survives_its_entries_vanishing(peer: Peer, tree: Path, gone: str) -> None:
+    """567ce6c89: one vanished entry failed a whole Getdents."""
+    for i in range(100):
+        (tree / f"{i}").touch() if gone == "file" else (tree / f"{i}").mkdir()
+    fd = peer.openat(peer.root).fd
+    first = peer.getdents64(fd, -200)
+    for entry in tree.iterdir():
+        entry.unlink() if gone == "file" else entry.rmdir()
+    while peer.getdents64(fd, 200):
+        pass
+    assert 0 < len(first) < 10
+
+
+def test_the_count_of_a_listing_is_bytes(peer: Peer, tree: Path) -> None:
+    """de54e60f5: it was taken as a number of entries."""
+    for i in range(100):
+        (tree / f"{i:03d}").touch()  # 24 bytes in the kernel's form
+    fd = peer.openat(peer.root).fd
+    assert 5 <= len(peer.getdents64(fd, -240)) <= 10
+
+
+@pytest.mark.parametrize("how", ["pwrite", "truncate", "open"])
+@pytest.mark.parametrize("bits", [0o4755, 0o6755])
+def test_set_id_bits_do_not_survive_a_change_of_the_contents(peer: Peer, tree: Path, how: str, bits: int) -> None:
+    """CVE-2021-20263 (virtiofsd): a set-user-id program could be rewritten and stay set-user-id."""
+    (tree / "file").write_bytes(b"program")
+    os.chmod(tree / "file", bits)
+    fd = peer.walk_to("file")
+    if how == "pwrite":
+        peer.pwrite(peer.openat(fd, os.O_WRONLY).fd, 0, b"evil")
+    elif how == "truncate":
+        peer.setstat(fd, SIZE, size=3)
+    else:
+        peer.openat(fd, os.O_WRONLY | os.O_TRUNC)
+    assert peer.fstat(fd).mode & 0o7777 == 0o755
+
+
+@pytest.mark.serve("--xattrs", "all")
+def test_file_capabilities_do_not_survive_a_write(peer: Peer, tree: Path) -> None:
+    """CVE-2021-20263 (virtiofsd)."""
+    (tree / "file").write_bytes(b"program")
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")  # VFS_CAP_REVISION_2, net_bind_service
+    os.setxattr(tree / "file", "security.capability", capability)
+    fd = peer.walk_to("file")
+    assert peer.fgetxattr(fd, "security.capability") == capability
+    peer.pwrite(peer.openat(fd, os.O_WRONLY).fd, 0, b"evil")
+    with fails(errno.ENODATA):
+        peer.fgetxattr(fd, "security.capability")
+
+
+def test_a_failed_walk_keeps_no_host_fd(server: Server) -> None:
+    """ddaa36bde (#5982), 2b0615c76: closed on every path out."""
+    (server.tree / "a/b").mkdir(parents=True)
+    (server.tree / "a/b/file").touch()
+    os.symlink("b", server.tree / "a/link")
+    with server.peer() as peer:
+        before = len(server.open_fds())
+        for _ in range(20):
+            for path in (("a", "b", "file", "x"), ("a", "b", ".."), ("a", "b" * 256), ("a", "b", "\0")):
+                with pytest.raises(OSError):
+                    peer.walk(peer.root, *path)
+            peer.walkstat(peer.root, "a", "b", "file")
+            with fails(errno.EEXIST):
+                peer.opencreateat(peer.root, "a")
+        assert len(server.open_fds()) == before
+
+
+def test_the_log_tells_of_no_payload_even_at_debug(start: Start) -> None:
+    """0c3abacb1, 49d88e92e, 26a5961d4: lengths only."""
+    server = start("--log-level", "debug")
+    with server.peer() as peer:
+        fd = peer.opencreateat(peer.root, "SecretName", mode=0o640).fd
+        peer.pwrite(fd, 0, b"SecretContents")
+        peer.symlinkat(peer.root, "link", "SecretTarget")
+        with fails(errno.EEXIST):
+            peer.mkdirat(peer.root, "SecretName")
+        with fails(errno.ENOENT):
+            peer.unlinkat(peer.root, "SecretOther")
+        with fails(errno.ENODATA):
+            peer.fgetxattr(peer.walk_to("SecretName"), "user.Secret")
+        with fails(errno.EOPNOTSUPP):
+            peer.call(99, b"SecretPayload")
+    said = server.said()
+    assert "Secret" not in said
+    for mid, number in ((Mid.MKDIRAT, "17"), (Mid.UNLINKAT, "2"), (Mid.FGETXATTR, "61")):
+        assert any(mid.name in line.upper() and number in line for line in said.splitlines()), mid.name
+    assert any("99" in line and "95" in line for line in said.splitlines())
+
+
+def test_a_client_learns_of_the_servers_end_as_end_of_file(start: Start) -> None:
+    """54dafa76c: nothing special: the server just goes."""
+    server = start()
+    with server.peer() as peer:
+        server.process.send_signal(signal.SIGKILL)
+        server.wait()
+        with pytest.raises(ConnectionError):
+            peer.fstat(peer.root)
+
+
+def test_close_frees_the_host_fd_at_once(server: Server) -> None:
+    """492ea1a04, 38a3c98a0, 848cd6f0f, e60464fdf: NFS and FUSE need the real close, not a later one."""
+    path = server.tree / "file"
+    path.touch()
+    for transport in ("socket", "channel"):
+        with server.peer(transport) as peer:
+            opened = peer.openat(peer.walk_to("file"), os.O_RDWR)
+            for fd in peer.disown(opened.donated):
+                os.close(fd)
+            assert server.open_fds().count(str(path)) == 2
+            peer.close(opened.fd)
+            assert server.open_fds().count(str(path)) == 1
+
+
+def test_close_on_one_channel_does_not_disturb_a_call_on_another(server: Server) -> None:
+    """e60464fdf and kin: the FD is gone for whoever asks next; the running call keeps the file."""
+    (server.tree / "file").write_bytes(b"x" * (1 << 20))
+    with server.peer() as base:
+        for _ in range(100):
+            opened = base.openat(base.walk_to("file")).fd
+            transport = base.transport
+            del transport
+            base.close(opened)
+            with fails(errno.EBADF):
+                base.pread(opened, 0, 1)
+    wait_until(lambda: len(server.open_fds()) == server.fds, "everything is closed")
+
+
+def test_no_byte_of_the_servers_memory_reaches_a_client(server: Server) -> None:
+    """CVE-2016-9103: pads are zero, and what follows a reply in the window was never written."""
+    (server.tree / "file").touch()
+    with server.peer("channel") as peer:
+        window = peer.transport.window  # type: ignore[union-attr]
+        stat = peer.fstat(peer.root)
+        assert not any(stat.pads)
+        assert not any(window[16 + 4 + 144 :])
+        status, inodes = peer.walk(peer.root, "file")
+        assert not any(inodes[0].stat.pads)
+        assert not any(window[16 + 4 + 3 + 152 :])

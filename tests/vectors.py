@@ -1,0 +1,31 @@
+"""The golden vectors: bytes that gVisor's own Go code produced for known field values."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Vector(NamedTuple):
+    mid: int
+    message: str
+    fields: dict[str, Any]
+    raw: bytes
+
+    @property
+    def is_request(self) -> bool:
+        return self.message.endswith("Req")
+
+
+def _load() -> list[Vector]:
+    rows = json.loads(Path(__file__).with_name("vectors.json").read_text())
+    return [Vector(row["mid"], row["message"], row["fields"], bytes.fromhex(row["hex"])) for row in rows]
+
+
+VECTORS = _load()
+REQUESTS = [vector for vector in VECTORS if vector.is_request]
+BY_NAME = {vector.message: vector for vector in VECTORS}
+
+
+def number(value: Any) -> int:
+    """A field of the file: large numbers are written as hexadecimal text."""
+    return int(value, 16) if isinstance(value, str) else int(value)

@@ -1,0 +1,60 @@
+"""Real witnesses from the kernel: who opened what (inotify), and opens that wait (leases)."""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_EVENT = struct.Struct("iIII")
+IN_OPEN, IN_NONBLOCK = 0x20, 0o4000
+
+
+class Opens:
+    """Counts how often paths are opened, by anybody. An O_PATH open is none: it touches no file, device or FIFO."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.fd = _libc.inotify_init1(IN_NONBLOCK | 0o2000000)
+        assert self.fd >= 0
+        for path in paths:
+            assert _libc.inotify_add_watch(self.fd, os.fsencode(path), IN_OPEN) >= 0, path
+
+    def seen(self) -> int:
+        """How many opens there were since the last call."""
+        try:
+            raw = os.read(self.fd, 65536)
+        except BlockingIOError:
+            return 0
+        count = at = 0
+        while at < len(raw):
+            _, mask, _, name_len = _EVENT.unpack_from(raw, at)
+            at += _EVENT.size + name_len
+            count += bool(mask & IN_OPEN)
+        return count
+
+
+@contextlib.contextmanager
+def opens_of(*paths: Path) -> Iterator[Opens]:
+    opens = Opens(*paths)
+    try:
+        yield opens
+    finally:
+        os.close(opens.fd)
+
+
+@contextlib.contextmanager
+def leased(path: Path) -> Iterator[None]:
+    """Hold a write lease: every other process's open(2) of path waits until the body ends (fcntl(2), F_SETLEASE)."""
+    fd = os.open(path, os.O_RDWR)
+    before = signal.signal(signal.SIGIO, lambda *_: None)  # the kernel asks for the lease back; not yet
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        signal.signal(signal.SIGIO, before)
+        os.close(fd)
