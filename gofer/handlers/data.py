@@ -53,7 +53,7 @@ def pwrite(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def fsync(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """Sync them all, then raise the first error."""
-    first: OSError | None = None
+    first = 0  # not the exception: it would hold this frame, and with it the file, open
     for fdid in take_fdids(req):
         try:
             file = comm.opened[fdid]
@@ -61,9 +61,12 @@ def fsync(comm: Communicator, req: memoryview, reply: memoryview) -> int:
                 _fsync(file.host)
         except OSError as e:
             first = first or e
-    if first:
-        raise first
-    return 0
+    try:
+        if first:
+            raise first
+        return 0
+    finally:
+        del first  # the error's traceback holds this frame: untie the cycle, or the file stays open
 
 
 def fallocate(comm: Communicator, req: memoryview, reply: memoryview) -> int:
