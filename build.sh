@@ -1,18 +1,18 @@
 #!/bin/sh
-# Makes the one-file program: ./build.sh [OUTPUT], dist/gofer unless told otherwise.
+# Makes the one-file program: ./build.sh [OUTPUT [INTERPRETER]], by default dist/gofer and /usr/bin/python3.
 #
 # The file runs straight from inside itself: nothing is unpacked or written, neither HOME nor any SHIV_* or PYTHON*
 # variable has an effect, and no package of the machine is imported (python3 -IS). It holds the modules compiled for every
 # CPython from 3.9 found here (onefile/pythons.py), and their source for other versions. Two builds of one commit with the
 # same CPythons are byte-identical.
 #
-#   PYTHON=/usr/local/bin/python3   the interpreter in its #! line; default /usr/bin/python3. An absolute path, so that
-#                                   PATH does not decide what root runs. `python3 -IS FILE` works wherever python3 is.
-#   SHIV=PYTHON                     an interpreter that has shiv; default: one in .venv-build, made and kept here.
-#   SOURCE_DATE_EPOCH=SECONDS       time stamp of what is in the file; default: the commit's.
+# INTERPRETER stands in the #! line. It is an absolute path so that PATH does not decide what root runs; wherever
+# python3 is, `python3 -IS FILE` works as well. In the environment:
+#   SHIV=PYTHON                 an interpreter that has shiv; default: one in .venv-build, made and kept here
+#   SOURCE_DATE_EPOCH=SECONDS   time stamp of what is in the file; default: the commit's
 set -eu
 umask 022
-output=${1:-$(dirname -- "$0")/dist/gofer}
+output=${1:-$(dirname -- "$0")/dist/gofer} interpreter=${2:-/usr/bin/python3}
 mkdir -p -- "$(dirname -- "$output")"
 output=$(cd -- "$(dirname -- "$output")" && pwd)/$(basename -- "$output")
 cd -- "$(dirname -- "$0")"
@@ -28,5 +28,5 @@ fi
 export SOURCE_DATE_EPOCH
 
 trap 'rm -f -- "$output.new"' EXIT
-"$SHIV" -W ignore::DeprecationWarning onefile/pack.py "$output.new" "${PYTHON:-/usr/bin/python3}"
+"$SHIV" -W ignore::DeprecationWarning onefile/pack.py "$output.new" "$interpreter"
 mv -- "$output.new" "$output"
