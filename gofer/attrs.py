@@ -54,14 +54,13 @@ def settle(comm: Communicator, node: ControlFD, mode: int, uid: int, gid: int) -
     mode: as requested. ESTALE where another process has put a file with more links in its place.
     """
     owner = comm.stat_owner()
-    changed = False
     if uid not in (NO_ID, owner[0]) or gid not in (NO_ID, owner[1]):
         if node.kind != stat.S_IFDIR and comm.stat_links() != 1:
             raise OSError(ESTALE, "replaced while it was made")
         chown(node.host, uid, gid)
-        changed = True
-    if node.kind == stat.S_IFREG and mode & 0o6000:
-        chmod(node.host, comm.stat_mode() & 0o1777 | mode & 0o6000)
-        changed = True
-    if changed:
+        comm.stat(node.host)
+    now = stat.S_IMODE(comm.stat_mode())
+    wanted = now | mode & 0o6000
+    if wanted != now and node.kind != stat.S_IFLNK:
+        chmod(node.host, wanted)
         comm.stat(node.host)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import os
 import select
+from errno import ENOENT
 
 from gofer import sys
 from gofer.fds import open_mountinfo, proc_path
@@ -37,12 +38,25 @@ def one_device(directory: int, root: int) -> bool:
         return False
 
 
-def _mount_points() -> list[bytes]:
-    global _mountinfo, _points
+def open_table() -> None:
+    """Open mountinfo, once the root is what it will stay; without /proc every entry is asked for its device."""
+    global _mountinfo
     with _lock:
-        first = _mountinfo < 0
-        if first:
+        try:
+            if _mountinfo >= 0:
+                os.close(_mountinfo)
             _mountinfo = open_mountinfo()
+            _points.clear()
+        except OSError:
+            _mountinfo = -1
+
+
+def _mount_points() -> list[bytes]:
+    global _points
+    with _lock:
+        if _mountinfo < 0:
+            raise OSError(ENOENT, "no mountinfo")
+        first = not _points
         poll = select.poll()
         poll.register(_mountinfo, select.POLLPRI | select.POLLERR)
         if poll.poll(0) or first:

@@ -22,7 +22,7 @@ from _socket import SO_PEERCRED, SOL_SOCKET, socket
 from errno import EMFILE, ENFILE
 from select import EPOLLIN, EPOLLOUT, epoll
 
-from gofer import attrs
+from gofer import attrs, mounts
 from gofer.connection import Connection, Export, Pool
 
 TYPE_CHECKING = False
@@ -86,6 +86,7 @@ class Server:
     def run(self) -> None:
         """Serve; see the class. Everything the server owns is closed when it returns."""
         attrs.drop_fsetid()
+        mounts.open_table()
         poll, connections = self._epoll.poll, self._connections
         try:
             while self._listeners or connections or self._ending:

@@ -89,8 +89,7 @@ ChannelResp = Record("ChannelResp", offset=I64, length=U64)
 FSTAT = 3
 FStatReq = FDID
 
-# SetStat    fd[8] mask[4] mode[4] uid[4] gid[4] size[8] atime_sec[8] atime_nsec[8] mtime_sec[8] mtime_nsec[8]
-#            -> failure_mask[4] failure_errno[4]
+# SetStat    fd[8] mask[4] mode[4] uid[4] gid[4] size[8] atime_sec[8] atime_nsec[8] mtime_sec[8] mtime_nsec[8] -> failure_mask[4] failure_errno[4]
 SETSTAT = 4
 SetStatReq = Record(
     "SetStatReq", fd=U64, mask=U32, mode=U32, uid=U32, gid=U32, size=U64,

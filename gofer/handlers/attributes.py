@@ -94,6 +94,7 @@ def _chmod(node: ControlFD, mode: int) -> None:
 
 
 def _set_times(node: ControlFD, mask: int, times: list[int]) -> None:
+    # UTIME_NOW is passed on: a sandbox that shares the file system with others sends it for touch(1).
     spec = (sys.Timespec * 2)(sys.Timespec(*times[:2]), sys.Timespec(*times[2:]))
     if not mask & STATX_ATIME:
         spec[0].tv_nsec = sys.UTIME_OMIT

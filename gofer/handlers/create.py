@@ -37,6 +37,8 @@ def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     name = _last_name(req, OpenCreateAtReq.size)
     parent = directory(comm.control[dir_fd])
     flags &= O_ACCMODE | os.O_TRUNC
+    if flags & O_ACCMODE == O_ACCMODE:
+        raise OSError(EINVAL, "neither reading nor writing")
     made = sys.openat(
         parent,
         name,

@@ -53,20 +53,17 @@ def pwrite(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def fsync(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """Sync them all, then raise the first error."""
-    first = 0  # not the exception: it would hold this frame, and with it the file, open
+    first = 0  # not the exception: its traceback holds this frame, and the frame would hold it and the file
     for fdid in take_fdids(req):
         try:
             file = comm.opened[fdid]
             if file.host >= 0:  # a FIFO or device was given away: nothing of it is here to sync
                 _fsync(file.host)
         except OSError as e:
-            first = first or e
-    try:
-        if first:
-            raise first
-        return 0
-    finally:
-        del first  # the error's traceback holds this frame: untie the cycle, or the file stays open
+            first = first or e.errno or EIO
+    if first:
+        raise OSError(first, "fsync")
+    return 0
 
 
 def fallocate(comm: Communicator, req: memoryview, reply: memoryview) -> int:

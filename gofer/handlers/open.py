@@ -20,6 +20,8 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     flags &= O_ACCMODE | os.O_TRUNC
     if comm.read_only and flags:
         raise OSError(EROFS, "served read-only")
+    if flags & O_ACCMODE == O_ACCMODE:
+        raise OSError(EINVAL, "neither reading nor writing")
     node = comm.control[fdid]
     kind = node.kind
     if kind not in (stat.S_IFREG, stat.S_IFDIR):
@@ -54,8 +56,9 @@ def _permit(comm: Communicator, kind: int) -> None:
         allowed, option = options.uds_open, "--host-uds=open"
     else:
         allowed, option = options.char_devices == "open", "--char-devices=open"
-    if not allowed:
-        comm.warn(f"refused to open a host FIFO, socket or device: {option} would allow it")
+    if not (allowed and options.donate):
+        option = option if not allowed else "--donate=yes"  # these are of use only to who holds the host's fd
+        comm.warn(f"refused to open a FIFO, socket or device of the host: {option} would allow it")
         raise OSError(EPERM, f"needs {option}")
 
 
