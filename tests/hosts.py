@@ -41,6 +41,7 @@ class Server:
         try:
             with over_socket_of(self.connect):
                 pass  # what is made on first use is made now
+            self.pid = serving(self.process.pid)
             self.threads = 1
             self.fds = self.settled_fds()
         except BaseException:
@@ -125,7 +126,7 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        shutil.rmtree(self.place)
+        shutil.rmtree(self.place, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -160,6 +161,12 @@ def wait_until(condition: Callable[[], bool], what: Any, patience: float = PATIE
         if time.monotonic() > deadline:
             raise AssertionError(f"never happened: {what() if callable(what) else what}")
         time.sleep(0.002)
+
+
+def serving(pid: int) -> int:
+    """The process that serves, where `pid` was started: its child, or itself with --jail=off."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else pid
 
 
 def open_fds(pid: int) -> list[str]:

@@ -242,20 +242,6 @@ def test_close_frees_the_host_fd_at_once(server: Server) -> None:
             assert server.open_fds().count(str(path)) == 1
 
 
-def test_close_on_one_channel_does_not_disturb_a_call_on_another(server: Server) -> None:
-    """e60464fdf and kin: the FD is gone for whoever asks next; the running call keeps the file."""
-    (server.tree / "file").write_bytes(b"x" * (1 << 20))
-    with server.peer() as base:
-        for _ in range(100):
-            opened = base.openat(base.walk_to("file")).fd
-            transport = base.transport
-            del transport
-            base.close(opened)
-            with fails(errno.EBADF):
-                base.pread(opened, 0, 1)
-    wait_until(lambda: len(server.open_fds()) == server.fds, "everything is closed")
-
-
 def test_no_byte_of_the_servers_memory_reaches_a_client(server: Server) -> None:
     """CVE-2016-9103: pads are zero, and what follows a reply in the window was never written."""
     (server.tree / "file").touch()

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat as modes
+import time
 from pathlib import Path
 
 import pytest
@@ -162,8 +163,18 @@ def test_a_file_grows_and_shrinks(peer: Peer, tree: Path) -> None:
     assert (tree / "file").read_bytes() == b"he"
 
 
-@pytest.mark.parametrize("nsec", [10**9, 2**30 - 1, 2**30 - 2, 2**31, 2**62])
-def test_nanoseconds_that_are_none_fail_and_mean_neither_now_nor_omit(peer: Peer, tree: Path, nsec: int) -> None:
+def test_utime_now_and_utime_omit_mean_what_they_mean_to_linux(peer: Peer, tree: Path) -> None:
+    """utimensat(2). A sandbox that shares the tree with others sends UTIME_NOW, so that the host's clock decides."""
+    (tree / "file").touch()
+    os.utime(tree / "file", (100, 200))
+    fd = peer.walk_to("file")
+    assert peer.setstat(fd, ATIME | MTIME, atime=(5, 2**30 - 2), mtime=(5, 2**30 - 1)) == (0, 0)
+    host = os.stat(tree / "file")
+    assert host.st_atime == 100 and abs(host.st_mtime - time.time()) < 10
+
+
+@pytest.mark.parametrize("nsec", [10**9, 2**30, 2**31, 2**62])
+def test_nanoseconds_that_are_none_fail(peer: Peer, tree: Path, nsec: int) -> None:
     (tree / "file").touch()
     os.utime(tree / "file", (100, 200))
     fd = peer.walk_to("file")
