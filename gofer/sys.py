@@ -106,7 +106,7 @@ def _hot(name: str, restype: Any = c_int) -> Callable[..., int]:
         function.restype = restype
         hot: Callable[..., int] = function
         return hot
-    return lambda *args: function(*first, *args)  # type: ignore[no-any-return]
+    return lambda *args: function(*first, *args)
 
 
 def raise_errno() -> NoReturn:
