@@ -26,6 +26,7 @@ from __future__ import annotations
 import _thread
 import mmap
 import os
+import time
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
 from ctypes import addressof, c_char
 from errno import EIO, EOPNOTSUPP
@@ -51,6 +52,7 @@ _PAYLOAD = _Header.size
 _RPC_HEAD = _PAYLOAD - _DATA
 _CLIENT, _SERVER = 0, 1  # who is active
 _HANDSHAKE = b"{}\n"
+_GRACE = 0.05  # seconds a client has to wake up and see its last reply: a shutdown seen first would lose it
 
 WINDOW_SIZE = (_PAYLOAD + MAX_MESSAGE_SIZE + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
 _MFD_FLAGS = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
@@ -177,9 +179,10 @@ class Channel:
                 mid = ERROR
             answer(view, 4, _RPC_HEAD + size, mid, self._donate() if donated else 0)
             hand_over()
+            if self._closing:  # another thread has set it since the check above
+                time.sleep(_GRACE)  # type: ignore[unreachable]
+                return
             self._serving = False
-            if self._closing:
-                return  # type: ignore[unreachable]  # another thread has set it since the check above
 
     def _donate(self) -> int:
         """Send what the handler donates, one message each; returns how many went. A client that does not take them loses them."""
