@@ -16,6 +16,8 @@ SETGID = 6
 SETUID = 7
 SETPCAP = 8
 SYS_CHROOT = 18
+SYS_ADMIN = 21
+SETFCAP = 31
 
 NAMES = {
     CHOWN: "chown",
@@ -26,11 +28,15 @@ NAMES = {
     SETGID: "setgid",
     SETUID: "setuid",
     SYS_CHROOT: "sys_chroot",
+    SYS_ADMIN: "sys_admin",
+    SETFCAP: "setfcap",
 }
 
 # What acting on any file of any owner takes, and (for connecting to a socket as somebody) becoming anybody.
 FILES = frozenset((CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SYS_CHROOT))
 IDENTITY = frozenset((SETUID, SETGID))
+# What xattr(7) asks for to see and set trusted.* and security.*, security.capability with them.
+XATTRS = frozenset((SYS_ADMIN, SETFCAP))
 
 _VERSION_3 = 0x20080522
 _PR_CAPBSET_READ = 23

@@ -127,6 +127,16 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
             from gofer.serve import serve
 
             return serve(_quick(argv[1:]) or _thorough(argv, prog), prog)
+        if argv[:1] == ["runsc"]:
+            from gofer.runsc import redirect
+
+            return redirect.main(argv[1:])
+        from gofer.runsc.flags import is_gofer_invocation
+
+        if is_gofer_invocation(argv):  # as runsc starts its own: `gofer [runsc's flags] gofer [flags]`
+            from gofer.runsc import gofer
+
+            return gofer.main(argv)
         options = _parser(prog).parse_args(argv)
         from gofer import look
 

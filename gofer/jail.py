@@ -42,7 +42,7 @@ from gofer.sys import libc, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Sequence
+    from collections.abc import Sequence
 
     from gofer.comm import Options
 
@@ -53,7 +53,6 @@ IN_FORCE, MISSING = "in force", "missing"
 
 # What is lost where a layer is missing: said of a server that a client has taken over, which is what the jail is for.
 LOSSES = {
-    "user": "",
     "root": "it can name every file its user can",
     "network": "it can reach abstract Unix sockets of the host",
     "ipc": "it shares System V IPC and message queues with the host",
@@ -96,10 +95,14 @@ class Layer:
 
 
 class Posture:
-    """What the jail came to. overflow_is_root: peer credentials of 65534 can be nobody's but root's."""
+    """What the jail came to.
+
+    in_user_namespace: one of the server's own, see above. overflow_is_root: peer credentials of 65534 can be nobody's but root's.
+    """
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
+        self.in_user_namespace = False
         self.overflow_is_root = False
 
     def holds(self, name: str, detail: str = "") -> None:
@@ -137,7 +140,7 @@ def enter(root: int, options: Options, policy: Policy, charge: supervisor.Charge
     seccomp.prepare()
     name = namespaces.enter_directory_of(root)
     trouble = _leave_namespaces(root, policy, posture)
-    supervisor.fork(charge, lambda server: _confine_supervisor(policy, (server, *charge.processes)))
+    supervisor.fork(charge, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
     if "mount" in trouble:
         _change_root(root, name, options, posture, trouble.pop("mount"))
     for kind, why in trouble.items():
@@ -168,6 +171,7 @@ def _leave_namespaces(root: int, policy: Policy, posture: Posture) -> dict[str, 
         why = namespaces.user_namespace_trouble(root)
     if why:
         return dict.fromkeys(namespaces.KINDS, why)
+    posture.in_user_namespace = True
     posture.overflow_is_root = not policy.others_connect
     return namespaces.unshare(flags | namespaces.USER)
 
@@ -216,9 +220,10 @@ def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_
 def _confine(posture: Posture, roots: Roots, policy: Policy) -> None:
     """From the limits on; see the head of this file for the order."""
     credentials = any(options.uds_open for _, options in roots)
+    sockets = credentials or any(options.uds_create for _, options in roots)
     _limit(posture)
     _drop_groups(posture)
-    _drop_rights(posture, caps.FILES | caps.IDENTITY if credentials else caps.FILES)
+    _drop_rights(posture, _needed_capabilities(posture, [options for _, options in roots]))
     _landlock(posture, roots)
     trouble = _seccomp_trouble(policy)
     if trouble:
@@ -228,7 +233,7 @@ def _confine(posture: Posture, roots: Roots, policy: Policy) -> None:
         raise OSError(EPERM, f"--jail=require refuses to serve without {reasons}")
     if not trouble:
         refuse = seccomp.refusal(policy.seccomp)
-        seccomp.install(seccomp.assemble(seccomp.server_rules(refuse, credentials), refuse))
+        seccomp.install(seccomp.assemble(seccomp.server_rules(refuse, sockets, credentials), refuse))
         posture.holds("seccomp", policy.seccomp)
 
 
@@ -252,6 +257,18 @@ def _drop_groups(posture: Posture) -> None:
     posture.holds("groups")
 
 
+def _needed_capabilities(posture: Posture, exports: Sequence[Options]) -> frozenset[int]:
+    """In a user namespace of its own a process has every capability, over what is its user's anyway: it needs none."""
+    if posture.in_user_namespace:
+        return frozenset()
+    needed = caps.FILES
+    if any(options.uds_open for options in exports):
+        needed |= caps.IDENTITY
+    if any(options.xattrs == "all" for options in exports):
+        needed |= caps.XATTRS
+    return needed
+
+
 def _drop_rights(posture: Posture, keep: frozenset[int]) -> None:
     """Capabilities, and the two attributes that guard them. There is no kernel without these: a failure is an error."""
     posture.holds("capabilities", caps.describe(caps.limit(keep)))
@@ -264,12 +281,16 @@ def _drop_rights(posture: Posture, keep: frozenset[int]) -> None:
 def _landlock(posture: Posture, roots: Roots) -> None:
     version = landlock.abi()
     if version < landlock.LEAST_ABI:
-        why = "this kernel has none, or it is off (lsm= at boot)" if not version else "Linux 5.19 has what is needed (ABI 2)"
+        why = (
+            "this kernel has none, or it is off (lsm= at boot)"
+            if not version
+            else "Linux 5.19 has what is needed (ABI 2)"
+        )
         posture.lacks("landlock", why)
         return
     trees = []
     for fd, options in roots:
-        allowed = landlock.rights(options.read_only, options.uds_create, options.char_devices == "open")
+        allowed = landlock.rights(options.read_only, options.char_devices == "open")
         trees.append((fd, stat.S_ISDIR(os.fstat(fd).st_mode), allowed))
     landlock.restrict(trees)
     posture.holds("landlock", f"ABI {version}")
@@ -278,13 +299,15 @@ def _landlock(posture: Posture, roots: Roots) -> None:
 def _seccomp_trouble(policy: Policy) -> str:
     if policy.seccomp == "off":
         return "--seccomp=off"
-    return "" if seccomp.available(policy.seccomp) else "this kernel, or this machine's architecture, has no such filter"
+    return (
+        "" if seccomp.available(policy.seccomp) else "this kernel, or this machine's architecture, has no such filter"
+    )
 
 
-def _confine_supervisor(policy: Policy, processes: Sequence[int]) -> None:
+def _confine_supervisor(posture: Posture, policy: Policy, processes: Sequence[int]) -> None:
     """The supervisor has nothing to do with clients; what it does not need goes all the same."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    caps.limit(caps.FILES)
+    caps.limit(_needed_capabilities(posture, []))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if not _seccomp_trouble(policy):
         refuse = seccomp.refusal(policy.seccomp)

@@ -19,7 +19,7 @@ from gofer.sys import libc, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Tuple
+    from collections.abc import Iterable
 
 LEAST_ABI = 2
 
@@ -28,25 +28,24 @@ REMOVE_DIR, REMOVE_FILE, MAKE_CHAR, MAKE_DIR = 1 << 4, 1 << 5, 1 << 6, 1 << 7
 MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK = 1 << 8, 1 << 9, 1 << 10, 1 << 11
 MAKE_SYM, REFER, TRUNCATE, IOCTL_DEV = 1 << 12, 1 << 13, 1 << 14, 1 << 15
 
-_HANDLED = {2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF, 5: 0xFFFF}  # every right the ABI knows; from 5 on no more that we name
+# every right the ABI knows; from 5 on no more that we name
+_HANDLED = {2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF, 5: 0xFFFF}
 _OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV  # the rest is about a directory's entries
 _TCP = 0x3  # BIND_TCP | CONNECT_TCP, ABI 4
 _SCOPES = 0x3  # abstract Unix sockets and signals stay inside the domain, ABI 6
 
 
-def rights(read_only: bool, sockets: bool, devices: bool) -> int:
-    """What the server needs on the tree. sockets: it makes some; devices: it hands out opened ones.
+def rights(read_only: bool, devices: bool) -> int:
+    """What the server needs on the tree. devices: it hands out opened ones.
 
-    Never EXECUTE; MAKE_CHAR only for the overlay whiteout (a device of another number takes a capability we drop).
-    An opened file carries its rights along, also when it is donated: hence TRUNCATE and IOCTL_DEV.
+    Never EXECUTE. Every MAKE_*, because a rename or link of a FIFO or device takes the right to make one. An opened file carries
+    its rights along, also when it is donated: hence TRUNCATE and IOCTL_DEV.
     """
-    allowed = READ_FILE | READ_DIR
-    if devices:
-        allowed |= IOCTL_DEV
+    allowed = READ_FILE | READ_DIR | (IOCTL_DEV if devices else 0)
     if read_only:
         return allowed
-    allowed |= WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_CHAR | MAKE_DIR | MAKE_REG | MAKE_SYM | REFER | TRUNCATE
-    return allowed | MAKE_SOCK if sockets else allowed
+    allowed |= WRITE_FILE | TRUNCATE | REMOVE_DIR | REMOVE_FILE | REFER
+    return allowed | MAKE_CHAR | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_BLOCK | MAKE_SYM
 
 
 def abi() -> int:
@@ -54,7 +53,7 @@ def abi() -> int:
     return max(0, _syscall(_CREATE_RULESET, c_void_p(None), c_size_t(0), c_uint32(1)))
 
 
-def restrict(trees: Iterable[Tuple[int, bool, int]]) -> None:
+def restrict(trees: Iterable[tuple[int, bool, int]]) -> None:
     """Confine the calling thread, and those it starts, to the trees, for good: (O_PATH fd, is a directory, rights) each.
 
     Needs no_new_privs. Call it before the first thread starts: it takes no other threads along.

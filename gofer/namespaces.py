@@ -68,7 +68,11 @@ def unshare(flags: int) -> dict[str, str]:
         return {kind: _unshare_one(flag) for kind, flag in asked.items()}
     if flags & USER:
         # The kernel wants the answer to setgroups before it lets an unprivileged process map its gid.
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {uid} 1"),
+            ("gid_map", f"{gid} {gid} 1"),
+        ):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     return dict.fromkeys(asked, "")
@@ -153,7 +157,12 @@ def _same(root: int, other: int | bytes) -> bool:
 class _MountAttr(ctypes.Structure):
     """struct mount_attr."""
 
-    _fields_ = [("attr_set", c_uint64), ("attr_clr", c_uint64), ("propagation", c_uint64), ("userns_fd", c_uint64)]
+    _fields_ = [
+        ("attr_set", c_uint64),
+        ("attr_clr", c_uint64),
+        ("propagation", c_uint64),
+        ("userns_fd", c_uint64),
+    ]
 
 
 _MOUNT_SETATTR = 442  # the same on every architecture; Linux 5.12
@@ -167,6 +176,16 @@ def _restrict_mounts(tree: int, read_only: bool, devices: bool) -> str:
     function = libc["syscall"]
     function.restype = c_long
     flags = c_uint(AT_EMPTY_PATH | _AT_RECURSIVE)
-    if function(c_long(_MOUNT_SETATTR), tree, b"", flags, ctypes.byref(attribute), c_size_t(ctypes.sizeof(attribute))) == 0:
+    if (
+        function(
+            c_long(_MOUNT_SETATTR),
+            tree,
+            b"",
+            flags,
+            ctypes.byref(attribute),
+            c_size_t(ctypes.sizeof(attribute)),
+        )
+        == 0
+    ):
         return ""
     return "Linux 5.12 has it" if get_errno() == ENOSYS else os.strerror(get_errno())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import stat
-from _signal import SIG_DFL, SIGCHLD, SIGHUP, SIGINT, SIGTERM, set_wakeup_fd, signal  # type: ignore[import-not-found]  # `signal` adds enums: 2 ms
+from _signal import SIG_DFL, SIGCHLD, SIGHUP, SIGINT, SIGTERM, set_wakeup_fd, signal  # `signal` adds enums: 2 ms
 from _socket import AF_UNIX, SO_ACCEPTCONN, SOCK_STREAM, SOL_SOCKET, socket
 from errno import EADDRINUSE, ECONNREFUSED, ENOENT
 
@@ -34,6 +34,7 @@ def serve(options: Any, prog: str) -> int:
 
     prog: how the user called us.
     """
+    _close_strays({*range(3), *(options.fd or ())})
     log = Log("warning" if options.quiet and options.log_level == "info" else options.log_level, options.log_format)
     root, kind = _open_root(options.path)
     export = Export(root, _export_options(options))
@@ -69,9 +70,26 @@ def serve(options: Any, prog: str) -> int:
             listening.remove()
 
 
+def _close_strays(keep: set[int]) -> None:
+    """Close every inherited fd that was not handed over: a client could reach what it leads to, or keep it from closing."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "").isdigit():
+        keep.update(range(3, 3 + int(os.environ["LISTEN_FDS"])))
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number not in keep:
+            try:
+                os.close(number)
+            except OSError:  # the listing's own
+                pass
+
+
 def _run(server: Server, options: Any, listening: _Listening | None, confine: Callable[[Charge], bool]) -> int:
     charge: Charge = _Charge(listening, options.command)
     os.umask(0)
+    if os.geteuid() == 0:
+        try:
+            os.setgroups(())  # a group of ours must not decide what a file made for somebody else belongs to
+        except PermissionError:  # without CAP_SETGID, or in a user namespace that denies it
+            pass
     fds.pin_proc()
     limit = fds.set_fd_limit(options.fd_limit)
     if options.fd_limit and limit < options.fd_limit:
@@ -132,6 +150,8 @@ class _Charge(Charge):
     def in_server(self) -> None:
         if self._listening is not None:
             self._listening.forget()
+        if self._command is not None:
+            self._command.forget()
 
     def on_signal(self, number: int) -> bool:
         return self._command is not None and self._command.on_signal(number)
@@ -161,6 +181,10 @@ class _Command:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    def forget(self) -> None:
+        """It is another process's from now on."""
+        self._child.returncode = 0  # else Popen.__del__ waits for it
 
     def ended(self) -> bool:
         return self._child.poll() is not None

@@ -17,8 +17,21 @@ import fcntl
 import os
 import select
 from _signal import (
-    SIG_BLOCK, SIG_DFL, SIG_SETMASK, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSYS, SIGTERM, SIGUSR1, SIGUSR2,
-    pthread_sigmask, signal, sigwait,
+    SIG_BLOCK,
+    SIG_DFL,
+    SIG_SETMASK,
+    SIGCHLD,
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGQUIT,
+    SIGSYS,
+    SIGTERM,
+    SIGUSR1,
+    SIGUSR2,
+    pthread_sigmask,
+    signal,
+    sigwait,
 )  # fmt: skip
 from ctypes import c_int, c_ulong
 
@@ -26,7 +39,8 @@ from gofer.sys import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, NoReturn, Sequence
+    from collections.abc import Sequence
+    from typing import Callable, NoReturn
 
 _WAITED_FOR = frozenset((SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2))
 _F_SETSIG = 10
@@ -41,6 +55,9 @@ class Charge:
 
     keep: Sequence[int] = ()
     processes: Sequence[int] = ()
+
+    def in_server(self) -> None:
+        """Called in the server when there is a supervisor: all this is the supervisor's now."""
 
     def on_signal(self, number: int) -> bool:
         """A signal has come, SIGCHLD among them; returns whether the server is to be left alone with it."""
@@ -66,6 +83,7 @@ def fork(charge: Charge, confine: Callable[[int], None]) -> None:
     if server:
         _supervise(server, charge, confine, lifeline)
     os.close(lifeline)
+    charge.in_server()
     os.setsid()
     _tie(hangup)
     pthread_sigmask(SIG_SETMASK, before)
