@@ -42,7 +42,6 @@ class Server:
             with over_socket_of(self.connect):
                 pass  # what is made on first use is made now
             self.pid = serving(self.process.pid)
-            self.threads = 1
             self.fds = self.settled_fds()
         except BaseException:
             self.kill()
@@ -81,6 +80,14 @@ class Server:
     def open_fds(self) -> list[str]:
         """What each fd of the server refers to, sorted."""
         return open_fds(self.pid)
+
+    def holds(self, path: Path) -> int:
+        """How many fds of the server are open on this file, whatever its name in there is."""
+        count = 0
+        for fd in os.listdir(f"/proc/{self.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                count += os.path.samestat(os.stat(f"/proc/{self.pid}/fd/{fd}"), os.stat(path))
+        return count
 
     def settled_fds(self) -> int:
         """The number of fds once all clients are gone and their threads have ended."""

@@ -1,0 +1,145 @@
+"""Well-formed requests of every message with FDs that exist, and what a well-formed reply to each looks like."""
+
+import os
+import socket
+import struct
+from typing import Any, Callable
+
+from codec import MODE, Mid, Reader
+from peer import Peer
+from transport import Reply
+
+Request = tuple[int, bytes]
+
+
+def session(peer: Peer) -> None:
+    """Send every message at least once, and have FDs of every kind and type at the end."""
+    root = peer.mount().root.fd
+    created = peer.opencreateat(root, "file", uid=5, gid=6)
+    directory = peer.mkdirat(root, "dir", uid=5, gid=6).fd
+    peer.mknodat(directory, "node")
+    link = peer.symlinkat(root, "link", "../outside").fd
+    peer.linkat(directory, created.inode.fd, "hard")
+    peer.pwrite(created.fd, 0, b"contents" * 100)
+    peer.pread(created.fd, 3, 100)
+    peer.setstat(created.inode.fd, MODE, mode=0o600)
+    peer.walk(root, "dir", "hard")
+    peer.walkstat(root, "", "dir", "node")
+    peer.fstat(directory)
+    peer.fstatfs(root)
+    peer.readlinkat(link)
+    listing = peer.openat(directory, os.O_RDONLY).fd
+    peer.getdents64(listing, -4096)
+    peer.fsync(created.fd, listing)
+    peer.flush(created.fd)
+    peer.fallocate(created.fd, 0, 0, 4096)
+    peer.fsetxattr(created.inode.fd, "user.name", b"value")
+    peer.fgetxattr(created.inode.fd, "user.name", 64)
+    peer.flistxattr(created.inode.fd, 64)
+    peer.fremovexattr(created.inode.fd, "user.name")
+    bound = peer.bindat(root, "sock", socket.SOCK_STREAM)
+    peer.listen(bound.fd, 5)
+    peer.connect(bound.inode.fd)
+    peer.accept(bound.fd)
+    peer.connectwithcreds(bound.inode.fd, 0, 0)
+    peer.accept(bound.fd)
+    peer.renameat(root, "link", directory, "moved")
+    peer.renameat2(directory, "moved", root, "link", 1)
+    peer.unlinkat(directory, "node")
+    peer.close(peer.walk_to("file"))
+    try:
+        peer.channel()
+    except OSError:
+        pass  # none left
+
+
+def recorded(peer: Peer) -> list[Request]:
+    """Run `session` and return what it sent."""
+    sent: list[Request] = []
+    exchange = peer.transport.exchange
+
+    def recording(mid: int, payload: bytes = b"") -> Reply:
+        sent.append((int(mid), payload))
+        return exchange(mid, payload)
+
+    peer.transport.exchange = recording  # type: ignore[method-assign]
+    try:
+        session(peer)
+    finally:
+        peer.transport.exchange = exchange  # type: ignore[method-assign]
+    assert {mid for mid, _ in sent} == set(range(1, 34))
+    return sent
+
+
+def _count(r: Reader, each: Callable[[Reader], Any]) -> None:
+    for _ in range(r.take("H")):
+        each(r)
+
+
+def _dirent(r: Reader) -> None:
+    r.take("QIIQB")
+    name = r.string()
+    assert 0 < len(name) <= 255 and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+
+
+def _data(r: Reader) -> None:
+    assert r.take("Q") == len(r.rest())
+
+
+def _walked(r: Reader) -> None:
+    assert r.take("B") in (0, 1, 2)
+    _count(r, Reader.inode)
+
+
+def _mounted(r: Reader) -> None:
+    r.inode()
+    r.take("I")
+    _count(r, lambda r: r.take("H"))
+
+
+def _inode_and_fd(r: Reader) -> None:
+    r.inode()
+    r.take("Q")
+
+
+def _nothing(r: Reader) -> None:
+    pass
+
+
+SHAPES: dict[int, Callable[[Reader], Any]] = {
+    Mid.MOUNT: _mounted,
+    Mid.CHANNEL: lambda r: r.take("qQ"),
+    Mid.FSTAT: Reader.stat,
+    Mid.SETSTAT: lambda r: r.take("II"),
+    Mid.WALK: _walked,
+    Mid.WALKSTAT: lambda r: _count(r, Reader.stat),
+    Mid.OPENAT: lambda r: r.take("Q"),
+    Mid.OPENCREATEAT: _inode_and_fd,
+    Mid.PWRITE: lambda r: r.take("Q"),
+    Mid.PREAD: _data,
+    Mid.MKDIRAT: Reader.inode,
+    Mid.MKNODAT: Reader.inode,
+    Mid.SYMLINKAT: Reader.inode,
+    Mid.LINKAT: Reader.inode,
+    Mid.FSTATFS: lambda r: r.take("8Q"),
+    Mid.READLINKAT: Reader.string,
+    Mid.GETDENTS64: lambda r: _count(r, _dirent),
+    Mid.FGETXATTR: Reader.string,
+    Mid.FLISTXATTR: lambda r: _count(r, Reader.string),
+    Mid.BINDAT: _inode_and_fd,
+    Mid.ACCEPT: Reader.string,
+}
+
+
+def assert_well_formed(mid: int, reply: Reply) -> None:
+    """reply answers a request `mid` in the form the protocol gives it: of its own kind, or an Error with an errno."""
+    if reply.mid == Mid.ERROR:
+        assert len(reply.payload) == 4 and not reply.fds
+        assert 0 < struct.unpack("<I", reply.payload)[0] < 134
+        assert struct.unpack("<I", reply.payload)[0] != 121, "EREMOTEIO: a fault inside the server"
+        return
+    assert reply.mid == mid
+    r = Reader(reply.payload)
+    SHAPES.get(mid, _nothing)(r)
+    r.done()
+    assert len(reply.fds) <= 2
