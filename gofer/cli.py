@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 FAILED = 1
+_MOST = 0xFFFFFFFE  # the largest uid; fd numbers and limits are below it, and all of it fits a C long
 
 
 def count(text: str) -> int:
     number = int(text)
-    if number < 0:
-        raise ValueError("must not be negative")
+    if not 0 <= number <= _MOST:
+        raise ValueError("must be 0 to 4294967294")
     return number
 
 
 def positive_number(text: str) -> int:
-    number = int(text)
+    number = count(text)
     if number < 1:
         raise ValueError("must be above zero")
     return number

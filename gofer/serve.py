@@ -18,6 +18,7 @@ from gofer.log import Log
 from gofer.server import Server
 from gofer.supervisor import Charge
 from gofer.sys import O_PATH
+from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -292,7 +293,7 @@ def _clear_stale(path: str) -> None:
 
 
 def _group_id(group: str) -> int:
-    if group.isdigit():
+    if group.isascii() and group.isdigit() and int(group) < NO_ID:
         return int(group)
     import grp
 
