@@ -93,40 +93,16 @@ class GoferFlags:
 def is_gofer_invocation(argv: list[str]) -> bool:
     """Whether argv (without the program's name) is `[runsc's flags] gofer ...`."""
     try:
-        return argv[gofer_word(argv) :][:1] == ["gofer"]
+        return argv[_split_globals(argv)[1] :][:1] == ["gofer"]
     except UsageFault:
         return False
-
-
-def gofer_word(argv: list[str]) -> int:
-    """Index of the first word that is neither a flag of runsc's nor the value of one; len(argv) if there is none."""
-    i = 0
-    while i < len(argv):
-        name, value = split_flag(argv[i])
-        if name is None:
-            return i + (argv[i] == "--")
-        i += 1
-        if value is None and name not in BOOLEANS:
-            following = argv[i] if i < len(argv) else "-"
-            # A flag nobody knows yet, and no "=": only what cannot be its value is not taken for it.
-            if name in VALUED or not (following == "gofer" or following.startswith("-")):
-                i += 1
-    return min(i, len(argv))
 
 
 def parse_globals(argv: list[str]) -> tuple[Globals, list[str]]:
     """Reads runsc's flags; returns them and the words after `gofer`. UsageFault carries the Globals read so far."""
     out = Globals()
-    end = gofer_word(argv)
-    i = 0
-    while i < end:
-        name, value = split_flag(argv[i])
-        i += 1
-        if name is None:
-            break
-        if value is None and name not in BOOLEANS and i < end:
-            value = argv[i]
-            i += 1
+    pairs, end = _split_globals(argv)
+    for name, value in pairs:
         try:
             _set_global(out, name, value)
         except ValueError as error:
@@ -134,6 +110,24 @@ def parse_globals(argv: list[str]) -> tuple[Globals, list[str]]:
             fault.so_far = out
             raise fault from None
     return out, argv[end + 1 :]
+
+
+def _split_globals(argv: list[str]) -> tuple[list[tuple[str, str | None]], int]:
+    """runsc's flags with their values, and the index of the first word that is neither."""
+    pairs: list[tuple[str, str | None]] = []
+    i = 0
+    while i < len(argv):
+        name, value = split_flag(argv[i])
+        if name is None:
+            return pairs, i + (argv[i] == "--")
+        i += 1
+        if value is None and name not in BOOLEANS and i < len(argv):
+            # A flag nobody knows yet, and no "=": only what cannot be its value is not taken for it.
+            if name in VALUED or not (argv[i] == "gofer" or argv[i].startswith("-")):
+                value = argv[i]
+                i += 1
+        pairs.append((name, value))
+    return pairs, i
 
 
 def parse_gofer(words: list[str]) -> GoferFlags:

@@ -19,6 +19,7 @@ container is to get its Ctrl-C, not us. runsc ends a gofer by SIGKILL, or by end
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
@@ -36,7 +37,6 @@ from gofer.server import Server
 from gofer.sys import MACHINE, O_PATH
 
 FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
-_SENTRY_EXIT_PATIENCE = 0.5
 _SIGHUP, _SIGINT, _SIGQUIT, _SIGTERM = 1, 2, 3, 15
 _ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -59,12 +59,9 @@ def main(argv: list[str]) -> int:
         log.fatal(f"{fault} (arguments as of `runsc gofer`)")
     except Fault as fault:
         log.fatal(str(fault))
-    except OSError as error:
-        log.fatal(f"gofer failed: {error}")
-        _trace(log)
     except Exception as error:
-        log.fatal(f"gofer failed: {type(error).__name__}: {error}")
-        _trace(log)
+        log.fatal(f"the gofer failed: {type(error).__name__}: {error}")
+        _trace(log, error)
     return FAILED
 
 
@@ -98,17 +95,23 @@ class _Start:
         exports = self._exports()
         self._write_mounts()
         os.umask(0)  # modes come from the sandbox, which has applied its own
-        self._confine(exports)
         server = Server(self.log)
+        gc.collect()
+        gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
+        self._confine(exports)
         for sock, export in zip(sockets, exports):
             server.add(sock, export)
         server.run()
         self.log.info("all connections have ended")
-        self._await_sentry()
         return 0
 
     def _adopt_fds(self) -> None:
-        """Keep what the command line names and close the rest: runsc of 2022 leaks some, and a kept one can hang a start."""
+        """Keep what the command line names and close the rest: runsc of 2022 leaks some, and a kept one can hang a start.
+
+        --pin-ring-fd is only ever kept: while we hold it, the sandbox's end need not wait for what hangs on it.
+        --sync-sentry-exit-fd would bring a pidfd of the sandbox, to outlast it by; the seccomp filter lets us receive
+        no fds, and that is worth more.
+        """
         gofer, flags = self.gofer, self.flags
         named = {
             "--spec-fd": gofer.spec_fd, "--mounts-fd": gofer.mounts_fd, "--rpc-fd": gofer.rpc_fd,
@@ -219,6 +222,7 @@ class _Start:
             exports.append(self._export(mount.destination, fd, "ro" in mount.options or mount.conf.overlay))
         if self.gofer.dev_io_fd >= 0:
             exports.append(self._export("/dev", self._locate("/dev")[1], False, devices=True))
+        os.close(self.root)
         return exports
 
     def _locate(self, path: str) -> tuple[str, int]:
@@ -253,20 +257,13 @@ class _Start:
             os.close(self.gofer.mounts_fd)
 
     def _confine(self, exports: list[Export]) -> None:
-        mode = "auto" if self.gofer.apply_caps else "off"
-        policy = jail.Policy(mode=mode, fd_limit=self.flags.fd_limit)
+        limit = fds.set_fd_limit(self.flags.fd_limit)
+        if limit < (self.flags.fd_limit or 0):
+            self.log.warning(f"--fdlimit={self.flags.fd_limit} is above the hard limit: {limit} is in force")
+        policy = jail.Policy(mode="auto" if self.gofer.apply_caps else "off")
         posture = jail.confine([(export.root.host, export.options) for export in exports], policy)
         for line in posture.lines():
             self.log.info(line)
-
-    def _await_sentry(self) -> None:
-        """Stay until the sandbox is gone, if it has told us which process it is (a pidfd), for half a second at most."""
-        if self.gofer.sync_sentry_exit_fd < 0:
-            return
-        from gofer.runsc.sentry import wait_for_exit
-
-        if not wait_for_exit(self.gofer.sync_sentry_exit_fd, _SENTRY_EXIT_PATIENCE):
-            self.log.warning("the sandbox is still there; ending all the same")
 
 
 def _open_logs(flags: Globals) -> RunscLog:
@@ -308,9 +305,10 @@ def _wait_for_end(fd: int, name: str) -> None:
         raise Fault(f"{name}: data came where only the end was expected")
 
 
-def _trace(log: RunscLog) -> None:
-    import traceback
-
-    log.debug(traceback.format_exc())
-
-
+def _trace(log: RunscLog, error: BaseException) -> None:
+    """Where it happened, innermost last. The module `traceback` may be out of reach by now, and its source lines too."""
+    step = error.__traceback__
+    while step:
+        code = step.tb_frame.f_code
+        log.info(f"  {code.co_filename}:{step.tb_lineno} {code.co_name}")
+        step = step.tb_next

@@ -72,7 +72,7 @@ class _Here(Exception):
 
 
 def _caller() -> str:
-    """"file.py:123", of the innermost caller that is not a logging module."""
+    """ "file.py:123", of the innermost caller that is not a logging module."""
     try:
         raise _Here
     except _Here as here:

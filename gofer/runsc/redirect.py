@@ -53,7 +53,7 @@ def main(args: list[str]) -> int:
     try:
         options, rest = _parse(args)
     except ValueError as error:
-        return _say(f"{error}\n{USAGE_TEXT}", USAGE)
+        return _say(f"{error}\n{USAGE_TEXT.partition(chr(10) * 2)[0]}", USAGE)
     if "help" in options:
         os.write(1, USAGE_TEXT.encode())
         return 0
@@ -222,5 +222,3 @@ def _say(text: str, status: int) -> int:
     text = text if text.startswith("gofer: ") else f"gofer: {text}"
     os.write(2, text.rstrip("\n").encode("utf-8", "surrogateescape") + b"\n")
     return status
-
-

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import stat
+from ctypes import byref
 from errno import EACCES, EPERM
 
 from gofer.log import Log
@@ -27,7 +28,7 @@ from gofer.runsc import kernel
 from gofer.runsc.errors import Fault
 from gofer.runsc.resolve import NODE, resolve
 from gofer.runsc.spec import Mount, Spec
-from gofer.sys import Statfs, fstatfs
+from gofer.sys import Statfs, fstatfs, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,17 +163,18 @@ class Builder:
         os.close(fd)
 
     def show_at(self, path: str) -> None:
-        """Bind the whole tree where the spec says the root is, for hooks that look for it there."""
-        self._bind_root(self.place, path.encode())
+        """Bind the whole tree where the spec says the root is, for hooks that look for it there.
+
+        The working directory is again the one we were started in, until `take_back`.
+        """
+        os.fchdir(self.cwd)
+        with naming("the root for hooks"):
+            kernel.mount(self.place, path.encode(), b"", kernel.MS_BIND | kernel.MS_REC)
 
     def take_back(self, path: str) -> None:
         """What hooks have mounted below that path belongs to the tree."""
-        self._bind_root(path.encode(), self.place)
-
-    def _bind_root(self, source: bytes, target: bytes) -> None:
-        os.fchdir(self.cwd)
-        with naming("the root for hooks"):
-            kernel.mount(source, target, b"", kernel.MS_BIND | kernel.MS_REC)
+        with naming("the root after hooks"):
+            kernel.mount(path.encode(), self.place, b"", kernel.MS_BIND | kernel.MS_REC)
         os.fchdir(self.pinned)
 
     def enter(self) -> int:
@@ -205,7 +207,8 @@ def pin_proc_fd() -> int:
 def adjusted_options(fd: int, options: list[str], modern: bool) -> list[str]:
     """The mount's options, and what the sandbox must know of the file system that fd is on."""
     statfs = Statfs()
-    fstatfs(fd, statfs)
+    if fstatfs(fd, byref(statfs)):
+        raise_errno()
     if statfs.f_type == kernel.OVERLAYFS_SUPER_MAGIC:
         # copy-up gives a file another inode: an fd opened for reading goes on showing the old one
         return [*options, "overlayfs_stale_read"]

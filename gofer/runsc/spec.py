@@ -137,8 +137,8 @@ class Mount:
             members.append('"options":[' + ",".join(map(encode_string, self.options)) + "]")
         for name, maps in (("uidMappings", self.uid_mappings), ("gidMappings", self.gid_mappings)):
             if maps:
-                triples = ('{"containerID":%d,"hostID":%d,"size":%d}' % triple for triple in maps)
-                members.append(f'"{name}":[' + ",".join(triples) + "]")
+                triples = [f'{{"containerID":{inside},"hostID":{host},"size":{size}}}' for inside, host, size in maps]
+                members.append(f'"{name}":[{",".join(triples)}]')
         return "{" + ",".join(members) + "}"
 
 
@@ -221,7 +221,9 @@ def _settle(spec: Spec, flags: Globals, confs: list[MountConf]) -> MountConf:
         return MountConf(lisafs=True, overlay=flags.overlay_root)
     concerned = [mount for mount in spec.mounts if mount.is_bind or mount.type == "erofs"]
     if len(confs) != 1 + len(concerned):
-        raise Fault(f"--gofer-mount-confs: {len(confs)} given, {1 + len(concerned)} needed: the root and {len(concerned)} mounts")
+        raise Fault(
+            f"--gofer-mount-confs: {len(confs)} given, {1 + len(concerned)} needed: the root and {len(concerned)} mounts"
+        )
     for mount, conf in zip(concerned, confs[1:]):
         mount.conf = conf
     return confs[0]

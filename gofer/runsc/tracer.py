@@ -216,5 +216,3 @@ def _status(tid: int) -> list[str]:
             return file.read().splitlines()
     except FileNotFoundError:
         raise ProcessLookupError from None
-
-

@@ -1,0 +1,267 @@
+"""Bundles for containers; our gofer as runsc would start it; Debian's runsc, with its own gofer or with ours."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from hosts import CHECKOUT, wait_until
+from peer import Peer, over_socket
+
+FLAGS = ["--platform=ptrace", "--network=none", "--ignore-cgroups"]  # what every runsc needs in a virtual machine
+SYMLINKS = "sh ls cat cp cut dd df du echo false find grep head id kill ln mkdir mkfifo mount mv rm rmdir sleep sort stat tar touch true"
+Json = dict[str, Any]
+
+
+def bind(destination: str, source: str, *options: str) -> Json:
+    return {"destination": destination, "type": "bind", "source": source, "options": list(options)}
+
+
+def bundle(place: Path, script: str, *mounts: Json, **changes: Any) -> Path:
+    """A bundle whose container runs `script` with busybox's sh; changes: members of the spec. Returns its directory."""
+    (place / "rootfs/bin").mkdir(parents=True)
+    shutil.copy(busybox(), place / "rootfs/bin/busybox")
+    for name in SYMLINKS.split():
+        (place / "rootfs/bin" / name).symlink_to("busybox")
+    process = {"args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+    spec: Json = {
+        "ociVersion": "1.0.2",
+        "process": process,
+        "root": {"path": "rootfs"},
+        "hostname": "test",
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, *mounts],
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}]},
+    }
+    spec.update(changes)
+    (place / "config.json").write_text(json.dumps(spec))
+    return place
+
+
+def busybox() -> str:
+    path = shutil.which("busybox")
+    assert path, "apt-get install busybox-static"
+    return path
+
+
+class Started:
+    """Our gofer as one process, with all the fds that runsc would have given it, and the other ends of them here.
+
+    spec: what config.json holds. io: how many io-fds. words: flags after `gofer`; flags: those before it. more: fds by
+    the name of their flag (closed here once passed on). logs: which of the two logs it gets.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        spec: Any,
+        *words: str,
+        io: int = 1,
+        flags: Sequence[str] = (),
+        more: Optional[dict[str, int]] = None,
+        command: Sequence[str] = (sys.executable, str(CHECKOUT)),
+        logs: Sequence[str] = ("log", "debug-log"),
+        **popen: Any,
+    ) -> None:
+        config = place / "config.json"
+        config.write_bytes(spec if isinstance(spec, bytes) else json.dumps(spec).encode())
+        pairs = [socket.socketpair() for _ in range(io)]
+        self._ends: list[Optional[socket.socket]] = [ours for ours, _ in pairs]
+        self._mounts, mounts = os.pipe()
+        self.logs = {name: place / name for name in logs}
+        files = {
+            f"{name}-fd": os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY) for name, path in self.logs.items()
+        }
+        named = {"spec-fd": os.open(config, os.O_RDONLY), "mounts-fd": mounts, **(more or {})}
+        io_fds = [theirs.fileno() for _, theirs in pairs]
+        argv = [*command, *(f"--{name}={fd}" for name, fd in files.items()), *flags, "gofer", f"--bundle={place}"]
+        argv += [*(f"--{name}={fd}" for name, fd in named.items()), *(f"--io-fds={fd}" for fd in io_fds), *words]
+        passed = [*files.values(), *named.values(), *io_fds, *popen.pop("stray", ())]
+        self.process = subprocess.Popen(
+            argv, pass_fds=passed, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **popen
+        )
+        self.pid = self.process.pid
+        for fd in (*files.values(), *named.values()):
+            os.close(fd)
+        for _, theirs in pairs:
+            theirs.close()
+        self._peers: list[Peer] = []
+
+    def mount_list(self) -> bytes:
+        """All of --mounts-fd, to its end."""
+        with open(self._mounts, "rb") as pipe:
+            self._mounts = -1
+            return pipe.read()
+
+    def drop_mount_list(self) -> None:
+        """Go away without having read it."""
+        os.close(self._mounts)
+        self._mounts = -1
+
+    def add(self, sock: socket.socket) -> None:
+        """One more end, for `peer`."""
+        self._ends.append(sock)
+
+    def peer(self, number: int = 0) -> Peer:
+        """A mounted client on the io-fd of that number."""
+        sock = self._ends[number]
+        assert sock is not None, "in use already"
+        self._ends[number] = None
+        self._peers.append(over_socket(sock))
+        return self._peers[-1]
+
+    def hang_up(self, number: int) -> None:
+        sock = self._ends[number]
+        assert sock is not None
+        sock.close()
+        self._ends[number] = None
+
+    def wait(self) -> int:
+        """Its exit status."""
+        return self.process.wait(10)
+
+    def said(self) -> str:
+        return self.logs["debug-log"].read_text(errors="replace")
+
+    def errors(self) -> list[Json]:
+        """What --log-fd got, one JSON object a line."""
+        return [json.loads(line) for line in self.logs["log"].read_text().splitlines()]
+
+    def status(self, name: str) -> str:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(line.split(None, 1)[1] for line in lines if line.startswith(name + ":"))
+
+    def close(self) -> None:
+        """Ends what is left of it."""
+        for peer in self._peers:
+            peer.disconnect()
+        for sock in self._ends:
+            if sock is not None:
+                sock.close()
+        if self._mounts >= 0:
+            os.close(self._mounts)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            if self.process.stderr:
+                self.process.stderr.close()
+
+
+class Runsc:
+    """Runs Debian's runsc with one state directory. gofer: our one file, or None for runsc's own gofer."""
+
+    def __init__(self, place: Path, gofer: Optional[Path]) -> None:
+        self.state, self.logs = place / "state", place / "logs"
+        self.state.mkdir()
+        self.logs.mkdir(mode=0o1777)
+        self.logs.chmod(0o1777)  # of a rootless one the umask must not decide
+        self.gofer = gofer
+
+    def argv(self, *words: str, flags: Sequence[str] = (), logs: bool = True) -> list[str]:
+        runsc = shutil.which("runsc")
+        assert runsc, "apt-get install runsc"
+        before = [str(self.gofer), "runsc", "--runsc", runsc, "--"] if self.gofer else [runsc]
+        log = [f"--debug-log={self.logs}/"] if logs else []
+        return [*before, f"--root={self.state}", *log, *FLAGS, *flags, *words]
+
+    def run(
+        self, *words: str, flags: Sequence[str] = (), check: bool = True, **options: Any
+    ) -> "subprocess.CompletedProcess[str]":
+        """Output on pipes: where a container's stdout is a regular file gVisor writes from its beginning."""
+        options.setdefault("timeout", 60)
+        pipe = subprocess.PIPE
+        done = subprocess.run(
+            self.argv(*words, flags=flags), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **options
+        )
+        if check:
+            assert done.returncode == 0, (
+                f"{words}: exit {done.returncode}: {done.stdout}{done.stderr}{self.gofer_log()}"
+            )
+        return done
+
+    def start(self, *words: str, flags: Sequence[str] = (), **options: Any) -> "subprocess.Popen[str]":
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self.argv(*words, flags=flags), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **options
+        )
+
+    def gofer_log(self) -> str:
+        return "".join(path.read_text(errors="replace") for path in sorted(self.logs.glob("*.gofer.txt")))
+
+    def served_by_us(self) -> int:
+        """How many of our gofers have told their version and posture; every gofer that ran must be among them."""
+        logs = [path.read_text(errors="replace") for path in self.logs.glob("*.gofer.txt")]
+        ours = [log for log in logs if "] gofer 0." in log and "] jail: " in log and "main.go" not in log]
+        assert len(ours) == len(logs), "another gofer ran: " + "\n".join(set(logs) - set(ours))
+        assert not any("Traceback" in log or "failed" in log for log in ours), ours
+        return len(ours)
+
+
+def pids_named(*words: str) -> list[int]:
+    """Processes whose command line holds all these words."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if all(word in line for word in words):
+                    found.append(int(entry))
+    return found
+
+
+def gofer_pid(state: Path) -> int:
+    """The gofer of the one container of a Runsc: the process runsc named in its state."""
+    wait_until(lambda: len(pids_named(str(state), " gofer --bundle")) == 1, "one gofer runs")
+    return pids_named(str(state), " gofer --bundle")[0]
+
+
+def sandbox_pid(state: Path) -> int:
+    wait_until(lambda: len(pids_named(str(state), "runsc-sandbox")) == 1, "one sandbox runs")
+    return pids_named(str(state), "runsc-sandbox")[0]
+
+
+def ended(pid: int) -> bool:
+    """Gone, or a zombie that nobody has fetched yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def build_gofer(output: Path) -> Path:
+    """The one file of this checkout."""
+    env = {**os.environ, "SHIV": sys.executable, "SOURCE_DATE_EPOCH": "1700000000"}
+    done = subprocess.run(
+        [CHECKOUT / "build.sh", output], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    return output
+
+
+def eventually(condition: Callable[[], bool], what: str, within: float) -> float:
+    """Seconds until the condition held."""
+    began = time.monotonic()
+    wait_until(condition, what, patience=within)
+    return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def scratch(prefix: str) -> Iterator[Path]:
+    """A directory that others may enter, removed at the end."""
+    path = Path(tempfile.mkdtemp(prefix=prefix))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
