@@ -10,7 +10,7 @@ MAX_MESSAGE = (2 << 20) - 4096
 NO_ID = 0xFFFFFFFF
 # statx mask bits, as SetStat uses them
 MODE, UID, GID, SIZE, ATIME, MTIME = 0x2, 0x8, 0x10, 0x200, 0x20, 0x40
-Name = Union[str, bytes]
+Name = Union[str, bytes, "os.PathLike[str]"]
 
 
 class Mid(enum.IntEnum):

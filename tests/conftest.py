@@ -98,6 +98,16 @@ def spot() -> Iterator[Path]:
 
 
 @pytest.fixture
+def as_in_a_server() -> Iterator[None]:
+    """For tests that call gofer.fds in this process: a server's working directory is /proc/self/fd."""
+    before = os.open(".", os.O_PATH)
+    os.chdir("/proc/self/fd")
+    yield
+    os.fchdir(before)
+    os.close(before)
+
+
+@pytest.fixture
 def start(spot: Path) -> Iterator[Start]:
     """start(*options, tree=...) starts a server of this test's own; it is stopped, or was, by the end."""
     started: list[Server] = []

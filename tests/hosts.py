@@ -152,6 +152,32 @@ def run(*argv: str, **options: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*GOFER, *argv], capture_output=True, text=True, **options)
 
 
+def fails_in_one_line(done: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    """Exit status 1, and one line on stderr that holds each of words."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("gofer: ") and done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, f"{word!r} is not in {done.stderr!r}"
+
+
+def serves(path: Path) -> bool:
+    """Whether a client gets its answer there."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(str(path))
+    except OSError:
+        sock.close()
+        return False
+    over_socket(sock).disconnect()
+    return True
+
+
+def connects(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
 @contextlib.contextmanager
 def fails(number: int) -> Iterator[None]:
     """The body fails with this errno and no other."""

@@ -170,9 +170,7 @@ class Peer:
         uid: int = NO_ID,
         gid: int = NO_ID,
     ) -> Created:
-        reply = self.call(
-            Mid.OPENCREATEAT, create(dir_fd, mode, uid, gid) + struct.pack("<I", flags) + string(name)
-        )
+        reply = self.call(Mid.OPENCREATEAT, create(dir_fd, mode, uid, gid) + struct.pack("<I", flags) + string(name))
         r = Reader(reply.payload)
         created = Created(r.inode(), r.take("Q"), reply.fds)
         r.done()
@@ -207,9 +205,7 @@ class Peer:
         return inode
 
     # MkdirAt: Create str name -> Inode
-    def mkdirat(
-        self, dir_fd: int, name: Name, mode: int = 0o755, uid: int = NO_ID, gid: int = NO_ID
-    ) -> Inode:
+    def mkdirat(self, dir_fd: int, name: Name, mode: int = 0o755, uid: int = NO_ID, gid: int = NO_ID) -> Inode:
         return self._child(Mid.MKDIRAT, create(dir_fd, mode, uid, gid) + string(name))
 
     # MknodAt: Create minor[4] major[4] str name -> Inode
@@ -229,9 +225,7 @@ class Peer:
 
     # SymlinkAt: dir_fd[8] uid[4] gid[4] str name str target -> Inode
     def symlinkat(self, dir_fd: int, name: Name, target: Name, uid: int = NO_ID, gid: int = NO_ID) -> Inode:
-        return self._child(
-            Mid.SYMLINKAT, struct.pack("<QII", dir_fd, uid, gid) + string(name) + string(target)
-        )
+        return self._child(Mid.SYMLINKAT, struct.pack("<QII", dir_fd, uid, gid) + string(name) + string(target))
 
     # LinkAt: dir_fd[8] target_fd[8] str name -> Inode
     def linkat(self, dir_fd: int, target_fd: int, name: Name) -> Inode:
@@ -322,9 +316,7 @@ class Peer:
         uid: int = NO_ID,
         gid: int = NO_ID,
     ) -> Created:
-        reply = self.call(
-            Mid.BINDAT, create(dir_fd, mode, uid, gid) + struct.pack("<I", sock_type) + string(name)
-        )
+        reply = self.call(Mid.BINDAT, create(dir_fd, mode, uid, gid) + struct.pack("<I", sock_type) + string(name))
         r = Reader(reply.payload)
         created = Created(r.inode(), r.take("Q"), reply.fds)
         r.done()
@@ -350,10 +342,7 @@ class Peer:
     def renameat2(self, old_dir: int, old_name: Name, new_dir: int, new_name: Name, flags: int = 0) -> None:
         self.empty(
             Mid.RENAMEAT2,
-            struct.pack("<QQ", old_dir, new_dir)
-            + string(old_name)
-            + string(new_name)
-            + struct.pack("<I", flags),
+            struct.pack("<QQ", old_dir, new_dir) + string(old_name) + string(new_name) + struct.pack("<I", flags),
         )
 
 

@@ -253,7 +253,9 @@ def test_a_window_that_changes_while_the_server_works(victim: Server, where: str
         try:
             while time.monotonic() < deadline:
                 mid, payload = rng.choice(requests)
-                with contextlib.suppress(AssertionError, struct.error, BlockingIOError):  # the reply is scribbled on too
+                with contextlib.suppress(
+                    AssertionError, struct.error, BlockingIOError
+                ):  # the reply is scribbled on too
                     fds = peer.transport.exchange(mid, payload).fds
                     for fd in fds:
                         os.close(fd)
@@ -280,7 +282,7 @@ def test_a_state_word_that_never_rests(victim: Server) -> None:
         requests = recorded(base)
         peer = over_channel(base)
         assert isinstance(peer.transport, ChannelTransport)
-        scribbler = scribbling(peer.transport.window, range(0, 4))
+        scribbler = scribbling(peer.transport.window, range(4))
         rng = random.Random(3)
         deadline = time.monotonic() + 0.3
         while time.monotonic() < deadline:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from codec import GID, MODE, NO_ID, SIZE, UID, Mid
 from conftest import Start
-from hosts import Server, fails, wait_until
+from hosts import Server, fails
 from peer import Peer
 
 ALL = pytest.mark.serve("--host-uds", "all")
@@ -43,7 +43,9 @@ def test_two_unset_ids_change_no_owner(peer: Peer, tree: Path) -> None:
 
 @ALL
 @pytest.mark.parametrize("gid", [NO_ID, 0, 77, 5678])
-def test_in_a_set_group_id_directory_the_asked_for_group_wins_else_the_directorys(peer: Peer, tree: Path, gid: int) -> None:
+def test_in_a_set_group_id_directory_the_asked_for_group_wins_else_the_directorys(
+    peer: Peer, tree: Path, gid: int
+) -> None:
     """7bf656f4c, CVE-2022-0358: ids are compared with what the file got, not with the server's own."""
     (tree / "dir").mkdir()
     os.chown(tree / "dir", 0, 77)

@@ -126,6 +126,7 @@ def test_a_made_directory_can_be_worked_in_at_once(peer: Peer, tree: Path) -> No
 
 
 def test_mknod_makes_the_overlay_whiteout(peer: Peer, tree: Path) -> None:
+    """17294348e: overlay whiteouts could not be made."""
     inode = peer.mknodat(peer.root, "whiteout", mode=modes.S_IFCHR | 0o600, major=0, minor=0)
     assert modes.S_ISCHR(inode.stat.mode) and inode.stat.rdev == (0, 0)
     assert_stat_is(inode.stat, tree / "whiteout")
@@ -153,7 +154,9 @@ def test_symlink_targets_are_any_bytes(peer: Peer, tree: Path, target: bytes) ->
     assert peer.readlinkat(inode.fd) == target
 
 
-@pytest.mark.parametrize("target,number", [(b"", errno.ENOENT), (b"a\0b", errno.EINVAL), (b"t" * 4096, errno.ENAMETOOLONG)])
+@pytest.mark.parametrize(
+    "target,number", [(b"", errno.ENOENT), (b"a\0b", errno.EINVAL), (b"t" * 4096, errno.ENAMETOOLONG)]
+)
 def test_a_symlink_target_that_linux_refuses_is_refused(peer: Peer, tree: Path, target: bytes, number: int) -> None:
     with fails(number):
         peer.symlinkat(peer.root, "link", target)

@@ -97,6 +97,7 @@ def test_an_offset_the_file_system_cannot_hold_is_its_own_error(peer: Peer, tree
 
 @pytest.mark.parametrize("claimed", [0, 4, 6, 2**31, 2**32 - 1])
 def test_a_pwrite_whose_count_is_not_its_data_is_eio_and_writes_nothing(peer: Peer, tree: Path, claimed: int) -> None:
+    """2a62f4379: 32-bit lengths overflowed checks; here they are compared with what is really there."""
     (tree / "file").write_bytes(b"hello")
     fd = opened(peer, "file")
     with fails(errno.EIO):

@@ -160,6 +160,7 @@ def test_noreplace_keeps_what_is_there(peer: Peer, tree: Path) -> None:
 
 
 def test_exchange_swaps_two_names_of_any_type(peer: Peer, tree: Path) -> None:
+    """2c1c4a551 (#7895): RENAME_EXCHANGE was refused."""
     (tree / "file").write_bytes(b"hello")
     (tree / "dir/sub").mkdir(parents=True)
     file, directory = peer.walk_to("file"), peer.walk_to("dir")

@@ -45,7 +45,17 @@ def test_without_donation_no_regular_file_is_donated(peer: Peer, tree: Path) -> 
 def test_only_access_mode_and_truncation_are_taken_from_the_flags(peer: Peer, tree: Path) -> None:
     (tree / "file").write_bytes(b"hello")
     fd = peer.walk_to("file")
-    others = os.O_APPEND | os.O_DIRECT | os.O_SYNC | os.O_CREAT | os.O_EXCL | os.O_DIRECTORY | os.O_PATH | os.O_NOCTTY | 1 << 31
+    others = (
+        os.O_APPEND
+        | os.O_DIRECT
+        | os.O_SYNC
+        | os.O_CREAT
+        | os.O_EXCL
+        | os.O_DIRECTORY
+        | os.O_PATH
+        | os.O_NOCTTY
+        | 1 << 31
+    )
     (donated,) = peer.openat(fd, os.O_RDWR | others).donated
     assert fcntl.fcntl(donated, fcntl.F_GETFL) & ~(os.O_NONBLOCK | 0o100000) == os.O_RDWR
     assert (tree / "file").read_bytes() == b"hello"
@@ -100,6 +110,7 @@ def test_a_file_opens_after_it_was_unlinked(peer: Peer, tree: Path) -> None:
 
 @pytest.mark.serve("--host-fifo", "open")
 def test_a_permitted_fifo_opens_without_blocking_and_is_donated(peer: Peer, tree: Path) -> None:
+    """38d2b048f, 22a0b4acb: FIFOs and devices block: an open donates an fd, or fails."""
     os.mkfifo(tree / "fifo")
     fd = peer.walk_to("fifo")
     with fails(errno.ENXIO):

@@ -1,4 +1,7 @@
-"""A read-only export: every message that changes anything is EROFS, before anything else is looked at."""
+"""A read-only export: every message that changes anything is EROFS, before anything else is looked at.
+
+64785c867: BindAt once skipped the check.
+"""
 
 import errno
 import os

@@ -103,6 +103,7 @@ def test_connect_never_goes_through_a_symlink(peer: Peer, tree: Path, listener: 
 def test_connect_with_creds_shows_the_host_those_ids(
     peer: Peer, tree: Path, listener: socket.socket, uid: int, gid: int
 ) -> None:
+    """c4f686f4e (#11291): a peer on a Unix socket saw root."""
     os.chmod(tree / "sock", 0o777)
     fd = peer.walk_to("sock")
     with adopt(peer, peer.connectwithcreds(fd, uid, gid)), listener.accept()[0] as served:

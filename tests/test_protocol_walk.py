@@ -143,6 +143,7 @@ def test_names_may_be_any_bytes_but_nul_and_slash(peer: Peer, tree: Path) -> Non
 
 
 def test_walk_of_more_than_fits_one_reply_is_eio(peer: Peer) -> None:
+    """846f4055e: replies were bounded by 4 GiB."""
     with fails(errno.EIO):
         peer.walk(peer.root, *["d"] * 13800)  # 13,800 inodes of 152 bytes
 
@@ -226,6 +227,7 @@ def test_fstat_works_on_open_fds_and_on_unlinked_files(peer: Peer, tree: Path) -
 
 
 def test_the_mask_has_a_birth_time_where_the_file_system_has_one(peer: Peer, tree: Path) -> None:
+    """4c569980d: there was none; and the mask must not claim what is not there."""
     (tree / "file").touch()
     stat = peer.fstat(peer.walk_to("file"))
     if stat.mask & 0x800:

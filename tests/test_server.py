@@ -209,7 +209,7 @@ def test_a_client_that_opens_all_it_can_is_told_emfile_and_others_still_work(sta
     (spot / "file").write_bytes(b"hello")
     server = start("--fd-limit", "400")
     with server.peer() as bystander, server.peer() as greedy:
-        held = []
+        held: list[int] = []
         with fails(errno.EMFILE):
             while len(held) < 1000:
                 held.append(greedy.walk_to("file"))
@@ -268,7 +268,7 @@ def test_more_connections_than_fds_are_left_for_do_not_stop_the_server(start: St
 
 @pytest.mark.slow
 def test_a_hundred_thousand_mixed_operations_leave_fds_and_memory_flat(server: Server) -> None:
-    """CVE-2016-8577, -9102, -9105, -9106 (9pfs): leaks per operation."""
+    """CVE-2016-8577, CVE-2016-9102, CVE-2016-9105, CVE-2016-9106 (9pfs): leaks per operation."""
     rng = random.Random(1)
     rss = []
     with server.peer() as base:

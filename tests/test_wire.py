@@ -79,7 +79,8 @@ def values_of(vector: Vector, names: str) -> list[int]:
 def parse(shape: tuple[wire.Record, str, list[tuple[str, str]]], raw: bytes) -> tuple[list[int], dict[str, Field]]:
     """Take a message apart with the readers of gofer.wire, to its very end."""
     record, _, tail = shape
-    values, at, found = list(record.read(raw, 0)), record.size, {}
+    found: dict[str, Field] = {}
+    values, at = list(record.read(raw, 0)), record.size
     for kind, name in tail:
         if kind == STR:
             found[name], at = wire.take_str(raw, at)
@@ -96,7 +97,13 @@ def parse(shape: tuple[wire.Record, str, list[tuple[str, str]]], raw: bytes) -> 
 
 
 def encoded(field: Field) -> Field:
-    return [encoded(item) for item in field] if isinstance(field, list) else field.encode() if isinstance(field, str) else field
+    return (
+        [encoded(item) for item in field]
+        if isinstance(field, list)
+        else field.encode()
+        if isinstance(field, str)
+        else field
+    )
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -272,7 +279,9 @@ def test_the_notation_of_a_message_says_what_its_records_say(mid: int) -> None:
 def test_the_ids_are_those_of_the_golden_vectors() -> None:
     ours = {name.lower(): mid for mid, name in wire.NAMES.items()}
     for vector in VECTORS:
-        message = re.sub("(Req|Resp)$", "", vector.message).lower().replace("stat", "fstat", vector.message == "StatReq")
+        message = (
+            re.sub("(Req|Resp)$", "", vector.message).lower().replace("stat", "fstat", vector.message == "StatReq")
+        )
         if vector.message not in ("Statx", "Inode", "StatFS"):
             assert ours[message] == vector.mid, vector.message
     assert sorted(wire.NAMES) == list(range(34))

@@ -1,0 +1,82 @@
+"""gofer.dispatch: the one place where an error becomes a reply."""
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from codec import Mid
+
+from gofer import dispatch, wire
+from gofer.comm import Communicator, Export, Options
+from gofer.fds import O_PATH_FLAGS, FDTable
+from gofer.log import Log
+
+pytestmark = pytest.mark.usefixtures("as_in_a_server")
+
+
+@pytest.fixture
+def comm(spot: Path) -> Iterator[Communicator]:
+    export = Export(os.open(spot, O_PATH_FLAGS), Options())
+    table = FDTable()
+    yield Communicator(table, export, False, lambda message: None, lambda: None)
+    table.clear()
+    os.close(export.root.host)
+    export.root.host = -1
+
+
+@pytest.fixture
+def log() -> Iterator[tuple[Log, int]]:
+    """A log at debug, and the fd from which it can be read."""
+    reader, writer = os.pipe()
+    yield Log("debug", "text", writer), reader
+    os.close(writer)
+    os.close(reader)
+
+
+def served(comm: Communicator, log: Log, mid: int, request: bytes) -> tuple[int, bytes]:
+    reply = bytearray(4096)
+    mid, used = dispatch.serve(comm, mid, memoryview(request), memoryview(reply), log, 7)
+    return mid, bytes(reply[:used])
+
+
+def test_a_fault_inside_is_eremoteio_logged_with_its_place_and_the_next_request_is_served(
+    comm: Communicator, log: tuple[Log, int]
+) -> None:
+    """f3ff82093: a fault in a handler killed the server, or was hidden. Here: a table that holds what it must not."""
+    assert served(comm, log[0], Mid.MOUNT, b"")[0] == Mid.MOUNT
+    comm.control[99] = "no control FD"  # type: ignore[assignment]
+    request = struct.pack("<Q", 99)
+    assert served(comm, log[0], Mid.FSTAT, request) == (Mid.ERROR, struct.pack("<I", errno.EREMOTEIO))
+    said = os.read(log[1], 65536).decode()
+    assert "FStat" in said and ".py:" in said and "no control FD" not in said
+    mid, reply = served(comm, log[0], Mid.FSTAT, struct.pack("<Q", 1))
+    assert mid == Mid.FSTAT and len(reply) == 144
+
+
+@pytest.mark.parametrize(
+    "mid,request_,code",
+    [
+        (0, b"", errno.EINVAL),
+        (34, b"", errno.EOPNOTSUPP),
+        (65535, b"xxxx", errno.EOPNOTSUPP),
+        (Mid.FSTAT, b"", errno.EIO),
+        (Mid.FSTAT, bytes(9), errno.EIO),
+        (Mid.FSTAT, bytes(8), errno.EBADF),
+    ],
+)
+def test_an_error_is_told_once_at_debug_with_message_and_errno(
+    comm: Communicator, log: tuple[Log, int], mid: int, request_: bytes, code: int
+) -> None:
+    assert served(comm, log[0], mid, request_) == (Mid.ERROR, struct.pack("<I", code))
+    lines = os.read(log[1], 65536).decode().splitlines()
+    assert len(lines) == 1
+    assert str(wire.NAMES.get(mid, mid)) in lines[0] and f"errno {code} " in lines[0]
+
+
+def test_the_table_has_one_handler_for_each_message_under_its_name() -> None:
+    assert len(dispatch.HANDLERS) == len(wire.NAMES)
+    for mid, handler in enumerate(dispatch.HANDLERS):
+        assert handler.__name__ == wire.NAMES[mid].lower()
