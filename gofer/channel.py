@@ -154,15 +154,15 @@ class Channel:
 
     def _serve(self) -> None:
         comm, view, donated = self._comm, self._view, self._comm.donated
-        read, answer = _Header.read, _Reply.pack
-        wait, hand_over = self._word.wait_while_zero, self._word.clear_bit0_and_wake
+        words, halves, answer = view.cast("I"), view.cast("H"), _Reply.pack
+        wait, wait_args, hand_over, hand_over_args = self._word.hot()
         handlers, refuse, known = dispatch.HANDLERS, dispatch.refuse, len(dispatch.HANDLERS)
         reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
         most = _RPC_HEAD + MAX_MESSAGE_SIZE
         while True:
-            wait()
+            wait(*wait_args)
             self._serving = True
-            state, data_len, mid, _ = read(view)
+            state, data_len, mid = words[0], words[1], halves[8]
             if state != _SERVER or self._closing:
                 self._serving = False
                 if state != _CLIENT or self._closing:
@@ -178,7 +178,7 @@ class Channel:
                 size = refuse(comm, mid, error, reply, self._log, self._client)
                 mid = ERROR
             answer(view, 4, _RPC_HEAD + size, mid, self._donate() if donated else 0)
-            hand_over()
+            hand_over(*hand_over_args)
             if self._closing:  # another thread has set it since the check above
                 time.sleep(_GRACE)  # type: ignore[unreachable]
                 return

@@ -12,8 +12,8 @@ import os
 import stat
 from errno import EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
-from gofer.fds import WALKABLE, ControlFD, HostFD, admit
-from gofer.sys import AT_EMPTY_PATH, STATX_BASIC_STATS, STATX_BTIME, Statx, raise_errno, statx
+from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit
+from gofer.sys import AT_EMPTY_PATH, STATX_BASIC_STATS, STATX_BTIME, Statfs, Statx, raise_errno, statx
 from gofer.wire import MAX_MESSAGE_SIZE, Inode
 
 TYPE_CHECKING = False
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 STATX_MASK = STATX_BASIC_STATS | STATX_BTIME
 SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longer than a u16 can say
-_MODE_INDEX = Statx.stx_mode.offset // 2
+_MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
+_MODE_BYTE1 = Statx.stx_mode.offset + 1
 
 
 class Options:
@@ -86,7 +87,7 @@ class Communicator:
 
     __slots__ = (
         "table", "control", "opened", "bound", "next_id", "export", "options", "read_only", "donated", "may_block",
-        "warn", "make_channel", "statx_buffer", "statx_bytes", "_words", "_halves", "_scratch",
+        "warn", "make_channel", "statx_buffer", "statx_bytes", "statfs_bytes", "statfs_buffer", "_scratch",
     )  # fmt: skip
 
     def __init__(
@@ -113,9 +114,8 @@ class Communicator:
         self.make_channel = make_channel
         self.statx_bytes = bytearray(ctypes.sizeof(Statx))
         self.statx_buffer = (ctypes.c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes)
-        whole = memoryview(self.statx_bytes)
-        self._words = whole.cast("I")
-        self._halves = whole.cast("H")
+        self.statfs_bytes = bytearray(ctypes.sizeof(Statfs))
+        self.statfs_buffer = (ctypes.c_char * len(self.statfs_bytes)).from_buffer(self.statfs_bytes)
         self._scratch: Any = None
 
     def stat(self, host: int) -> int:
@@ -126,20 +126,24 @@ class Communicator:
         """
         if statx(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):
             raise_errno()
-        self._words[0] &= STATX_MASK  # newer kernels add bits for fields past the 144th byte
-        return self._halves[_MODE_INDEX] & 0o170000
+        found = self.statx_bytes
+        found[1] &= _MASK_BYTE1  # newer kernels add bits for fields past the 144th byte
+        return (found[_MODE_BYTE1] & 0xF0) << 8
 
     def stat_mode(self) -> int:
         """Type and mode bits of the last `stat`."""
-        return self._halves[_MODE_INDEX]
+        mode: int = Statx.from_buffer(self.statx_bytes).stx_mode
+        return mode
 
     def stat_owner(self) -> tuple[int, int]:
         """uid and gid of the last `stat`."""
-        return self._words[5], self._words[6]
+        found = Statx.from_buffer(self.statx_bytes)
+        return found.stx_uid, found.stx_gid
 
     def stat_links(self) -> int:
         """Number of links of the last `stat`."""
-        return self._words[4]
+        links: int = Statx.from_buffer(self.statx_bytes).stx_nlink
+        return links
 
     def adopt(self, host: int) -> ControlFD:
         """The control FD, not yet numbered, that owns the O_PATH fd `host`; `statx_bytes` then holds its statx.
@@ -147,10 +151,11 @@ class Communicator:
         EPERM for a type that is not served (block devices), EMFILE where the connection holds too many; closed then.
         """
         node = ControlFD(host, 0)
-        node.kind = self.stat(host)
-        if node.kind not in WALKABLE:
+        node.kind = kind = self.stat(host)
+        if kind not in WALKABLE:
             raise OSError(EPERM, "block devices are not served")
-        admit(host, self.table)
+        if host >= MARKS[0]:
+            admit(host, self.table)
         return node
 
     def answer_inode(self, node: ControlFD, reply: memoryview) -> int:

@@ -9,9 +9,9 @@ reference model; there is no lock here, and otherwise a `Close` frees the host f
 
 A control FD is an O_PATH fd: it pins an inode, grants nothing, and opens no device. Whatever needs more goes through
 the fd's magic link in /proc/self/fd, by `proc_path`: the kernel jumps to the pinned inode, no path is resolved
-a second time. After the root has changed there is no /proc to name, so `pin_proc` keeps an fd on /proc/self/fd
-from before, and `enter_proc` makes it the working directory: from then on the bare number is the path. The client
-never gets that fd, nor one from which `..` could reach it.
+a second time. The bare number is that path, because `enter_proc` makes /proc/self/fd the working directory. After
+the root has changed there is no /proc to name, so `pin_proc` keeps an fd on it from before. The client never gets that
+fd, nor one from which `..` could reach it.
 
 The fd limit is the process's, the clients share it. The kernel hands out the lowest free number, so the number
 itself tells how full the table is, and `admit` needs no counter: in the upper part of the range a connection may hold
@@ -27,8 +27,7 @@ import stat
 from errno import EBADF, EINVAL, EMFILE
 from itertools import count
 
-from gofer import sys
-from gofer.sys import O_PATH, get_errno, openat, raise_errno
+from gofer.sys import AT_FDCWD, O_PATH, get_errno, openat, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,11 +38,9 @@ FAIR_FROM = 0.25  # below this part of the fd limit nobody counts
 
 _O_CLOEXEC_NOCTTY = os.O_CLOEXEC | os.O_NOCTTY
 
-_proc = b"/proc/self/fd/"
-_proc_fd = sys.AT_FDCWD
+_proc_fd = -1
 _mountinfo = -1
-_fair_floor = 0
-_ceiling = 0
+MARKS = [0, 0]  # the fd numbers from which `admit` counts, and from which it refuses; see set_fd_limit
 
 
 class HostFD:
@@ -154,7 +151,8 @@ class FDTable:
 
 def admit(host: int, table: FDTable) -> None:
     """EMFILE where the connection must not keep one more fd, of which `host` is the newest; see the head of this file."""
-    if host >= _fair_floor and (host >= _ceiling or table.held() > _ceiling - host):
+    floor, ceiling = MARKS
+    if host >= floor and (host >= ceiling or table.held() > ceiling - host):
         raise OSError(EMFILE, "this connection's share of the fd limit is used up")
 
 
@@ -163,7 +161,6 @@ def set_fd_limit(limit: int | None = None) -> int:
 
     A limit above the hard one is cut to it where the process may not raise it.
     """
-    global _fair_floor, _ceiling
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if limit is None else limit
     try:
@@ -171,8 +168,8 @@ def set_fd_limit(limit: int | None = None) -> int:
     except (OSError, ValueError):
         wanted = hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    _ceiling = max(wanted - RESERVE, 0)
-    _fair_floor = int(_ceiling * FAIR_FROM)
+    ceiling = max(wanted - RESERVE, 0)
+    MARKS[:] = int(ceiling * FAIR_FROM), ceiling
     return wanted
 
 
@@ -191,10 +188,8 @@ def pin_proc(proc: int = -1, mountinfo: int = -1) -> None:
 
 
 def enter_proc() -> None:
-    """Make the pinned /proc/self/fd the working directory: `proc_path` needs no /proc from now on."""
-    global _proc
+    """Make the pinned /proc/self/fd the working directory, which `proc_path` and `reopen` ask for."""
     os.fchdir(_proc_fd)
-    _proc = b""
 
 
 def open_mountinfo() -> int:
@@ -207,13 +202,13 @@ def open_mountinfo() -> int:
 
 
 def proc_path(host: int) -> bytes:
-    """A path that leads to the inode of an fd by its magic link, whatever the fd's access mode is."""
-    return b"%s%d" % (_proc, host)
+    """A path that leads to the inode of an fd by its magic link, whatever the fd's access mode is; see `enter_proc`."""
+    return b"%d" % host
 
 
 def reopen(host: int, flags: int) -> int:
     """Open the inode of an fd anew with flags; returns the new fd. O_NOFOLLOW would refuse the magic link."""
-    opened = openat(_proc_fd, b"%s%d" % (_proc if _proc_fd < 0 else b"", host), flags | _O_CLOEXEC_NOCTTY)
+    opened = openat(AT_FDCWD, b"%d" % host, flags | _O_CLOEXEC_NOCTTY)
     if opened < 0:
         raise_errno()
     return opened
@@ -231,7 +226,7 @@ O_PATH_FLAGS = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 WALKABLE = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR))
 
 __all__ = [
-    "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "OpenFD", "admit", "enter_proc",
+    "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "OpenFD", "admit", "enter_proc",
     "get_errno", "open_path", "pin_proc", "proc_path", "reopen", "set_fd_limit",
 ]  # fmt: skip
 set_fd_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

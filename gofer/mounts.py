@@ -8,6 +8,7 @@ not) and nothing is mounted below the served root. The kernel marks an fd on mou
 from __future__ import annotations
 
 import _thread
+import ctypes
 import os
 import select
 from errno import ENOENT
@@ -25,7 +26,8 @@ _points: list[bytes] = []
 def one_device(directory: int, root: int) -> bool:
     """True where no entry of directory can be on another device than the directory; root: the export's root fd."""
     buffer = sys.Statfs()
-    sys.fstatfs(directory, buffer)
+    if sys.fstatfs(directory, ctypes.byref(buffer)):
+        sys.raise_errno()
     if buffer.f_type not in _ONE_DEVICE:
         return False
     path = os.readlink(proc_path(root))

@@ -92,6 +92,7 @@ def _run(server: Server, options: Any, listening: _Listening | None, confine: Ca
         except PermissionError:  # without CAP_SETGID, or in a user namespace that denies it
             pass
     fds.pin_proc()
+    fds.enter_proc()
     limit = fds.set_fd_limit(options.fd_limit)
     if options.fd_limit and limit < options.fd_limit:
         raise Failure(

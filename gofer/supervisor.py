@@ -79,12 +79,16 @@ def fork(charge: Charge, confine: Callable[[int], None]) -> None:
     """
     before = pthread_sigmask(SIG_BLOCK, _WAITED_FOR)
     hangup, lifeline = os.pipe2(os.O_CLOEXEC)
+    # Asked for now: the two share a mount namespace, and the server changes its root at once.
+    fds = [int(name) for name in os.listdir("/proc/self/fd")]
     server = os.fork()
     if server:
-        _supervise(server, charge, confine, lifeline)
+        _supervise(server, charge, confine, lifeline, fds)
     os.close(lifeline)
     charge.in_server()
-    os.setsid()
+    # A process group of its own, so that a terminal's Ctrl-C comes by way of the supervisor; not a session: the
+    # scheduler's autogroup would keep it apart from its clients, at a microsecond a context switch (sched(7)).
+    os.setpgid(0, 0)
     _tie(hangup)
     pthread_sigmask(SIG_SETMASK, before)
 
@@ -101,11 +105,11 @@ def _tie(hangup: int) -> None:
         os._exit(1)
 
 
-def _supervise(server: int, charge: Charge, confine: Callable[[int], None], lifeline: int) -> NoReturn:
+def _supervise(server: int, charge: Charge, confine: Callable[[int], None], lifeline: int, fds: list[int]) -> NoReturn:
     status = 1
     try:
         signal(SIGCHLD, SIG_DFL)  # were it ignored, the kernel would not keep the status
-        _close_all_but({0, 1, 2, lifeline, *charge.keep})
+        _close_all(fds, {0, 1, 2, lifeline, *charge.keep})
         confine(server)
         status = _wait(server, charge)
     except BaseException as error:
@@ -140,11 +144,10 @@ def _wait(server: int, charge: Charge) -> int:
     return 128 + number
 
 
-def _close_all_but(keep: set[int]) -> None:
-    """Every fd there can be: the limit may have been lowered since one was opened, so /proc is asked."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in keep:
+def _close_all(fds: list[int], keep: set[int]) -> None:
+    for fd in fds:
+        if fd not in keep:
             try:
-                os.close(int(name))
-            except OSError:  # the listing's own
+                os.close(fd)
+            except OSError:  # the one that listed them
                 pass

@@ -9,7 +9,7 @@ Two kinds of binding:
     the caller has checked their range) and converts them.
 *   `_hot` declares none. ctypes then passes an int as a C int, bytes as a pointer and a ctypes object
     as itself, without a converter per argument: half a microsecond less per call. Only ints known to fit
-    a C int (fds, flags) may go there, never one from the wire. The caller tests the result (-1) itself and
+    a C int (fds, flags) may go there, never one from the wire; a Structure goes by byref. The caller tests the result itself and
     then asks `get_errno`, so that an expected miss costs no exception.
 
 ctypes cuts bytes at the first NUL: whoever passes a name has checked it.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from ctypes import (
     c_char_p,
     c_int,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["get_errno"]  # and every name below; this one is only passed on
 
 libc = ctypes.CDLL(None, use_errno=True)
+_plain_call = ctypes.CDLL(None)["syscall"]
+_unlocked_call = ctypes.PyDLL(None)["syscall"]
+_plain_call.restype = _unlocked_call.restype = None
 
 MACHINE = os.uname().machine
 
@@ -157,12 +161,6 @@ STATX_BTIME = 0x800
 UTIME_OMIT = (1 << 30) - 2
 
 
-class Timespec(ctypes.Structure):
-    """struct timespec of a 64-bit kernel."""
-
-    _fields_ = [("tv_sec", c_int64), ("tv_nsec", c_int64)]
-
-
 class Statx(ctypes.Structure):
     """struct statx(2), 256 bytes. The first 144 are the protocol's Statx; only some fields are named here."""
 
@@ -246,19 +244,22 @@ class Cmsghdr(ctypes.Structure):
     _fields_ = [("cmsg_len", c_size_t), ("cmsg_level", c_int), ("cmsg_type", c_int)]
 
 
+_timespecs = struct.Struct("@qqqq").pack  # two struct timespec of a 64-bit kernel
+
 # Hot: the result is tested by the caller.
+_fchmodat = _hot("fchmodat")
+fstatfs = _hot("fstatfs")
 getxattr = _hot("getxattr", c_ssize_t)
 openat = _hot("openat")
 readlinkat = _hot("readlinkat", c_ssize_t)
 statx = _hot("statx")
+_utimensat = _hot("utimensat")
 
 # Checked.
 _capget = _bind("capget", c_void_p, c_void_p, prefer_libc=False)
 _capset = _bind("capset", c_void_p, c_void_p, prefer_libc=False)
 _fallocate = _bind("fallocate", c_int, c_int, c_int64, c_int64)
-_fchmodat = _bind("fchmodat", c_int, c_char_p, c_uint, c_int)
 _fchownat = _bind("fchownat", c_int, c_char_p, c_uint, c_uint, c_int)
-_fstatfs = _bind("fstatfs", c_int, c_void_p)
 _getdents64 = _bind("getdents64", c_int, c_void_p, c_size_t, restype=c_ssize_t)
 _linkat = _bind("linkat", c_int, c_char_p, c_int, c_char_p, c_int)
 _listxattr = _bind("listxattr", c_char_p, c_void_p, c_size_t, restype=c_ssize_t)
@@ -266,7 +267,6 @@ _removexattr = _bind("removexattr", c_char_p, c_char_p)
 _renameat2 = _bind("renameat2", c_int, c_char_p, c_int, c_char_p, c_uint)
 _sendmsg = _bind("sendmsg", c_int, c_void_p, c_int, restype=c_ssize_t)
 _setxattr = _bind("setxattr", c_char_p, c_char_p, c_char_p, c_size_t, c_int)
-_utimensat = _bind("utimensat", c_int, c_char_p, c_void_p, c_int)
 # glibc's own functions of these names change every thread of the process; the plain system calls only the caller's.
 _setgroups = _bind("setgroups", c_size_t, c_void_p, prefer_libc=False)
 _setresgid = _bind("setresgid", c_uint32, c_uint32, c_uint32, prefer_libc=False)
@@ -279,16 +279,13 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 def fchmodat(dirfd: int, path: bytes, mode: int) -> None:
     """The system call has no flags: it follows a symlink at the end of path, which is what a magic link needs."""
-    _fchmodat(dirfd, path, mode, 0)
+    if _fchmodat(dirfd, path, mode, 0):
+        raise_errno()
 
 
 def fchownat(dirfd: int, path: bytes, uid: int, gid: int, flags: int) -> None:
     """uid, gid: -1 leaves that id as it is."""
     _fchownat(dirfd, path, uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, flags)
-
-
-def fstatfs(fd: int, buffer: Statfs) -> None:
-    _fstatfs(fd, ctypes.byref(buffer))
 
 
 def getdents64(fd: int, buffer: int, size: int) -> int:
@@ -318,9 +315,10 @@ def setxattr(path: bytes, name: bytes, value: bytes, flags: int) -> None:
     _setxattr(path, name, value, len(value), flags)
 
 
-def utimensat(dirfd: int, path: bytes, times: ctypes.Array[Timespec], flags: int) -> None:
-    """times: access and modification time."""
-    _utimensat(dirfd, path, ctypes.byref(times), flags)
+def utimensat(dirfd: int, path: bytes, times: tuple[int, int, int, int], flags: int) -> None:
+    """times: seconds and nanoseconds of the access, then of the modification time."""
+    if _utimensat(dirfd, path, _timespecs(*times), flags):
+        raise_errno()
 
 
 def thread_setgroups(groups: tuple[int, ...]) -> None:
@@ -382,33 +380,39 @@ class FDSender:
 class FutexWord:
     """A futex(2) word in shared memory, with the three operations a channel needs, arguments prebuilt.
 
-    Shared futexes, not PRIVATE ones: the peer is another process.
+    Shared futexes, not PRIVATE ones: the peer is another process. Their results are not looked at, so they are called
+    without the copying of errno; the two that only wake cannot block, and keep the interpreter's lock.
     """
 
     def __init__(self, address: int) -> None:
-        function, number = libc["syscall"], c_long(_number("futex"))
-        function.restype = c_long
-        word, one, many, none = c_void_p(address), c_int(1), c_int(0x7FFFFFFF), c_void_p(None)
+        number = c_long(_number("futex"))
+        word, one, many = c_void_p(address), c_int(1), c_int(0x7FFFFFFF)
         wake_op = c_int(FUTEX_WAKE_OP)
         # val (how many to wake at word), then val2 (how many more at the second word, the same one: none)
         hand_over = c_uint(FUTEX_OP_ANDN << 28 | 1 << 12)
         close = c_uint(FUTEX_OP_SET << 28 | 2 << 12)
-        self._wait = (number, word, c_int(FUTEX_WAIT), c_int(0), none, none, c_int(0))
-        self._hand_over = (number, word, wake_op, one, c_ulong(0), word, hand_over)
-        self._close = (number, word, wake_op, many, c_ulong(0), word, close)
-        self._futex = function
+        self._wait = _plain_call, (number, word, c_int(FUTEX_WAIT), c_int(0), c_void_p(None))
+        self._hand_over = _unlocked_call, (number, word, wake_op, one, c_ulong(0), word, hand_over)
+        self._close = _unlocked_call, (number, word, wake_op, many, c_ulong(0), word, close)
 
     def wait_while_zero(self) -> None:
         """Sleep while the word is 0. Returns on a wake, a signal, or another value: the caller looks again."""
-        self._futex(*self._wait)
+        function, args = self._wait
+        function(*args)
 
     def clear_bit0_and_wake(self) -> None:
         """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays."""
-        self._futex(*self._hand_over)
+        function, args = self._hand_over
+        function(*args)
 
     def set_two_and_wake_all(self) -> None:
         """Atomically word = 2, and wake every waiter."""
-        self._futex(*self._close)
+        function, args = self._close
+        function(*args)
+
+    def hot(self) -> tuple[Callable[..., None], tuple[Any, ...], Callable[..., None], tuple[Any, ...]]:
+        """`wait_while_zero` and `clear_bit0_and_wake` as function and arguments each, for a loop that counts its calls."""
+        return (*self._wait, *self._hand_over)
 
 
 def set_signal_default(*signals: int) -> None:

@@ -226,6 +226,7 @@ RenameAt2Req = RenameAtReq
 U32Field = Record("U32Field", value=U32)
 
 _u16 = Count.read
+_one_fdid = struct.Struct("<2xQ").unpack
 
 
 def take_str(buffer: Buffer, at: int) -> tuple[bytes, int]:
@@ -259,6 +260,8 @@ def take_strs(buffer: Buffer, at: int) -> list[bytes]:
 def take_fdids(buffer: Buffer) -> tuple[int, ...]:
     """The FDID* that is the whole message."""
     (count,) = _u16(buffer, 0)
+    if count == 1:
+        return _one_fdid(buffer)
     fdids: tuple[int, ...] = struct.unpack(f"<2x{count}Q", buffer)
     return fdids
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 from errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM
@@ -14,12 +13,13 @@ from gofer.wire import NO_ID, FStatFSReq, FStatReq, SetStatReq, SetStatResp, Sta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
-
     from gofer.comm import Communicator
     from gofer.fds import ControlFD
 
-_SUPPORTED = STATX_MODE | STATX_UID | STATX_GID | STATX_SIZE | STATX_ATIME | STATX_MTIME
+_NAMELEN = sys.Statfs.f_namelen.offset
+_OWNER = STATX_UID | STATX_GID
+_TIMES = STATX_ATIME | STATX_MTIME
+_SUPPORTED = STATX_MODE | _OWNER | STATX_SIZE | _TIMES
 
 
 def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -38,25 +38,30 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     node = comm.control[fdid]
     if mask & ~_SUPPORTED:
         raise OSError(EPERM, "SetStat of an attribute that cannot be set")
-    failed = errno = 0
-
-    def attempt(bits: int, change: Callable[[], None]) -> None:
-        nonlocal failed, errno
-        if mask & bits:
-            try:
-                change()
-            except OSError as e:
-                failed |= mask & bits
-                errno = e.errno or EINVAL
-
+    failed = 0
+    errno: int | None = 0
     # The owner before the mode, as chown clears set-id bits; times last, as a truncation sets them.
-    attempt(STATX_SIZE, lambda: _truncate(comm, node, size))
-    new_uid = uid if mask & STATX_UID else NO_ID
-    new_gid = gid if mask & STATX_GID else NO_ID
-    attempt(STATX_UID | STATX_GID, lambda: attrs.chown(node.host, new_uid, new_gid))
-    attempt(STATX_MODE, lambda: _chmod(node, mode))
-    attempt(STATX_ATIME | STATX_MTIME, lambda: _set_times(node, mask, times))
-    SetStatResp.pack(reply, 0, failed, errno)
+    if mask & STATX_SIZE:
+        try:
+            _truncate(comm, node, size)
+        except OSError as e:
+            failed, errno = failed | STATX_SIZE, e.errno
+    if mask & _OWNER:
+        try:
+            attrs.chown(node.host, uid if mask & STATX_UID else NO_ID, gid if mask & STATX_GID else NO_ID)
+        except OSError as e:
+            failed, errno = failed | mask & _OWNER, e.errno
+    if mask & STATX_MODE:
+        try:
+            _chmod(node, mode)
+        except OSError as e:
+            failed, errno = failed | STATX_MODE, e.errno
+    if mask & _TIMES:
+        try:
+            _set_times(node, mask, *times)
+        except OSError as e:
+            failed, errno = failed | mask & _TIMES, e.errno
+    SetStatResp.pack(reply, 0, failed, errno or 0)
     return SetStatResp.size
 
 
@@ -93,29 +98,28 @@ def _chmod(node: ControlFD, mode: int) -> None:
     attrs.chmod(node.host, mode & 0o7777)
 
 
-def _set_times(node: ControlFD, mask: int, times: list[int]) -> None:
-    # UTIME_NOW is passed on: a sandbox that shares the file system with others sends it for touch(1).
-    spec = (sys.Timespec * 2)(sys.Timespec(*times[:2]), sys.Timespec(*times[2:]))
-    if not mask & STATX_ATIME:
-        spec[0].tv_nsec = sys.UTIME_OMIT
-    if not mask & STATX_MTIME:
-        spec[1].tv_nsec = sys.UTIME_OMIT
+def _set_times(node: ControlFD, mask: int, asec: int, ansec: int, msec: int, mnsec: int) -> None:
+    times = (
+        asec,
+        ansec if mask & STATX_ATIME else sys.UTIME_OMIT,
+        msec,
+        mnsec if mask & STATX_MTIME else sys.UTIME_OMIT,
+    )
     try:
-        sys.utimensat(node.host, b"", spec, AT_EMPTY_PATH)
+        sys.utimensat(node.host, b"", times, AT_EMPTY_PATH)
     except OSError as e:
         if e.errno != EINVAL:
             raise
-        sys.utimensat(sys.AT_FDCWD, proc_path(node.host), spec, 0)  # Linux before 5.8
+        sys.utimensat(sys.AT_FDCWD, proc_path(node.host), times, 0)  # Linux before 5.8
 
 
 def fstatfs(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """struct statfs begins with the seven numbers of the reply, in its order; the name length follows the fsid."""
     (fdid,) = FStatFSReq.unpack(req)
     node = comm.control[fdid]
-    buffer = sys.Statfs()
-    sys.fstatfs(node.host, buffer)
-    raw = memoryview(buffer).cast("B")
-    namelen = sys.Statfs.f_namelen.offset
-    reply[:56] = raw[:56]
-    reply[56:64] = raw[namelen : namelen + ctypes.sizeof(ctypes.c_long)]
+    if sys.fstatfs(node.host, comm.statfs_buffer):
+        sys.raise_errno()
+    found = comm.statfs_bytes
+    reply[:56] = found[:56]
+    reply[56:64] = found[_NAMELEN : _NAMELEN + 8]
     return 64

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import stat
 from errno import EIO, ENOENT, ENOTDIR
+from stat import S_IFDIR, S_IFLNK
 
 from gofer.comm import MAX_MESSAGE_SIZE, check_name, directory
 from gofer.fds import O_PATH_FLAGS
@@ -39,7 +39,7 @@ def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     found: list[tuple[int, ControlFD]] = []
     for name in names:
         check_name(name)
-        if node.kind == stat.S_IFLNK:
+        if node.kind == S_IFLNK:
             status = WALK_SYMLINK
             break
         host = openat(node.host, name, O_PATH_FLAGS)
@@ -68,7 +68,7 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     at = Count.size
     if names and not names[0]:
         del names[0]
-        if names and node.kind != stat.S_IFDIR:
+        if names and node.kind != S_IFDIR:
             raise OSError(ENOTDIR, "not a directory")
         for name in names:
             check_name(name)
@@ -81,7 +81,7 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         for name in names:
             check_name(name)
     for name in names:
-        if node.kind == stat.S_IFLNK:
+        if node.kind == S_IFLNK:
             break
         host = openat(node.host, name, O_PATH_FLAGS)
         if host < 0:
