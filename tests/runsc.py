@@ -17,7 +17,8 @@ from hosts import CHECKOUT, wait_until
 from peer import Peer, over_socket
 
 FLAGS = ["--platform=ptrace", "--network=none", "--ignore-cgroups"]  # what every runsc needs in a virtual machine
-SYMLINKS = "sh ls cat cp cut dd df du echo false find grep head id kill ln mkdir mkfifo mount mv rm rmdir sleep sort stat tar touch true"
+SYMLINKS = """sh ls cat cp cut dd df du echo false find grep head id kill ln mkdir mkfifo mount mv rm rmdir sleep sort stat tar
+    touch true"""
 Json = dict[str, Any]
 
 
@@ -175,26 +176,28 @@ class Runsc:
         log = [f"--debug-log={self.logs}/"] if logs else []
         return [*before, f"--root={self.state}", *log, *FLAGS, *flags, *words]
 
-    def run(
-        self, *words: str, flags: Sequence[str] = (), check: bool = True, **options: Any
-    ) -> "subprocess.CompletedProcess[str]":
-        """Output on pipes: where a container's stdout is a regular file gVisor writes from its beginning."""
-        options.setdefault("timeout", 60)
-        pipe = subprocess.PIPE
-        done = subprocess.run(
-            self.argv(*words, flags=flags), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **options
-        )
-        if check:
-            assert done.returncode == 0, (
-                f"{words}: exit {done.returncode}: {done.stdout}{done.stderr}{self.gofer_log()}"
-            )
-        return done
+    def start(
+        self, *words: str, flags: Sequence[str] = (), quiet: bool = False, **options: Any
+    ) -> "subprocess.Popen[str]":
+        """Output on pipes: where a container's stdout is a regular file gVisor writes from its beginning.
 
-    def start(self, *words: str, flags: Sequence[str] = (), **options: Any) -> "subprocess.Popen[str]":
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            self.argv(*words, flags=flags), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **options
-        )
+        quiet: to nowhere, for what leaves a container behind, which would hold the pipes open.
+        """
+        out = subprocess.DEVNULL if quiet else subprocess.PIPE
+        argv = self.argv(*words, flags=flags)
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, **options)
+
+    def run(self, *words: str, check: bool = True, **how: Any) -> "subprocess.CompletedProcess[str]":
+        """To its end; check: which must be exit status 0. how: as `start`."""
+        with self.start(*words, **how) as process:
+            try:
+                out, err = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        assert not check or done.returncode == 0, f"{words}: exit {done.returncode}: {out}{err}{self.gofer_log()}"
+        return done
 
     def gofer_log(self) -> str:
         return "".join(path.read_text(errors="replace") for path in sorted(self.logs.glob("*.gofer.txt")))
@@ -202,6 +205,7 @@ class Runsc:
     def served_by_us(self) -> int:
         """How many of our gofers have told their version and posture; every gofer that ran must be among them."""
         logs = [path.read_text(errors="replace") for path in self.logs.glob("*.gofer.txt")]
+        logs = [log for log in logs if log]  # runsc makes the file before it starts one
         ours = [log for log in logs if "] gofer 0." in log and "] jail: " in log and "main.go" not in log]
         assert len(ours) == len(logs), "another gofer ran: " + "\n".join(set(logs) - set(ours))
         assert not any("Traceback" in log or "failed" in log for log in ours), ours

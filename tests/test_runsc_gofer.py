@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-
 from hosts import fails, open_fds, wait_until
 from runsc import Json, Started, bind
 

@@ -137,10 +137,7 @@ def _trace(leader: int, ready: int, target: bytes) -> None:
         ready = -1
         tracer.run()
         if tracer.failure:
-            _say(
-                f"{os.fsdecode(target)} cannot be run as the container's gofer: {tracer.failure}. "
-                "The container's user must be able to execute it, and to search every directory above it", FAILED
-            )  # fmt: skip
+            _say(f"{os.fsdecode(target)} cannot be run as the container's gofer: {tracer.failure}", FAILED)
     except BaseException as error:
         status = FAILED
         text = str(error) if isinstance(error, Refusal) else f"the tracer failed: {error!r}"

@@ -97,7 +97,10 @@ class Tracer:
         if self._resume[tid] != _SYSCALL:
             ptrace(_CONT, tid)
         elif tid == self._gofer and op == _EXIT:
-            self.failure = os.strerror(-words[0] & 0xFFFF)
+            self.failure = self.failure or (
+                f"{os.strerror(-words[0])}: the container's user must be able to execute it, "
+                "and to search every directory above it"
+            )
             self._leave(tid)
         elif op == _ENTRY and words[0] == MACHINES[MACHINE][0]:
             self._on_execve(tid, *words[1:4])
@@ -110,9 +113,10 @@ class Tracer:
             variable = _find(tid, envp)
             if not variable:
                 raise Refusal("runsc gives its gofer an environment of its own, in which our file's path is missing")
-            _require_readable(tid, self._target)
             _blank(tid, variable)
-            _set_first_argument(tid, variable + len(VARIABLE) + 1)
+            self.failure = _unreadable(tid, self._target)
+            # An empty path where it would be of no use: runsc is told that there is no such file, and tidies up.
+            _set_first_argument(tid, variable if self.failure else variable + len(VARIABLE) + 1)
             self._gofer = tid
             ptrace(_SYSCALL, tid)
         elif name != _SANDBOX and _string(tid, path, 64) == _SELF:
@@ -196,13 +200,12 @@ def _blank(tid: int, entry: int) -> None:
     ptrace(_POKEDATA, tid, entry, _word(tid, entry) & ~0xFF)
 
 
-def _require_readable(tid: int, target: bytes) -> None:
-    """Python must read the file that the kernel only needs to execute: Refusal where the process's user may not."""
+def _unreadable(tid: int, target: bytes) -> str:
+    """Python must read the file that the kernel only needs to execute: why the process's user may not, or ""."""
     uid, gid = (int(line.split()[4]) for line in _status(tid) if line.startswith(("Uid:", "Gid:")))
     info = os.stat(target)
     bit = stat.S_IRUSR if uid == info.st_uid else stat.S_IRGRP if gid == info.st_gid else stat.S_IROTH
-    if uid and not info.st_mode & bit:
-        raise Refusal(f"{os.fsdecode(target)} is not readable by user {uid}, as whom the container's gofer runs")
+    return "" if uid == 0 or info.st_mode & bit else f"not readable by user {uid}, as whom it would run"
 
 
 def _is_process(tid: int) -> bool:

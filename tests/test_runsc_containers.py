@@ -1,0 +1,333 @@
+"""Containers of Debian's runsc, started by `gofer runsc`: each test asserts that our gofer served it."""
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from hosts import wait_until
+from runsc import Json, Runsc, bind, build_gofer, bundle, ended, gofer_pid, pids_named, sandbox_pid
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+NOBODY = 65534
+READY = "echo ready; exec sleep 1000"
+ID_MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+
+
+@pytest.fixture(scope="module")
+def one_file() -> Iterator[Path]:
+    """The built program, where every user can read it."""
+    folder = Path(tempfile.mkdtemp(prefix="one-"))
+    folder.chmod(0o755)
+    yield build_gofer(folder / "gofer")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def runsc(one_file: Path, spot: Path) -> Iterator[Runsc]:
+    runsc = Runsc(spot, one_file)
+    yield runsc
+    left = pids_named(str(runsc.state))
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not pids_named(str(runsc.state)), "what was left ends")
+    assert not left, f"processes left behind: {left}"
+
+
+@pytest.fixture
+def place(spot: Path) -> Path:
+    """Where a test makes its bundles."""
+    (spot / "bundles").mkdir()
+    return spot / "bundles"
+
+
+def directory(path: Path, **files: str) -> Path:
+    path.mkdir()
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return path
+
+
+def wait_for_line(process: "subprocess.Popen[str]", line: str) -> None:
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], 30)[0], "the container says nothing"
+    assert process.stdout.readline() == line + "\n"
+
+
+def finish(process: "subprocess.Popen[str]", within: float = 20) -> int:
+    """Its exit status; closes its pipes."""
+    process.communicate(timeout=within)
+    return process.returncode
+
+
+def test_do_runs_a_command_on_the_hosts_files(runsc: Runsc, spot: Path) -> None:
+    (spot / "hello").write_text("from the host")
+    done = runsc.run(
+        "do", "--force-overlay=false", "sh", "-c", f"cat {spot}/hello; echo x > {spot}/made; exit 7", check=False
+    )
+    assert (done.returncode, done.stdout) == (7, "from the host"), done.stderr
+    assert (spot / "made").read_text() == "x\n"
+    assert runsc.served_by_us() == 1
+
+
+def test_run_with_three_binds_one_read_only_one_a_file_one_behind_a_symlink(
+    runsc: Runsc, spot: Path, place: Path
+) -> None:
+    rw, ro = directory(spot / "rw"), directory(spot / "ro", x="read only")
+    (spot / "file").write_text("a file")
+    script = "cat /ro/x; cat /etc/file; echo w > /real/sub/w; echo f >> /etc/file; echo no > /ro/y || echo refused; ls /link/sub"
+    mounts = (
+        bind("/link/sub", str(rw), "rbind", "rw"),
+        bind("/ro", str(ro), "bind", "ro"),
+        bind("/etc/file", str(spot / "file"), "bind"),
+    )
+    bundle(place, script, *mounts)
+    (place / "rootfs/real").mkdir()
+    (place / "rootfs/link").symlink_to("/real")
+    done = runsc.run("run", f"--bundle={place}", "c")
+    assert done.stdout == "read onlya filerefused\nw\n"
+    assert (rw / "w").read_text() == "w\n" and (spot / "file").read_text() == "a filef\n" and os.listdir(ro) == ["x"]
+    assert runsc.served_by_us() == 1
+
+
+@pytest.mark.parametrize("user", [0, NOBODY])
+def test_rootless(runsc: Runsc, spot: Path, user: int) -> None:
+    for folder in (spot, runsc.state):
+        folder.chmod(0o777)
+    demote = {"user": user, "group": user, "extra_groups": []} if user else {}
+    script = f"id -u; cat /etc/hostname; echo x > {spot}/made; exit 5"
+    words = ("do", "--force-overlay=false", "sh", "-c", script)
+    env = {**os.environ, "HOME": "/", "TMPDIR": str(spot)}
+    done = runsc.run(*words, flags=["--rootless"], check=False, env=env, **demote)
+    host_name = Path("/etc/hostname").read_text()
+    assert (done.returncode, done.stdout) == (5, f"0\n{host_name}"), done.stderr
+    assert os.stat(spot / "made").st_uid == user
+    assert runsc.served_by_us() == 1
+
+
+def test_a_user_namespace_in_the_spec(runsc: Runsc, spot: Path, place: Path) -> None:
+    linux = {
+        "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "user"}],
+        "uidMappings": ID_MAP,
+        "gidMappings": ID_MAP,
+    }
+    rw = directory(spot / "rw", given="x")
+    mounts = bind("/rw", str(rw), "rbind", "rw", "nosuid", "nodev"), bind("/ro", "/usr/share", "rbind", "ro")
+    bundle(place, "id -u; echo made > /made; cat /rw/given; ls /ro | grep -c doc; ls -n /made", *mounts, linux=linux)
+    subprocess.run(["chown", "-R", "100000:100000", place, rw], check=True)
+    done = runsc.run("run", f"--bundle={place}", "c")
+    assert done.stdout.startswith("0\nx") and "0        0" in done.stdout, done.stdout
+    assert os.stat(place / "rootfs/made").st_uid == 100000
+    assert runsc.served_by_us() == 1
+
+
+def test_a_gofer_that_the_containers_user_may_not_read_is_refused_by_name(
+    runsc: Runsc, spot: Path, place: Path
+) -> None:
+    """No container starts, and none with runsc's own gofer."""
+    hidden = spot / "hidden"
+    hidden.mkdir(mode=0o700)
+    shutil.copy(runsc.gofer or "", hidden / "gofer")
+    shutil.copy(runsc.gofer or "", spot / "unreadable")
+    (spot / "unreadable").chmod(0o711)
+    linux = {"namespaces": [{"type": "user"}], "uidMappings": ID_MAP, "gidMappings": ID_MAP}
+    bundle(place, "echo started", linux=linux)
+    subprocess.run(["chown", "-R", "100000:100000", place], check=True)
+    for gofer, says in (
+        (hidden / "gofer", "Permission denied"),
+        (spot / "unreadable", "not readable by user 100000, as whom it would run"),
+    ):
+        runsc.gofer = gofer
+        done = runsc.run("run", f"--bundle={place}", "c", check=False)
+        assert done.returncode == 128 and done.stdout == ""
+        assert f"gofer: {gofer} cannot be run as the container's gofer: {says}" in done.stderr
+    assert runsc.served_by_us() == 0
+    assert os.listdir(runsc.state) == []
+
+
+def test_create_start_exec_kill_delete(runsc: Runsc, place: Path) -> None:
+    bundle(place, "echo hello > /hello; while true; do sleep 0.1; done")
+    runsc.run("create", f"--bundle={place}", f"--pid-file={place}/pid", "c", quiet=True)
+    assert json.loads(runsc.run("state", "c").stdout)["status"] == "created"
+    assert os.readlink(f"/proc/{gofer_pid(runsc.state)}/exe").startswith("/usr/bin/python3")
+    runsc.run("start", "c")
+    wait_until((place / "rootfs/hello").exists, "the container has begun")
+    assert runsc.run("exec", "c", "/bin/cat", "/hello").stdout == "hello\n"
+    assert runsc.run("exec", "c", "/bin/sh", "-c", "exit 9", check=False).returncode == 9
+    runsc.run("kill", "c", "KILL")
+    wait_until(lambda: json.loads(runsc.run("state", "c").stdout)["status"] == "stopped", "the container has stopped")
+    runsc.run("delete", "c")
+    assert runsc.served_by_us() == 1
+
+
+def test_run_detached_leaves_the_container_and_its_gofer_and_nothing_else(
+    runsc: Runsc, place: Path, one_file: Path
+) -> None:
+    bundle(place, "touch /up; exec sleep 1000")
+    runsc.run("run", f"--bundle={place}", "--detach", "c", quiet=True)
+    wait_until((place / "rootfs/up").exists, "the container has begun")
+    roles = sorted("gofer" if pid == gofer_pid(runsc.state) else "sandbox" for pid in pids_named(str(runsc.state)))
+    assert roles == ["gofer", "sandbox"], "a tracer, or runsc, is still there"
+    assert len(pids_named(str(one_file))) == 1
+    runsc.run("kill", "c", "KILL")
+    runsc.run("delete", "--force", "c")
+    assert runsc.served_by_us() == 1
+
+
+def test_a_second_container_in_the_same_sandbox(runsc: Runsc, place: Path) -> None:
+    (place / "pod").mkdir()
+    (place / "sub").mkdir()
+    kind = "io.kubernetes.cri.container-type"
+    bundle(place / "pod", "exec sleep 1000", annotations={kind: "sandbox", "io.kubernetes.cri.sandbox-id": "pod"})
+    annotations = {kind: "container", "io.kubernetes.cri.sandbox-id": "pod"}
+    bundle(place / "sub", "echo from the second > /made; exit 4", annotations=annotations)
+    runsc.run("create", f"--bundle={place}/pod", "pod", quiet=True)
+    runsc.run("start", "pod")
+    runsc.run("create", f"--bundle={place}/sub", "sub", quiet=True)
+    runsc.run("start", "sub")
+    assert json.loads(runsc.run("wait", "sub", check=False).stdout)["exitStatus"] == 4
+    assert (place / "sub/rootfs/made").read_text() == "from the second\n"
+    for name in ("sub", "pod"):
+        runsc.run("delete", "--force", name)
+    assert runsc.served_by_us() == 2
+
+
+@pytest.mark.parametrize(
+    "script,status", [("true", 0), ("exit 41", 41), ("kill -9 $$", 137), ("exec /bin/nothing", 127)]
+)
+def test_exit_statuses_come_through(runsc: Runsc, place: Path, script: str, status: int) -> None:
+    bundle(place, script)
+    assert runsc.run("run", f"--bundle={place}", "c", check=False).returncode == status
+    assert runsc.served_by_us() == 1
+
+
+def test_the_process_that_was_started_is_runsc_itself(runsc: Runsc, place: Path, one_file: Path) -> None:
+    bundle(place, READY)
+    process = runsc.start("run", f"--bundle={place}", "c")
+    wait_for_line(process, "ready")
+    assert os.path.samefile(f"/proc/{process.pid}/exe", shutil.which("runsc") or "")
+    assert "TracerPid:\t0\n" in Path(f"/proc/{process.pid}/status").read_text()
+    for pid in (gofer_pid(runsc.state), sandbox_pid(runsc.state)):
+        assert b"_GOFER" not in Path(f"/proc/{pid}/environ").read_bytes(), "our variable got further than runsc"
+    runsc.run("kill", "c", "TERM")
+    assert finish(process) == 128 + signal.SIGTERM
+    assert runsc.served_by_us() == 1
+
+
+def end_by_terminate(argv: "list[str]") -> int:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+    wait_for_line(process, "ready")
+    process.terminate()
+    return finish(process)
+
+
+def end_by_ctrl_c(argv: "list[str]") -> int:
+    """At a terminal of its own, in whose foreground runsc and (of 2022) its gofer are."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(argv[0], argv)
+    try:
+        said = b""
+        while b"ready" not in said:
+            assert select.select([terminal], [], [], 30)[0], said
+            said += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(terminal)
+
+
+@pytest.mark.parametrize("end", [end_by_terminate, end_by_ctrl_c])
+def test_a_signal_to_runsc_does_what_it_does_with_runscs_own_gofer(
+    runsc: Runsc, place: Path, end: Callable[["list[str]"], int]
+) -> None:
+    """It ends runsc, and that the container, and that the gofer."""
+    bundle(place, "echo ready; while true; do sleep 0.05; done")
+    statuses = []
+    for gofer, logs in ((runsc.gofer, True), (None, False)):
+        runsc.gofer = gofer
+        statuses.append(end(runsc.argv("run", f"--bundle={place}", "c", logs=logs)))
+        wait_until(lambda: not pids_named(str(runsc.state)), "all processes end", patience=3)
+        subprocess.run(runsc.argv("delete", "--force", "c", logs=False), stderr=subprocess.PIPE)
+    assert statuses[0] == statuses[1] < 0
+    assert runsc.served_by_us() == 1
+
+
+def test_killed_the_gofer_takes_the_container_with_it(runsc: Runsc, place: Path) -> None:
+    bundle(place, READY)
+    process = runsc.start("run", f"--bundle={place}", "c")
+    wait_for_line(process, "ready")
+    os.kill(gofer_pid(runsc.state), signal.SIGKILL)
+    assert finish(process, within=10) != 0
+    wait_until(lambda: not pids_named(str(runsc.state)), "sandbox and runsc end")
+    assert runsc.served_by_us() == 1
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_the_gofer_ends_within_a_second_of_a_killed_sandbox(runsc: Runsc, place: Path, detached: bool) -> None:
+    bundle(place, "touch /up; exec sleep 1000")
+    words = ["--detach"] if detached else []
+    process = runsc.start("run", f"--bundle={place}", *words, "c", quiet=True)
+    wait_until((place / "rootfs/up").exists, "the container has begun")
+    gofer = gofer_pid(runsc.state)
+    os.kill(sandbox_pid(runsc.state), signal.SIGKILL)
+    wait_until(lambda: ended(gofer), "the gofer ends", patience=1)
+    finish(process)
+    runsc.run("delete", "--force", "c", check=False)
+    assert runsc.served_by_us() == 1
+
+
+def test_fifty_starts_four_at_a_time_leave_nothing(runsc: Runsc, place: Path, one_file: Path) -> None:
+    mounts = Path("/proc/self/mountinfo").read_text()
+    sockets = set(re.findall(r"@runsc\S*", Path("/proc/net/unix").read_text()))
+    for i in range(4):
+        (place / str(i)).mkdir()
+        bundle(place / str(i), "echo out; exit 6", bind("/m", "/usr/share", "rbind", "ro"))
+
+    def start(number: int) -> tuple[int, str]:
+        done = runsc.run("run", f"--bundle={place}/{number % 4}", f"c{number}", check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(start, range(50))) == [(6, "out\n")] * 50
+    assert runsc.served_by_us() == 50
+    wait_until(lambda: not pids_named(str(runsc.state)) and not pids_named(str(one_file)), "all processes end")
+    assert os.listdir(runsc.state) == []
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert set(re.findall(r"@runsc\S*", Path("/proc/net/unix").read_text())) <= sockets
+
+
+@pytest.mark.parametrize(
+    "spoil,says",
+    [
+        (lambda spec: spec["root"].update(path="nowhere"), "nowhere"),
+        (lambda spec: spec["mounts"].append(bind("/x", "/no/such/source")), "/no/such/source"),
+    ],
+)
+def test_a_container_that_cannot_be_made_fails_with_our_reason_in_the_log(
+    runsc: Runsc, place: Path, spoil: Any, says: str
+) -> None:
+    bundle(place, "echo started")
+    spec: Json = json.loads((place / "config.json").read_text())
+    spoil(spec)
+    (place / "config.json").write_text(json.dumps(spec))
+    log = place / "engine.log"
+    before = Path("/proc/self/mountinfo").read_text()
+    done = runsc.run("run", f"--bundle={place}", "c", flags=[f"--log={log}", "--log-format=json"], check=False)
+    assert done.returncode == 128 and done.stdout == ""
+    errors = [json.loads(line) for line in re.sub(r"}\s*{", "}\n{", log.read_text()).splitlines()]
+    assert any(says in error["msg"] and "No such file" in error["msg"] for error in errors), errors
+    assert Path("/proc/self/mountinfo").read_text() == before
+    wait_until(lambda: not pids_named(str(runsc.state)), "nothing goes on running")
