@@ -85,7 +85,7 @@ def starts_gofer(args: list[str]) -> bool:
     for word in words:
         name, value = split_flag(word)
         if name is None:
-            return word not in _WITHOUT_GOFER
+            return (next(words, "") if word == "--" else word) not in _WITHOUT_GOFER
         if value is None and name in VALUED:
             next(words, None)
         elif value is None and name not in BOOLEANS:
