@@ -158,8 +158,8 @@ def test_wrong_options_end_with_2_and_the_usage(words: "list[str]", says: str) -
         (["--runsc", "/nowhere/runsc", "--", "list"], "/nowhere/runsc: no such program"),
         (["--runsc", "/bin/true", "--", "run"], "this is a checkout"),
         (
-            ["--runsc", "/bin/true", "--gofer", "/etc/hostname", "--", "run"],
-            "/etc/hostname: must be a file that can be",
+            ["--runsc", "/bin/true", "--gofer", "/etc/passwd", "--", "run"],
+            "/etc/passwd: must be a file that can be",
         ),
     ],
 )
