@@ -141,8 +141,7 @@ def enter(root: int, options: Options, policy: Policy, charge: supervisor.Charge
     name = namespaces.enter_directory_of(root)
     trouble = _leave_namespaces(root, policy, posture)
     supervisor.fork(charge, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
-    if "mount" in trouble:
-        _change_root(root, name, options, posture, trouble.pop("mount"))
+    _change_root(root, name, options, posture, trouble.pop("mount"))
     for kind, why in trouble.items():
         posture.lacks(kind, why) if why else posture.holds(kind)
     _confine(posture, [(root, options)], policy)
@@ -190,10 +189,10 @@ def _changes_results(root: int, policy: Policy) -> str:
 
 
 def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_namespace: str) -> None:
-    """A new root in our own mount namespace; without one, chroot, where we may."""
-    fds.pin_proc()
+    """A new root in our own mount namespace; without one chroot, where we may. /proc/self/fd is pinned anew: it was
+    the supervisor's until now."""
+    devices = options.char_devices == "open"
     if not no_namespace:
-        devices = options.char_devices == "open"
         try:
             tree, proc, mountinfo, why = namespaces.new_root(root, name, options.read_only, devices)
         except OSError as error:
@@ -205,16 +204,22 @@ def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_
             flags = "nosuid" + ("" if devices else ",nodev") + (",ro" if options.read_only else "")
             posture.holds("root", f"no mount flags: {why}" if why else flags)
     if no_namespace:
-        try:
-            if name:
-                raise OSError(EPERM, no_namespace)
-            os.chroot(".")
-            posture.holds("root", f"by chroot: no mount namespace: {no_namespace}")
-        except OSError:
+        proc = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if not name and _chroot(root):
+            posture.holds("root", f"by chroot: {no_namespace}")
+        else:
             posture.lacks("root", no_namespace)
-            os.chdir("/")
-            return
+        fds.pin_proc(proc, os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc))
     fds.enter_proc()
+
+
+def _chroot(root: int) -> bool:
+    try:
+        os.fchdir(root)
+        os.chroot(".")
+    except OSError:
+        return False
+    return True
 
 
 def _confine(posture: Posture, roots: Roots, policy: Policy) -> None:
@@ -305,7 +310,8 @@ def _seccomp_trouble(policy: Policy) -> str:
 
 
 def _confine_supervisor(posture: Posture, policy: Policy, processes: Sequence[int]) -> None:
-    """The supervisor has nothing to do with clients; what it does not need goes all the same."""
+    """The supervisor has nothing to do with clients; what it does not need goes all the same. Its root is the server's."""
+    os.chdir("/")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     caps.limit(_needed_capabilities(posture, []))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)

@@ -63,12 +63,12 @@ _PLAIN = {
     "getdents64": (217, 61), "lseek": (8, 62), "fstat": (5, 80), "newfstatat": (262, 79),
     "readlink": (89, -1), "readlinkat": (267, 78), "mkdirat": (258, 34),
     "symlinkat": (266, 36), "linkat": (265, 37), "unlinkat": (263, 35), "renameat": (264, 38),
-    "renameat2": (316, 276), "fchmodat": (268, 53), "fchmod": (91, 52), "fchownat": (260, 54),
+    "renameat2": (316, 276), "fchmodat": (268, 53), "fchmodat2": (452, 452), "fchmod": (91, 52), "fchownat": (260, 54),
     "utimensat": (280, 88), "ftruncate": (77, 46), "fallocate": (285, 47), "fsync": (74, 82),
     "fdatasync": (75, 83), "fstatfs": (138, 44), "getxattr": (191, 8), "setxattr": (188, 5),
     "listxattr": (194, 11), "removexattr": (197, 14),
     # sockets
-    "accept4": (288, 242), "getsockopt": (55, 209), "getsockname": (51, 204),
+    "accept4": (288, 242), "getsockopt": (55, 209), "getsockname": (51, 204), "getpeername": (52, 205),
     # memory, threads, time, signals
     "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233), "brk": (12, 214),
     "memfd_create": (319, 279), "exit": (60, 93), "exit_group": (231, 94), "set_robust_list": (273, 99),
@@ -93,7 +93,7 @@ _OF_CREDENTIALS = {
 _OF_SUPERVISOR = {"rt_sigtimedwait": (128, 137), "wait4": (61, 260)}
 # Answered ENOSYS, see above; from 424 on there is one table for all.
 _TRY_ANOTHER = {
-    "clone3": 435, "faccessat2": 439, "futex_waitv": 449, "fchmodat2": 452, "map_shadow_stack": 453,
+    "clone3": 435, "faccessat2": 439, "futex_waitv": 449, "map_shadow_stack": 453,
     "futex_wake": 454, "futex_wait": 455, "futex_requeue": 456, "mseal": 462,
 }  # fmt: skip
 NUMBERS = {**_PLAIN, **_JUDGED, **_OF_SOCKETS, **_OF_CREDENTIALS, **_OF_SUPERVISOR}

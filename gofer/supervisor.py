@@ -8,7 +8,7 @@ file), and ends as it did: with its exit status, or by its signal. When the supe
 server (PR_SET_PDEATHSIG). The kernel forgets that wish when the thread switches its user, as ConnectWithCreds does; for
 that case the server's end of a pipe is set to send it SIGTERM at the other end's hang-up.
 
-The server has a session of its own: a terminal's Ctrl-C reaches the supervisor, which passes it on, once.
+The server has a process group of its own: a terminal's Ctrl-C reaches the supervisor, which passes it on, once.
 """
 
 from __future__ import annotations

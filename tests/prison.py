@@ -1,0 +1,93 @@
+"""A process that enters the jail as `gofer serve` does, and then tries what a client that had taken it over would try."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hosts import CHECKOUT
+
+USER = 54321  # nobody that this machine knows
+PYTHON = "/usr/bin/python3"  # one that every user may run
+SCRIPT = """
+import ctypes, errno, mmap, os, resource, signal, socket, sys, threading, time, fcntl, _thread
+sys.path.insert(0, {package!r})
+from gofer import caps, fds, jail, supervisor
+from gofer.comm import Options
+libc = ctypes.CDLL(None, use_errno=True)
+syscall = libc.syscall
+syscall.restype = ctypes.c_long
+def call(number, *args):
+    if syscall(ctypes.c_long(number), *args) == -1:
+        raise OSError(ctypes.get_errno(), "")
+    return "done"
+root = os.open({tree!r}, os.O_PATH)
+fds.pin_proc()
+{before}
+posture = jail.enter(root, Options(**{options!r}), jail.Policy(**{policy!r}), supervisor.Charge())
+try:
+    result = eval({attempt!r})
+except OSError as e:
+    result = errno.errorcode[e.errno]
+os.write(1, str(result).encode())
+os._exit(0)
+"""
+
+
+def attempt(what: str, tree: Path, *, before: str = "", user: int = 0, groups: Any = (), **choices: Any) -> str:
+    """Evaluate an expression in the jail; its value as text, or the name of the errno it failed with.
+
+    before: statements to run before the jail is entered. choices: of jail.Policy (mode, seccomp, others_connect) and
+    of gofer's Options. A process that is killed is "killed by" and the signal's number, one that never got so far what
+    it said.
+    """
+    done = run(what, tree, before=before, user=user, groups=groups, **choices)
+    if done.returncode < 0:
+        return f"killed by {-done.returncode}"
+    return done.stdout if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+def run(
+    what: str, tree: Path, *, before: str = "", user: int = 0, groups: Any = (), **choices: Any
+) -> "subprocess.CompletedProcess[str]":
+    policy = {name: choices.pop(name) for name in ("mode", "seccomp", "others_connect") if name in choices}
+    with _package(user) as package:
+        script = SCRIPT.format(
+            package=package, tree=str(tree), before=before, options=choices, policy=policy, attempt=what
+        )
+        return subprocess.run(
+            [PYTHON if user else sys.executable, "-B", "-c", script],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            **identity(user, groups),
+        )
+
+
+def identity(user: int, groups: Any = ()) -> dict[str, Any]:
+    """The arguments of subprocess.Popen for a process of this user."""
+    return {"user": user, "group": user, "extra_groups": list(groups)} if user or groups else {}
+
+
+@contextmanager
+def _package(user: int) -> Iterator[str]:
+    """A directory to import gofer from, which that user may read: the checkout may lie where he may not go."""
+    if not user:
+        yield str(CHECKOUT)
+        return
+    place = tempfile.mkdtemp(prefix="package-")
+    try:
+        os.chmod(place, 0o755)
+        shutil.copytree(CHECKOUT / "gofer", Path(place) / "gofer", ignore=shutil.ignore_patterns("__pycache__"))
+        for path in Path(place).rglob("*"):
+            path.chmod(0o755)
+        shutil.copy(CHECKOUT / "__main__.py", place)
+        yield place
+    finally:
+        shutil.rmtree(place)
