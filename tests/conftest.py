@@ -150,7 +150,7 @@ def _belongings() -> dict[str, list[str]]:
         "fds": sorted(fds),
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "children": [child for child in children if child not in shared],
-        "mounts": Path("/proc/self/mounts").read_text().splitlines(),
+        "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if _scratch in line],
         "files": sorted(name for name in os.listdir(_scratch) if name not in places),
     }
 

@@ -169,7 +169,7 @@ def test_entries_that_vanish_while_listing_are_never_an_error(peer: Peer, tree: 
 
 
 def test_a_long_listing_comes_in_replies_below_the_largest_message(server: Server) -> None:
-    names = fill(server.tree, 9000, 250)  # 27 + 250 bytes each on the wire: above one message
+    names = fill(server.tree, 7700, 250)  # 27 + 250 bytes each on the wire: above one message
     with server.peer() as peer:
         fd = peer.openat(peer.root).fd
         seen: list[bytes] = []

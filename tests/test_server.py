@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from codec import GID, MODE, SIZE, UID, Mid
 from conftest import Start
+from corpus import session
 from hosts import TRANSPORTS, Server, fails, over_socket_of, wait_until
 from peer import Peer, over_channel, over_socket
 from transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
@@ -39,6 +40,14 @@ def test_two_clients_do_not_see_each_others_fds_but_the_same_files(server: Serve
         assert two.pread(two.openat(two.walk_to("shared")).fd, 0, 10) == b"hello"
         with fails(errno.EBADF):
             two.pread(fd + 10, 0, 1)
+
+
+@pytest.mark.parametrize("jail", ["auto", "off"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_every_message_is_served_confined_or_not(start: Start, transport: str, jail: str) -> None:
+    server = start("--jail", jail, "--host-uds", "all", "--xattrs", "all")
+    with server.peer(transport) as peer:
+        session(peer)
 
 
 def test_twenty_clients_at_once_each_get_their_own_answers(server: Server) -> None:
@@ -273,6 +282,7 @@ def test_a_hundred_thousand_mixed_operations_leave_fds_and_memory_flat(server: S
     rss = []
     with server.peer() as base:
         channel = over_channel(base)
+        base.fstat(base.root)  # by now the server has closed its copies of what it donated
         fds = len(server.open_fds())
         for _ in range(4):
             done = 0
