@@ -34,7 +34,8 @@ def chmod(host: int, mode: int) -> None:
         except OSError:  # not permitted to us: then the kernel decides
             pass
     try:
-        sys.fchmodat(sys.AT_FDCWD, proc_path(host), mode)
+        if not sys.fchmod_path(host, mode):
+            sys.fchmodat(sys.AT_FDCWD, proc_path(host), mode)
     finally:
         if raised:
             sys.thread_set_effective(sys.CAP_FSETID, False)

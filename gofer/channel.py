@@ -181,7 +181,9 @@ class Channel:
             if self._closing:  # another thread has set it since the check above
                 pause = _thread.allocate_lock()  # type: ignore[unreachable]
                 pause.acquire()
-                pause.acquire(timeout=_GRACE)  # a futex: time.sleep is select(2) before CPython 3.11, which seccomp forbids
+                pause.acquire(
+                    timeout=_GRACE
+                )  # a futex: time.sleep is select(2) before CPython 3.11, which seccomp forbids
                 return
             self._serving = False
 

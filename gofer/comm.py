@@ -13,7 +13,18 @@ import stat
 from errno import EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
 from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit
-from gofer.sys import AT_EMPTY_PATH, STATX_BASIC_STATS, STATX_BTIME, Statfs, Statx, raise_errno, statx
+from gofer.sys import (
+    AT_EMPTY_PATH,
+    AT_NO_AUTOMOUNT,
+    AT_SYMLINK_NOFOLLOW,
+    STATX_BASIC_STATS,
+    STATX_BTIME,
+    Statfs,
+    Statx,
+    raise_errno,
+    statx,
+    statx_silent,
+)
 from gofer.wire import MAX_MESSAGE_SIZE, Inode
 
 TYPE_CHECKING = False
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
 
 STATX_MASK = STATX_BASIC_STATS | STATX_BTIME
 SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longer than a u16 can say
+_CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
 _MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
 _MODE_BYTE1 = Statx.stx_mode.offset + 1
 
@@ -124,10 +136,19 @@ class Communicator:
         A buffer of our own, not the reply: the kernel fills 256 bytes, and what follows the 144th is not the client's
         to see, not even for the moment until it would be zeroed.
         """
-        if statx(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):
-            raise_errno()
+        if statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):
+            if statx(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):  # the same again, for its errno
+                raise_errno()
         found = self.statx_bytes
         found[1] &= _MASK_BYTE1  # newer kernels add bits for fields past the 144th byte
+        return (found[_MODE_BYTE1] & 0xF0) << 8
+
+    def stat_child(self, host: int, name: bytes) -> int:
+        """As `stat`, for a checked name in a directory, never following a symlink; -1, and errno, where it fails."""
+        if statx(host, name, _CHILD, STATX_MASK, self.statx_buffer):
+            return -1
+        found = self.statx_bytes
+        found[1] &= _MASK_BYTE1
         return (found[_MODE_BYTE1] & 0xF0) << 8
 
     def stat_mode(self) -> int:
@@ -179,7 +200,7 @@ class Communicator:
 
 def check_name(name: bytes) -> None:
     """EINVAL (ENAMETOOLONG above 255 bytes) for what cannot name one entry of a directory."""
-    if b"/" in name or b"\0" in name or name in (b"", b".", b".."):
+    if not name or b"/" in name or b"\0" in name or (name[0] == 46 and name in (b".", b"..")):
         raise OSError(EINVAL, "not the name of a directory entry")
     if len(name) > 255:
         raise OSError(ENAMETOOLONG, "name above 255 bytes")

@@ -136,9 +136,8 @@ class FDTable:
 
     def close(self, fdid: int) -> None:
         """Forget an FD of any kind; an unknown id is ignored."""
-        self.control.pop(fdid, None)
-        self.opened.pop(fdid, None)
-        self.bound.pop(fdid, None)
+        if self.control.pop(fdid, None) is None and self.opened.pop(fdid, None) is None:
+            self.bound.pop(fdid, None)
 
     def held(self) -> int:
         return len(self.control) + len(self.opened) + len(self.bound)

@@ -116,9 +116,11 @@ class Posture:
 
     def lines(self) -> list[str]:
         """One line of what is in force, and one for each reason why something is missing."""
+        if not self.layers:
+            return ["jail: off"]
         held = [layer for layer in self.layers if layer.state == IN_FORCE]
         texts = [f"{layer.name} ({layer.detail})" if layer.detail else layer.name for layer in held]
-        lines = ["jail: " + (", ".join(texts) or "none")]
+        lines = ["jail: " + ", ".join(texts)]
         reasons: dict[str, list[str]] = {}
         for layer in self.missing():
             reasons.setdefault(layer.detail, []).append(layer.name)

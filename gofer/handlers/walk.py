@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from errno import EIO, ENOENT, ENOTDIR
-from stat import S_IFDIR, S_IFLNK
+from errno import EIO, ENOENT, EPERM
+from stat import S_IFLNK
 
 from gofer.comm import MAX_MESSAGE_SIZE, check_name, directory
-from gofer.fds import O_PATH_FLAGS
+from gofer.fds import O_PATH_FLAGS, WALKABLE, HostFD
 from gofer.sys import get_errno, openat, raise_errno
 from gofer.wire import (
     STATX_SIZE,
@@ -66,30 +66,38 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if Count.size + len(names) * STATX_SIZE > MAX_MESSAGE_SIZE:
         raise OSError(EIO, "the reply would exceed the message size")
     at = Count.size
-    if names and not names[0]:
+    itself = names and not names[0]
+    if itself:
         del names[0]
-        if names and node.kind != S_IFDIR:
-            raise OSError(ENOTDIR, "not a directory")
-        for name in names:
-            check_name(name)
+    if names:
+        directory(node)
+    for name in names:
+        check_name(name)
+    if itself:
         comm.stat(node.host)
         Statx.pack(reply, at, comm.statx_bytes)
         at += STATX_SIZE
-    else:
-        if names:
-            directory(node)
-        for name in names:
-            check_name(name)
-    for name in names:
-        if node.kind == S_IFLNK:
-            break
-        host = openat(node.host, name, O_PATH_FLAGS)
+    owner, last = None, len(names) - 1
+    host = node.host
+    for index, name in enumerate(names):
+        if index < last:  # something is to be looked up in it: hold it, and look at what is held
+            host = openat(host, name, O_PATH_FLAGS)
+            if host >= 0:
+                owner = HostFD(host)
+                kind = comm.stat(host)
+        else:
+            kind = comm.stat_child(host, name)
+            host = kind
         if host < 0:
             if get_errno() != ENOENT:
                 raise_errno()
             break
-        node = comm.adopt(host)
+        if kind not in WALKABLE:
+            raise OSError(EPERM, "block devices are not served")
         Statx.pack(reply, at, comm.statx_bytes)
         at += STATX_SIZE
+        if kind == S_IFLNK:
+            break
+    del owner
     Count.pack(reply, 0, (at - Count.size) // STATX_SIZE)
     return at
