@@ -28,6 +28,7 @@ def call(number, *args):
     return "done"
 root = os.open({tree!r}, os.O_PATH)
 fds.pin_proc()
+fds.enter_proc()
 {before}
 posture = jail.enter(root, Options(**{options!r}), jail.Policy(**{policy!r}), supervisor.Charge())
 try:
@@ -55,24 +56,29 @@ def attempt(what: str, tree: Path, *, before: str = "", user: int = 0, groups: A
 def run(
     what: str, tree: Path, *, before: str = "", user: int = 0, groups: Any = (), **choices: Any
 ) -> "subprocess.CompletedProcess[str]":
+    with started(what, tree, before=before, user=user, groups=groups, **choices) as process:
+        out, err = process.communicate(timeout=30)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextmanager
+def started(
+    what: str, tree: Path, *, before: str = "", user: int = 0, groups: Any = (), **choices: Any
+) -> "Iterator[subprocess.Popen[str]]":
+    """The process of `attempt`, with pipes for its stdin, stdout and stderr; it is killed if it does not end by itself."""
     policy = {name: choices.pop(name) for name in ("mode", "seccomp", "others_connect") if name in choices}
+    pipe = subprocess.PIPE
     with _package(user) as package:
         script = SCRIPT.format(
             package=package, tree=str(tree), before=before, options=choices, policy=policy, attempt=what
         )
-        return subprocess.run(
-            [PYTHON if user else sys.executable, "-B", "-c", script],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            **identity(user, groups),
-        )
-
-
-def identity(user: int, groups: Any = ()) -> dict[str, Any]:
-    """The arguments of subprocess.Popen for a process of this user."""
-    return {"user": user, "group": user, "extra_groups": list(groups)} if user or groups else {}
+        argv = [PYTHON if user else sys.executable, "-B", "-c", script]
+        identity = {"user": user, "group": user, "extra_groups": list(groups)} if user or groups else {}
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, **identity) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 @contextmanager

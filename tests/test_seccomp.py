@@ -79,6 +79,7 @@ x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the calls ar
 
 
 @x86_64
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_what_the_server_has_no_use_for_kills_it(what: str, spot: Path) -> None:
     (spot / "file").touch(0o755)
