@@ -143,12 +143,10 @@ class Connection:
             self._at, self._have = start + size, self._have - _HEAD - size
             request = self._in.view[start : start + size]
             self._out = self._out or self._pool.take()
-            if mid == FSYNC:
-                self.busy = True
-                _thread.start_new_thread(self._answer_in_thread, (mid, request))
-            else:
-                self._answer(mid, request)
-                self._send()
+            if mid == FSYNC and self._start_thread(mid, request):
+                break
+            self._answer(mid, request)
+            self._send()
         self._tidy()
 
     def _wanted(self) -> int:
@@ -179,6 +177,15 @@ class Connection:
         mid, size = dispatch.serve(self._comm, mid, request, self._out.view[_HEAD:], self.log, self.fileno)
         SocketHeader.pack(self._out.view, 0, size, mid)
         self._sent, self._size = 0, _HEAD + size
+
+    def _start_thread(self, mid: int, request: memoryview) -> bool:
+        """Let a thread answer; False where the system gives none."""
+        self.busy = True
+        try:
+            _thread.start_new_thread(self._answer_in_thread, (mid, request))
+        except RuntimeError:
+            self.busy = False
+        return self.busy
 
     def _answer_in_thread(self, mid: int, request: memoryview) -> None:
         try:
@@ -234,7 +241,10 @@ class Connection:
             client_end = HostFD(theirs.detach())
             comm = self.communicator(may_block=True)
             channel = Channel(self._windows, len(self._channels), ours, comm, self.log, self.fileno, self._wake)
-            channel.start()
+            try:
+                channel.start()
+            except RuntimeError:  # no thread to be had
+                raise OSError(ENOMEM, "no thread for a channel") from None
             self._channels.append(channel)
             return channel.offset, channel.length, memfd, client_end
 

@@ -112,7 +112,6 @@ def _run(server: Server, options: Any, listening: _Listening | None, confine: Ca
     for number in (SIGINT, SIGTERM, SIGHUP):
         signal(number, on_signal)
     set_wakeup_fd(server.wake_fd, warn_on_full_buffer=False)
-    gc.collect()
     gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
     if confine(charge):  # from here on this is another process, and the charge is the supervisor's
         charge = Charge()

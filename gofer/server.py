@@ -95,10 +95,14 @@ class Server:
                     if conn is None:
                         self._on_other(fd)
                         continue
-                    if self._watched[fd] == EPOLLIN:
-                        conn.on_readable()
-                    else:
-                        conn.on_writable()
+                    try:
+                        if self._watched[fd] == EPOLLIN:
+                            conn.on_readable()
+                        else:
+                            conn.on_writable()
+                    except Exception as error:  # no memory for its buffers, say: this connection ends, the others go on
+                        self._log.error(f"client {fd}: dropped: {type(error).__name__}")
+                        conn.close()
                     if conn.closing or conn.busy or conn.blocked or self._watched[fd] != EPOLLIN:
                         self._watch(conn)
                 if self._stop_at is not None and self._drained():

@@ -96,7 +96,6 @@ class _Start:
         self._write_mounts()
         os.umask(0)  # modes come from the sandbox, which has applied its own
         server = Server(self.log)
-        gc.collect()
         gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
         self._confine(exports)
         for sock, export in zip(sockets, exports):
