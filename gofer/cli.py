@@ -139,6 +139,10 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
 
             return gofer.main(argv)
         options = _parser(prog).parse_args(argv)
+        if options.subcommand == "doctor":
+            from gofer import doctor
+
+            return doctor.run(options, main)
         from gofer import look
 
         return look.run(options)
@@ -239,6 +243,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_looks(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -272,3 +277,17 @@ def _add_looks(commands: Any) -> None:
         )
         look.add_argument("socket", metavar="SOCKET", nargs="?", help="the server's socket (default: $GOFER_SOCKET)")
         look.add_argument("path", metavar="PATH", nargs="?", default="/", help="inside what is served (default: /)")
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="tell what this host has, and what confines a server here",
+        description="Try each layer of the jail and each feature of the kernel that gofer uses, and tell what is missing and "
+        "what is lost by that. Exit status 1 where gofer cannot serve.",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("--json", action="store_true", help="print a JSON object")
+    doctor.add_argument(
+        "--self-test", metavar="DIR", help="also send every message to a server on this directory's file system"
+    )

@@ -59,11 +59,11 @@ LOSSES = {
     "uts": "it shares the host name",
     "pid": "it is in the host's pid namespace",
     "fd limit": "it may use up the fds of its user",
-    "core": "a crash may write memory, file contents among it, to a core file",
-    "groups": "it keeps the rights of its supplementary groups",
+    "no core files": "a crash may write memory, file contents among it, to a core file",
+    "no groups": "it keeps the rights of its supplementary groups",
     "capabilities": "it keeps rights it does not use",
     "no_new_privs": "a set-user-ID program could give it rights back",
-    "dumpable": "other processes of its user can trace it",
+    "not dumpable": "other processes of its user can trace it",
     "landlock": "only the root and the filter keep it from opening other files",
     "seccomp": "every system call is open to it",
 }
@@ -250,7 +250,7 @@ def _limit(posture: Posture) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     posture.holds("fd limit", str(limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    posture.holds("core")
+    posture.holds("no core files")
 
 
 def _drop_groups(posture: Posture) -> None:
@@ -259,9 +259,9 @@ def _drop_groups(posture: Posture) -> None:
     except OSError:  # not ours to drop; our own gid among them is no loss
         kept = sorted(set(os.getgroups()) - {os.getegid()})
         if kept:
-            posture.lacks("groups", f"an unprivileged process cannot drop them; start it without: {kept}")
+            posture.lacks("no groups", f"an unprivileged process cannot drop them; start it without: {kept}")
             return
-    posture.holds("groups")
+    posture.holds("no groups")
 
 
 def _needed_capabilities(posture: Posture, exports: Sequence[Options]) -> frozenset[int]:
@@ -282,7 +282,7 @@ def _drop_rights(posture: Posture, keep: frozenset[int]) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     posture.holds("no_new_privs")
     _prctl(_PR_SET_DUMPABLE, 0)
-    posture.holds("dumpable", "not")
+    posture.holds("not dumpable")
 
 
 def _landlock(posture: Posture, roots: Roots) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hosts import CHECKOUT
 
+NO_SYS_ADMIN = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")  # as root in most containers
 USER = 54321  # nobody that this machine knows
 PYTHON = "/usr/bin/python3"  # one that every user may run
 SCRIPT = """
@@ -79,6 +80,13 @@ def started(
                 yield process
             finally:
                 process.kill()
+
+
+@contextmanager
+def as_user(user: int) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """A command that runs gofer, and the arguments of subprocess.Popen that make it that user's."""
+    with _package(user) as package:
+        yield [PYTHON, "-B", package], {"user": user, "group": user, "extra_groups": [], "cwd": "/"}
 
 
 @contextmanager

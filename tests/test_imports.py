@@ -20,7 +20,8 @@ LAYERS = """
     connection
     server client jail
     runsc.* runsc
-    serve look
+    serve look selftest
+    doctor
     cli
 """
 LINES = [line.split() for line in LAYERS.strip().splitlines()]

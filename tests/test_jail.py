@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from hosts import GOFER, Server, fails_in_one_line, run, serving, wait_until
-from prison import USER, attempt, started
+from prison import NO_SYS_ADMIN, USER, attempt, started
 
 NAMESPACES = ("mnt", "net", "ipc", "uts", "pid")
 FILES = sum(
@@ -22,7 +22,6 @@ FILES = sum(
 IDENTITY = 1 << 6 | 1 << 7  # setgid, setuid
 XATTRS = 1 << 21 | 1 << 31  # sys_admin, setfcap
 CAPABILITIES = [((), FILES), (("--host-uds=open",), FILES | IDENTITY), (("--xattrs=all",), FILES | XATTRS)]
-NO_SYS_ADMIN = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
