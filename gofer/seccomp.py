@@ -58,7 +58,7 @@ _PLAIN = {
     "close": (3, 57), "sendmsg": (46, 211), "recvfrom": (45, 207),
     "sendto": (44, 206), "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66),
     "poll": (7, -1), "ppoll": (271, 73), "epoll_ctl": (233, 21), "epoll_wait": (232, -1),
-    "epoll_pwait": (281, 22),
+    "epoll_pwait": (281, 22), "select": (23, -1), "pselect6": (270, 72),
     # files
     "getdents64": (217, 61), "lseek": (8, 62), "fstat": (5, 80), "newfstatat": (262, 79),
     "readlink": (89, -1), "readlinkat": (267, 78), "mkdirat": (258, 34),
