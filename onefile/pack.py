@@ -21,10 +21,13 @@ CHECKOUT = HERE.parent
 # before 5.1 takes 127 bytes), the file's path, the caller's arguments. With -c Python does not go through
 # `runpy`, as for an archive named on its command line: 5 to 12 ms (Python 3.11, 3.9) of a start of 25.
 # -B: not even byte code of the standard library is written. -I, -S: isolated, no site-packages.
-START = "sys,zipimport as z;del sys.argv[0];exec(z.zipimporter(sys.argv[0]).get_code('__main__'))"
+START = "import sys,zipimport as z;del sys.argv[0];exec(z.zipimporter(sys.argv[0]).get_code('__main__'))"
+LONGEST = 127 - len(f"#! -BISc{START}")
 
 
 def pack(output: Path, interpreter: str) -> None:
+    if not interpreter.startswith("/") or len(interpreter) > LONGEST:
+        sys.exit(f"build.sh: {interpreter}: an absolute path of {LONGEST} bytes at most: make a link to it")
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         files = sorted(path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("gofer/**/*.py"))
@@ -38,7 +41,7 @@ def pack(output: Path, interpreter: str) -> None:
         shiv.builder.iter_package_files = lambda package: iter(())  # the files of its bootstrap
         shiv.cli.main(
             ["--site-packages", folder, "--uncompressed", "--reproducible", "--entry-point", "gofer.cli:main"]
-            + ["--python", f"{interpreter} -BIScimport {START}", "--output-file", str(output)]
+            + ["--python", f"{interpreter} -BISc{START}", "--output-file", str(output)]
         )
 
 

@@ -114,6 +114,14 @@ def test_it_is_one_executable_file_with_a_first_line_every_linux_takes(program: 
     assert len(first) < 127
 
 
+@pytest.mark.parametrize("interpreter", ["python3", "/usr/" + "long/" * 10 + "bin/python3"])
+def test_an_interpreter_that_the_first_line_cannot_hold_is_refused(interpreter: str, spot: Path) -> None:
+    how = {"env": {**os.environ, "SHIV": sys.executable}}
+    text = output(CHECKOUT / "build.sh", spot / "gofer", interpreter, status=1, **how)
+    assert text.startswith(f"build.sh: {interpreter}: an absolute path of") and text.count("\n") == 1
+    assert list(spot.iterdir()) == []
+
+
 def test_it_holds_nothing_but_our_sources_and_one_bundle_per_python(program: Path) -> None:
     names = zipfile.ZipFile(program).namelist()
     ours = {f"site-packages/{path.relative_to(CHECKOUT)}" for path in CHECKOUT.glob("gofer/**/*.py")}
