@@ -8,10 +8,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from hosts import CHECKOUT, wait_until
 from peer import Peer, over_socket
@@ -243,29 +242,17 @@ def ended(pid: int) -> bool:
         return True
 
 
-def build_gofer(output: Path) -> Path:
-    """The one file of this checkout."""
-    env = {**os.environ, "SHIV": sys.executable, "SOURCE_DATE_EPOCH": "1700000000"}
-    done = subprocess.run(
-        [CHECKOUT / "build.sh", output], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert done.returncode == 0, done.stdout
-    return output
+def one_file_gofer() -> Path:
+    """The one file of this checkout, where every user can read it; built at the first call, gone with the scratch directory."""
+    if not _built:
+        folder = Path(tempfile.mkdtemp(prefix="one-"))
+        folder.chmod(0o755)
+        env = {**os.environ, "SHIV": sys.executable, "SOURCE_DATE_EPOCH": "1700000000"}
+        pipe, merged = subprocess.PIPE, subprocess.STDOUT
+        done = subprocess.run([CHECKOUT / "build.sh", folder / "gofer"], env=env, stdout=pipe, stderr=merged, text=True)
+        assert done.returncode == 0, done.stdout
+        _built.append(folder / "gofer")
+    return _built[0]
 
 
-def eventually(condition: Callable[[], bool], what: str, within: float) -> float:
-    """Seconds until the condition held."""
-    began = time.monotonic()
-    wait_until(condition, what, patience=within)
-    return time.monotonic() - began
-
-
-@contextlib.contextmanager
-def scratch(prefix: str) -> Iterator[Path]:
-    """A directory that others may enter, removed at the end."""
-    path = Path(tempfile.mkdtemp(prefix=prefix))
-    path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
+_built: list[Path] = []

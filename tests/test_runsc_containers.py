@@ -8,7 +8,6 @@ import select
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 from hosts import wait_until
-from runsc import Json, Runsc, bind, build_gofer, bundle, ended, gofer_pid, pids_named, sandbox_pid
+from runsc import Json, Runsc, bind, bundle, ended, gofer_pid, one_file_gofer, pids_named, sandbox_pid
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -26,12 +25,8 @@ ID_MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
 
 @pytest.fixture(scope="module")
-def one_file() -> Iterator[Path]:
-    """The built program, where every user can read it."""
-    folder = Path(tempfile.mkdtemp(prefix="one-"))
-    folder.chmod(0o755)
-    yield build_gofer(folder / "gofer")
-    shutil.rmtree(folder)
+def one_file() -> Path:
+    return one_file_gofer()
 
 
 @pytest.fixture

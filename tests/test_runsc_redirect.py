@@ -9,15 +9,14 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ctypes import CDLL, addressof, c_ulong, create_string_buffer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hosts import CHECKOUT, wait_until
-from runsc import build_gofer, ended, pids_named
+from runsc import ended, one_file_gofer, pids_named
 
 from gofer import __version__
 from gofer.runsc.redirect import starts_gofer
@@ -54,11 +53,8 @@ int main(int argc, char **argv) {
 
 
 @pytest.fixture(scope="module")
-def one_file() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="one-"))
-    folder.chmod(0o755)
-    yield build_gofer(folder / "gofer")
-    shutil.rmtree(folder)
+def one_file() -> Path:
+    return one_file_gofer()
 
 
 @pytest.fixture(scope="module")
@@ -273,11 +269,11 @@ def test_an_other_tracer_is_said_before_anything_runs(one_file: Path, lookalike:
 
 
 @pytest.mark.slow
-def test_check_says_what_works_here(one_file: Path, lookalike: Path) -> None:
+def test_check_says_what_works_here(one_file: Path, spot: Path) -> None:
     done = run([one_file, "runsc", "--check"])
     assert done.returncode == 0 and "redirection:         works" in done.stdout and "runsc version" in done.stdout
     assert "in user namespaces:  yes" in done.stdout
-    hidden = one_file.with_name("hidden")
+    hidden = spot / "hidden"
     hidden.mkdir(mode=0o700)
     shutil.copy(one_file, hidden / "gofer")
     done = run([hidden / "gofer", "runsc", "--check"])

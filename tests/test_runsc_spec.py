@@ -184,7 +184,8 @@ def test_id_mappings_follow_the_options() -> None:
 
 
 def test_strings_are_escaped_as_go_escapes_them() -> None:
-    raw = b'{"process":{"args":["x"]},"root":{"path":"r"},"mounts":[{"destination":"/<a>&\\u2028\\"\\\\\\u0001\xc3\xa9\xff\\ud800"}]}'
+    raw = b'{"process":{"args":["x"]},"root":{"path":"r"},"mounts":'
+    raw += b'[{"destination":"/<a>&\\u2028\\"\\\\\\u0001\xc3\xa9\xff\\ud800"}]}'
     assert mount_list(read(raw).mounts) == (
         b'[{"destination":"/\\u003ca\\u003e\\u0026\\u2028\\"\\\\\\u0001\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd"}]'
     )
