@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from errno import EAGAIN
 
-from gofer import __version__, caps, fds, jail, landlock, namespaces, seccomp, selftest, supervisor, sys
+from gofer import __version__, caps, fds, jail, landlock, namespaces, posture, seccomp, selftest, supervisor, sys
 from gofer.comm import Options
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Main = Callable[[Sequence[str]], int]
 
-PRESENT, MISSING, IN_FORCE = "present", jail.MISSING, jail.IN_FORCE
+PRESENT, MISSING, IN_FORCE = "present", posture.MISSING, posture.IN_FORCE
 _GOOD = (PRESENT, IN_FORCE, "ok")
 
 
@@ -90,8 +90,8 @@ def layers() -> list[Row]:
         said: Any = "the jail cannot be entered"
         try:
             fds.pin_proc()
-            posture = jail.enter(os.open(place, sys.O_PATH), Options(), jail.Policy(), supervisor.Charge())
-            said = [(layer.name, layer.state, layer.detail) for layer in posture.layers]
+            held = jail.enter(os.open(place, sys.O_PATH), Options(), jail.Policy(), supervisor.Charge())
+            said = [(layer.name, layer.state, layer.detail) for layer in held.layers]
         except OSError as error:
             said = str(error)
         finally:
@@ -104,7 +104,7 @@ def layers() -> list[Row]:
     os.rmdir(place)
     if isinstance(said, str):
         return [Row("jail", MISSING, said, "--jail=off serves without", needed=True)]
-    return [Row(name, state, detail, jail.LOSSES[name]) for name, state, detail in said]
+    return [Row(name, state, detail, posture.LOSSES[name]) for name, state, detail in said]
 
 
 def features() -> list[Row]:
@@ -232,8 +232,8 @@ _FEATURES: tuple[tuple[str, Callable[[str], str], str, bool], ...] = (
     ("futex", _futex, "no channels, without which runsc mounts nothing", True),
     ("renameat2", _renameat2, "no exchange, no-replace or whiteout in a rename, here or on this file system", False),
     ("user namespaces", _user_namespaces, "an unprivileged server has no root and no namespaces of its own", False),
-    ("seccomp", _seccomp, jail.LOSSES["seccomp"], False),
-    ("landlock", _landlock, jail.LOSSES["landlock"], False),
+    ("seccomp", _seccomp, posture.LOSSES["seccomp"], False),
+    ("landlock", _landlock, posture.LOSSES["landlock"], False),
     ("fd limit", _fd_limits, "few clients, or few open files: raise it with ulimit -Hn or LimitNOFILE=", False),
     ("ptrace", _ptrace, "`gofer runsc` cannot redirect; register gofer by another way (docs/runsc.md)", False),
 )

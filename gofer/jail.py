@@ -38,35 +38,19 @@ from ctypes import c_int, c_ulong
 from errno import EPERM
 
 from gofer import caps, fds, landlock, namespaces, seccomp, supervisor
+from gofer.posture import Posture
 from gofer.sys import libc, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Callable
 
     from gofer.comm import Options
 
     Roots = Sequence[tuple[int, Options]]  # the O_PATH fd of a served tree or file, and how it is served
 
 MODES = ("auto", "require", "off")
-IN_FORCE, MISSING = "in force", "missing"
-
-# What is lost where a layer is missing: said of a server that a client has taken over, which is what the jail is for.
-LOSSES = {
-    "root": "it can name every file its user can",
-    "network": "it can reach abstract Unix sockets of the host",
-    "ipc": "it shares System V IPC and message queues with the host",
-    "uts": "it shares the host name",
-    "pid": "it is in the host's pid namespace",
-    "fd limit": "it may use up the fds of its user",
-    "no core files": "a crash may write memory, file contents among it, to a core file",
-    "no groups": "it keeps the rights of its supplementary groups",
-    "capabilities": "it keeps rights it does not use",
-    "no_new_privs": "a set-user-ID program could give it rights back",
-    "not dumpable": "other processes of its user can trace it",
-    "landlock": "only the root and the filter keep it from opening other files",
-    "seccomp": "every system call is open to it",
-}
 
 
 class Policy:
@@ -81,53 +65,6 @@ class Policy:
         self.mode = mode
         self.seccomp = seccomp
         self.others_connect = others_connect
-
-
-class Layer:
-    """One layer: its name (a key of LOSSES), its state (IN_FORCE or MISSING), and what holds, or why nothing does."""
-
-    __slots__ = ("name", "state", "detail")
-
-    def __init__(self, name: str, state: str, detail: str) -> None:
-        self.name = name
-        self.state = state
-        self.detail = detail
-
-
-class Posture:
-    """What the jail came to.
-
-    in_user_namespace: one of the server's own, see above. overflow_is_root: peer credentials of 65534 can be nobody's but root's.
-    """
-
-    def __init__(self) -> None:
-        self.layers: list[Layer] = []
-        self.in_user_namespace = False
-        self.overflow_is_root = False
-
-    def holds(self, name: str, detail: str = "") -> None:
-        self.layers.append(Layer(name, IN_FORCE, detail))
-
-    def lacks(self, name: str, why: str) -> None:
-        self.layers.append(Layer(name, MISSING, why))
-
-    def missing(self) -> list[Layer]:
-        return [layer for layer in self.layers if layer.state == MISSING]
-
-    def lines(self) -> list[str]:
-        """One line of what is in force, and one for each reason why something is missing."""
-        if not self.layers:
-            return ["jail: off"]
-        held = [layer for layer in self.layers if layer.state == IN_FORCE]
-        texts = [f"{layer.name} ({layer.detail})" if layer.detail else layer.name for layer in held]
-        lines = ["jail: " + ", ".join(texts)]
-        reasons: dict[str, list[str]] = {}
-        for layer in self.missing():
-            reasons.setdefault(layer.detail, []).append(layer.name)
-        for why, names in reasons.items():
-            losses = ", ".join(LOSSES[name] for name in names)
-            lines.append(f"jail: without {', '.join(names)}: {why}. A server that a client took over: {losses}")
-        return lines
 
 
 def enter(root: int, options: Options, policy: Policy, charge: supervisor.Charge) -> Posture:
@@ -173,6 +110,7 @@ def _leave_namespaces(root: int, policy: Policy, posture: Posture) -> dict[str, 
     if why:
         return dict.fromkeys(namespaces.KINDS, why)
     posture.in_user_namespace = True
+    posture.holds("user namespace", f"uid {os.geteuid()}, gid {os.getegid()}")
     posture.overflow_is_root = not policy.others_connect
     return namespaces.unshare(flags | namespaces.USER)
 
@@ -232,16 +170,11 @@ def _confine(posture: Posture, roots: Roots, policy: Policy) -> None:
     _drop_groups(posture)
     _drop_rights(posture, _needed_capabilities(posture, [options for _, options in roots]))
     _landlock(posture, roots)
-    trouble = _seccomp_trouble(policy)
-    if trouble:
-        posture.lacks("seccomp", trouble)
+    trouble = _filter(policy.seccomp, lambda refuse: seccomp.server_rules(refuse, sockets, credentials))
+    posture.lacks("seccomp", trouble) if trouble else posture.holds("seccomp", policy.seccomp)
     if posture.missing() and policy.mode == "require":
         reasons = "; ".join(f"{layer.name} ({layer.detail})" for layer in posture.missing())
         raise OSError(EPERM, f"--jail=require refuses to serve without {reasons}")
-    if not trouble:
-        refuse = seccomp.refusal(policy.seccomp)
-        seccomp.install(seccomp.assemble(seccomp.server_rules(refuse, sockets, credentials), refuse))
-        posture.holds("seccomp", policy.seccomp)
 
 
 def _limit(posture: Posture) -> None:
@@ -287,28 +220,36 @@ def _drop_rights(posture: Posture, keep: frozenset[int]) -> None:
 
 def _landlock(posture: Posture, roots: Roots) -> None:
     version = landlock.abi()
-    if version < landlock.LEAST_ABI:
-        why = (
-            "this kernel has none, or it is off (lsm= at boot)"
-            if not version
-            else "Linux 5.19 has what is needed (ABI 2)"
+    if version == 0:
+        posture.lacks("landlock", "this kernel has none, or it is off (lsm= at boot)")
+    elif version < landlock.LEAST_ABI:
+        posture.lacks(
+            "landlock", f"ABI {version} is too old: it forbids renames between directories; Linux 5.19 is not"
         )
-        posture.lacks("landlock", why)
-        return
-    trees = []
-    for fd, options in roots:
-        allowed = landlock.rights(options.read_only, options.char_devices == "open")
-        trees.append((fd, stat.S_ISDIR(os.fstat(fd).st_mode), allowed))
-    landlock.restrict(trees)
-    posture.holds("landlock", f"ABI {version}")
+    else:
+        trees = []
+        for fd, options in roots:
+            allowed = landlock.rights(options.read_only, options.char_devices == "open")
+            trees.append((fd, stat.S_ISDIR(os.fstat(fd).st_mode), allowed))
+        try:
+            landlock.restrict(trees)
+            posture.holds("landlock", f"ABI {version}")
+        except OSError as error:  # such as E2BIG, sixteen layers deep in others' sandboxes
+            posture.lacks("landlock", os.strerror(error.errno or 0))
 
 
-def _seccomp_trouble(policy: Policy) -> str:
-    if policy.seccomp == "off":
+def _filter(action: str, rules: Callable[[int], seccomp.Rules]) -> str:
+    """Install a filter; returns "" or why there is none. rules: made from the verdict on what is not allowed."""
+    if action == "off":
         return "--seccomp=off"
-    return (
-        "" if seccomp.available(policy.seccomp) else "this kernel, or this machine's architecture, has no such filter"
-    )
+    if not seccomp.available(action):
+        return "this kernel, or this machine's architecture, has no such filter"
+    refuse = seccomp.refusal(action)
+    try:
+        seccomp.install(seccomp.assemble(rules(refuse), refuse))
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return ""
 
 
 def _confine_supervisor(posture: Posture, policy: Policy, processes: Sequence[int]) -> None:
@@ -317,9 +258,7 @@ def _confine_supervisor(posture: Posture, policy: Policy, processes: Sequence[in
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     caps.limit(_needed_capabilities(posture, []))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    if not _seccomp_trouble(policy):
-        refuse = seccomp.refusal(policy.seccomp)
-        seccomp.install(seccomp.assemble(seccomp.supervisor_rules(refuse, processes), refuse))
+    _filter(policy.seccomp, lambda refuse: seccomp.supervisor_rules(refuse, processes))
 
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38

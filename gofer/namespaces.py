@@ -86,6 +86,7 @@ def user_namespace_trouble(root: int) -> str:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        trouble = "the attempt failed"
         try:
             name = enter_directory_of(root)
             trouble = next(filter(None, unshare(USER | sum(KINDS.values())).values()), "")

@@ -26,9 +26,9 @@ import ctypes
 import os
 import struct
 from ctypes import c_long, c_uint, c_ulong, c_void_p
-from errno import ENOSYS, EPERM
+from errno import EINVAL, ENOSYS, EPERM
 
-from gofer.sys import MACHINE, libc, raise_errno
+from gofer.sys import MACHINE, get_errno, libc, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,7 +196,10 @@ def install(program: bytes) -> None:
     """
     text = ctypes.create_string_buffer(program, len(program))
     header = _Program(len(program) // 8, ctypes.addressof(text))
-    if _seccomp(_SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, ctypes.byref(header)) != 0:
+    result = _seccomp(_SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, ctypes.byref(header))
+    if result == -1 and get_errno() == EINVAL:  # Linux before 4.17
+        result = _seccomp(_SET_MODE_FILTER, _TSYNC, ctypes.byref(header))
+    if result != 0:  # above 0: the thread that could not follow
         raise_errno()
 
 

@@ -15,6 +15,7 @@ from errno import EADDRINUSE, ECONNREFUSED, ENOENT
 from gofer import Failure, __version__, fds, jail
 from gofer.connection import Export, Options
 from gofer.log import Log
+from gofer.posture import Posture
 from gofer.server import Server
 from gofer.supervisor import Charge
 from gofer.sys import O_PATH
@@ -61,8 +62,11 @@ def serve(options: Any, prog: str) -> int:
             posture = _enter_jail(export, policy, charge)
             if posture.overflow_is_root and 0 in allowed:
                 allowed.add(_OVERFLOW_UID)
-            for line in (*lines, *posture.lines()):
+            held, *lacks = posture.lines()
+            for line in (*lines, held):
                 log.info(line)
+            for line in lacks:
+                log.warning(line)
             return bool(posture.layers)
 
         return _run(server, options, listening, confine)
@@ -128,7 +132,7 @@ def _run(server: Server, options: Any, listening: _Listening | None, confine: Ca
     return charge.tidy(0)
 
 
-def _enter_jail(export: Export, policy: jail.Policy, charge: Charge) -> jail.Posture:
+def _enter_jail(export: Export, policy: jail.Policy, charge: Charge) -> Posture:
     try:
         return jail.enter(export.root.host, export.options, policy, charge)
     except OSError as e:

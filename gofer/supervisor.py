@@ -24,11 +24,8 @@ from _signal import (
     SIGHUP,
     SIGINT,
     SIGKILL,
-    SIGQUIT,
     SIGSYS,
     SIGTERM,
-    SIGUSR1,
-    SIGUSR2,
     pthread_sigmask,
     signal,
     sigwait,
@@ -42,7 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Callable, NoReturn
 
-_WAITED_FOR = frozenset((SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2))
+# The last three stop the server. Any other signal does to the supervisor what it does, and so ends both: passed on it
+# would do nothing, as the first process of a pid namespace gets only what it has handlers for.
+_WAITED_FOR = frozenset((SIGCHLD, SIGHUP, SIGINT, SIGTERM))
 _F_SETSIG = 10
 _PR_SET_PDEATHSIG = 1
 
@@ -113,7 +112,7 @@ def _supervise(server: int, charge: Charge, confine: Callable[[int], None], life
         confine(server)
         status = _wait(server, charge)
     except BaseException as error:
-        os.write(2, f"gofer: the supervisor failed: {type(error).__name__}: {error}\n".encode())
+        _say(f"the supervisor failed: {type(error).__name__}: {error}")
     finally:
         os._exit(status)
 
@@ -134,11 +133,12 @@ def _wait(server: int, charge: Charge) -> int:
     if not os.WIFSIGNALED(status):
         return charge.tidy(os.WEXITSTATUS(status))
     number = os.WTERMSIG(status)
-    if number == SIGSYS:
-        os.write(2, b"gofer: the server made a system call that its filter forbids, and was killed: please report it; "
-                    b"--seccomp=log would let it pass, and the kernel's log name it\n")  # fmt: skip
     charge.tidy(128 + number)
-    signal(number, SIG_DFL) if number != SIGKILL else None
+    if number == SIGSYS:
+        _say("the server made a system call that its filter forbids, and was killed: please report it; --seccomp=log "
+             "would let it pass, and the kernel's log name it")  # fmt: skip
+    if number != SIGKILL:
+        signal(number, SIG_DFL)
     pthread_sigmask(SIG_SETMASK, ())
     os.kill(os.getpid(), number)
     return 128 + number
@@ -151,3 +151,10 @@ def _close_all(fds: list[int], keep: set[int]) -> None:
                 os.close(fd)
             except OSError:  # the one that listed them
                 pass
+
+
+def _say(line: str) -> None:
+    try:
+        os.write(2, f"gofer: {line}\n".encode())
+    except OSError:
+        pass

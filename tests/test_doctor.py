@@ -55,7 +55,7 @@ def test_root_on_this_host_has_every_layer_in_force_and_every_feature() -> None:
 def test_a_user_has_them_too() -> None:
     with as_user(USER) as (command, popen):
         found = report(command=command, **popen)
-    assert states(found["jail"]) == dict.fromkeys(LAYERS, "in force")
+    assert states(found["jail"]) == dict.fromkeys(["user namespace", *LAYERS], "in force")
     assert found["uid"] == USER and found["status"] == 0
     assert [row["detail"] for row in found["jail"] if row["name"] == "capabilities"] == ["none"]
 
