@@ -77,10 +77,14 @@ def enter(root: int, options: Options, policy: Policy, charge: supervisor.Charge
     if policy.mode == "off":
         return posture
     seccomp.prepare()
-    name = namespaces.enter_directory_of(root)
+    try:
+        name, why = namespaces.enter_directory_of(root), ""
+    except OSError as error:  # a file whose directory cannot be reached any more
+        name, why = b"", f"the tree's directory: {error.strerror}"
     trouble = _leave_namespaces(root, policy, posture)
     supervisor.fork(charge, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
-    _change_root(root, name, options, posture, trouble.pop("mount"))
+    no_namespace = trouble.pop("mount") or why
+    _change_root(root, name, options, posture, no_namespace)
     for kind, why in trouble.items():
         posture.lacks(kind, why) if why else posture.holds(kind)
     _confine(posture, [(root, options)], policy)
@@ -132,6 +136,7 @@ def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_
     """A new root in our own mount namespace; without one chroot, where we may. /proc/self/fd is pinned anew: it was
     the supervisor's until now."""
     devices = options.char_devices == "open"
+    own = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if not no_namespace:
         try:
             tree, proc, mountinfo, why = namespaces.new_root(root, name, options.read_only, devices)
@@ -140,16 +145,16 @@ def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_
         else:
             os.dup2(tree, root, inheritable=False)
             os.close(tree)
+            os.close(own)
             fds.pin_proc(proc, mountinfo)
             flags = "nosuid" + ("" if devices else ",nodev") + (",ro" if options.read_only else "")
             posture.holds("root", f"no mount flags: {why}" if why else flags)
     if no_namespace:
-        proc = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if not name and _chroot(root):
             posture.holds("root", f"by chroot: {no_namespace}")
         else:
             posture.lacks("root", no_namespace)
-        fds.pin_proc(proc, os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc))
+        fds.pin_proc(own, os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own))
     fds.enter_proc()
 
 

@@ -7,12 +7,13 @@ import resource
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Start
-from hosts import GOFER, Server, fails_in_one_line, run, serving, wait_until
+from hosts import GOFER, Server, fails_in_one_line, over_socket_of, run, serving, wait_until
 from prison import NO_SYS_ADMIN, USER, attempt, started
 
 NAMESPACES = ("mnt", "net", "ipc", "uts", "pid")
@@ -144,6 +145,22 @@ def test_a_served_file_has_no_neighbours(spot: Path, secret: Path) -> None:
     with started("(os.write(1, b'ready'), os.read(0, 1))[0]", spot / "file") as process:
         assert process.stdout and process.stdout.read(5) == "ready"
         assert os.listdir(f"/proc/{serving(process.pid)}/root") == ["file"]
+
+
+def test_a_user_serves_a_file_without_its_neighbours_too(spot: Path) -> None:
+    (spot / "file").write_text("shown")
+    for path in (spot, spot / "file"):
+        os.chown(path, USER, USER)
+    read = "(os.read(fds.reopen(root, os.O_RDONLY), 9), len(posture.missing()), os.getpid())"
+    assert attempt(read, spot / "file", user=USER) == "(b'shown', 0, 1)"
+
+
+def test_a_file_whose_directory_is_gone_is_served_without_a_new_root(spot: Path) -> None:
+    (spot / "dir").mkdir()
+    (spot / "dir/file").write_text("shown")
+    remove = "os.unlink({0!r} + '/file'); os.rmdir({0!r})".format(str(spot / "dir"))
+    read = "(os.read(fds.reopen(root, os.O_RDONLY), 9), [layer.name for layer in posture.missing()])"
+    assert attempt(read, spot / "dir/file", before=remove) == "(b'shown', ['root'])"
 
 
 def test_a_device_in_the_tree_cannot_be_opened(spot: Path) -> None:
@@ -427,3 +444,23 @@ def test_a_terminals_ctrl_c_stops_the_server_once(start: Start) -> None:
     server = start(start_new_session=True)
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.wait() == 0
+
+
+@pytest.mark.slow
+def test_the_jail_costs_less_than_thirty_milliseconds_at_start(spot: Path) -> None:
+    """From exec to the end of a client, of the quickest of ten starts each way, taken in turns."""
+    quickest = {"auto": 1e9, "off": 1e9}
+    for _ in range(10):
+        for mode in quickest:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                options = [f"--jail={mode}", "--quiet", "--fd", str(theirs.fileno())]
+                began = time.monotonic()
+                server = subprocess.Popen([*GOFER, "serve", str(spot), *options], pass_fds=[theirs.fileno()])
+                theirs.close()
+                with over_socket_of(ours.dup) as peer:
+                    ours.close()
+                    assert peer.fstat(peer.root).ino == os.stat(spot).st_ino
+                    quickest[mode] = min(quickest[mode], time.monotonic() - began)
+                assert server.wait(10) == 0
+    assert quickest["auto"] - quickest["off"] < 0.030

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from prison import attempt
+from prison import attempt, run
 
 from gofer import seccomp
 
@@ -84,6 +84,13 @@ x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the calls ar
 def test_what_the_server_has_no_use_for_kills_it(what: str, spot: Path) -> None:
     (spot / "file").touch(0o755)
     assert attempt(FORBIDDEN[what], spot, before=BEFORE) == f"killed by {int(signal.SIGSYS)}"
+
+
+@x86_64
+def test_what_killed_the_server_is_said(spot: Path) -> None:
+    done = run("os.fork()", spot)
+    assert done.returncode == -signal.SIGSYS
+    assert "gofer: the server made a system call that its filter forbids" in done.stderr
 
 
 @x86_64
