@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 from hosts import wait_until
-from runsc import Json, Runsc, bind, bundle, ended, gofer_pid, one_file_gofer, pids_named, sandbox_pid
+from runsc import FLAGS, Json, Runsc, bind, bundle, ended, gofer_pid, one_file_gofer, pids_named, sandbox_pid
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -58,6 +58,10 @@ def wait_for_line(process: "subprocess.Popen[str]", line: str) -> None:
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], 30)[0], "the container says nothing"
     assert process.stdout.readline() == line + "\n"
+
+
+def control_sockets() -> "set[bytes]":
+    return set(re.findall(rb"@runsc\S*", Path("/proc/net/unix").read_bytes()))
 
 
 def finish(process: "subprocess.Popen[str]", within: float = 20) -> int:
@@ -163,6 +167,34 @@ def test_create_start_exec_kill_delete(runsc: Runsc, place: Path) -> None:
     runsc.run("kill", "c", "KILL")
     wait_until(lambda: json.loads(runsc.run("state", "c").stdout)["status"] == "stopped", "the container has stopped")
     runsc.run("delete", "c")
+    assert runsc.served_by_us() == 1
+
+
+def test_the_two_line_script_serves_an_engine(runsc: Runsc, place: Path, one_file: Path) -> None:
+    """Called as containerd calls a runtime: an environment of its own, values apart from their flags."""
+    script = place.parent / "runsc-gofer"
+    script.write_text(f'#!/bin/sh\nexec {one_file} runsc --runsc {shutil.which("runsc")} -- {" ".join(FLAGS)} "$@"\n')
+    script.chmod(0o755)
+    bundle(place, "echo hello > /hello; exec sleep 1000")
+    log = place / "log.json"
+    before = [script, "--root", runsc.state, "--log", log, "--log-format", "json", f"--debug-log={runsc.logs}/"]
+
+    def engine(*words: str) -> "subprocess.CompletedProcess[str]":
+        null = subprocess.DEVNULL
+        out = null if words[0] == "create" else subprocess.PIPE
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        return subprocess.run([*before, *words], env=env, stdin=null, stdout=out, stderr=out, text=True, timeout=60)
+
+    assert engine("create", "--bundle", str(place), "--pid-file", str(place / "pid"), "c").returncode == 0, (
+        log.read_text()
+    )
+    assert int((place / "pid").read_text()) == sandbox_pid(runsc.state)
+    assert engine("start", "c").returncode == 0
+    wait_until((place / "rootfs/hello").exists, "the container has begun")
+    assert engine("exec", "c", "/bin/cat", "/hello").stdout == "hello\n"
+    assert engine("kill", "c", "9").returncode == 0
+    wait_until(lambda: '"stopped"' in engine("state", "c").stdout, "the container has stopped")
+    assert engine("delete", "c").returncode == 0
     assert runsc.served_by_us() == 1
 
 
@@ -286,7 +318,7 @@ def test_the_gofer_ends_within_a_second_of_a_killed_sandbox(runsc: Runsc, place:
 
 def test_fifty_starts_four_at_a_time_leave_nothing(runsc: Runsc, place: Path, one_file: Path) -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
-    sockets = set(re.findall(r"@runsc\S*", Path("/proc/net/unix").read_text()))
+    sockets = control_sockets()
     for i in range(4):
         (place / str(i)).mkdir()
         bundle(place / str(i), "echo out; exit 6", bind("/m", "/usr/share", "rbind", "ro"))
@@ -301,7 +333,7 @@ def test_fifty_starts_four_at_a_time_leave_nothing(runsc: Runsc, place: Path, on
     wait_until(lambda: not pids_named(str(runsc.state)) and not pids_named(str(one_file)), "all processes end")
     assert os.listdir(runsc.state) == []
     assert Path("/proc/self/mountinfo").read_text() == mounts
-    assert set(re.findall(r"@runsc\S*", Path("/proc/net/unix").read_text())) <= sockets
+    assert control_sockets() <= sockets
 
 
 @pytest.mark.parametrize(
