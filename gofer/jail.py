@@ -195,9 +195,8 @@ def _drop_groups(posture: Posture) -> None:
     try:
         os.setgroups([])
     except OSError:  # not ours to drop; our own gid among them is no loss
-        kept = sorted(set(os.getgroups()) - {os.getegid()})
-        if kept:
-            posture.lacks("no groups", f"an unprivileged process cannot drop them; start it without: {kept}")
+        if set(os.getgroups()) - {os.getegid()}:
+            posture.lacks("no groups", "only root can drop them: start it without, as `setpriv --clear-groups` does")
             return
     posture.holds("no groups")
 
