@@ -107,7 +107,7 @@ def _leave_namespaces(root: int, policy: Policy, posture: Posture) -> dict[str, 
         return namespaces.unshare(flags)
     why = _changes_results(root, policy)
     if why and policy.mode != "require":
-        why = f"a user namespace would change what clients see: {why} (--jail=require enters it all the same)"
+        why = f"a user namespace would change what clients see: {why}"
     else:
         _prctl(_PR_SET_DUMPABLE, 1)  # else /proc/self/uid_map is root's
         why = namespaces.user_namespace_trouble(root)

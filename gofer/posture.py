@@ -66,5 +66,5 @@ class Posture:
             reasons.setdefault(layer.detail, []).append(layer.name)
         for why, names in reasons.items():
             losses = ", ".join(LOSSES[name] for name in names)
-            lines.append(f"jail: without {', '.join(names)}: {why}. A server that a client took over: {losses}")
+            lines.append(f"jail: missing: {', '.join(names)}: {why}. A server that a client took over: {losses}")
         return lines

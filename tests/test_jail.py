@@ -339,7 +339,7 @@ def test_a_user_keeps_his_view_of_ids_where_a_user_namespace_would_change_it(spo
     assert attempt(lacks, spot, user=USER, others_connect=True) == namespaces
     assert (
         attempt("posture.lines()[1][:40]", spot, user=USER, groups=[7])
-        == "jail: without root, network, ipc, uts, pi"[:40]
+        == "jail: missing: root, network, ipc, uts, pid"[:40]
     )
     os.chown(spot, USER, 7)
     assert attempt(lacks, spot, user=USER) == namespaces
@@ -380,7 +380,7 @@ def test_without_the_right_to_make_namespaces_auto_serves_behind_chroot(start: S
     server = start(wrap=NO_SYS_ADMIN)
     lines = [line for line in server.said().splitlines() if "jail:" in line]
     assert len(lines) == 2 and "root (by chroot" in lines[0]
-    assert "without network, ipc, uts, pid: Operation not permitted" in lines[1]
+    assert "missing: network, ipc, uts, pid: Operation not permitted" in lines[1]
     (server.tree / "file").write_text("x")
     with server.peer("channel") as peer:
         assert peer.pread(peer.openat(peer.walk_to("file")).fd, 0, 9) == b"x"
