@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from hosts import CHECKOUT, wait_until
 from peer import Peer, over_socket
@@ -49,6 +49,21 @@ def busybox() -> str:
     path = shutil.which("busybox")
     assert path, "apt-get install busybox-static"
     return path
+
+
+def spec_of(*mounts: Json, **changes: Any) -> Json:
+    """A spec that starts nothing: what a gofer needs of one."""
+    spec: Json = {"process": {"args": ["true"], "cwd": "/"}, "root": {"path": "rootfs"}, "mounts": list(mounts)}
+    spec.update(changes)
+    return spec
+
+
+def directory(path: Path, **files: str) -> str:
+    """A new directory with these files; returns its path."""
+    path.mkdir(parents=True)
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return str(path)
 
 
 class Started:
@@ -99,6 +114,14 @@ class Started:
         with open(self._mounts, "rb") as pipe:
             self._mounts = -1
             return pipe.read()
+
+    def destinations(self) -> list[str]:
+        return [mount["destination"] for mount in json.loads(self.mount_list())]
+
+    def mount_flags(self) -> dict[str, list[str]]:
+        """By mount point in its namespace, the per-mount options of the topmost mount."""
+        lines = [line.split() for line in Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()]
+        return {line[4]: line[5].split(",") for line in lines}
 
     def drop_mount_list(self) -> None:
         """Go away without having read it."""
@@ -156,6 +179,23 @@ class Started:
         finally:
             if self.process.stderr:
                 self.process.stderr.close()
+
+
+@contextlib.contextmanager
+def starting(place: Path) -> Iterator[Callable[..., Started]]:
+    """Gives start(spec, *words, ...), whose bundle is `place` with an empty rootfs in it; closes what was started."""
+    started: list[Started] = []
+    (place / "rootfs").mkdir()
+
+    def start(spec: Any, *words: str, **how: Any) -> Started:
+        started.append(Started(place, spec, *words, **how))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for each in started:
+            each.close()
 
 
 class Runsc:

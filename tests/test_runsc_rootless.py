@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from runsc import Json, Started, bind, one_file_gofer
+from runsc import Json, Started, bind, one_file_gofer, spec_of
 
 pytestmark = pytest.mark.slow  # one Python is enough: another user cannot reach the others everywhere
 
@@ -77,12 +77,12 @@ def started() -> Iterator[list[Started]]:
         each.close()
 
 
-def spec_of(*mounts: Json) -> Json:
-    return {"process": {"args": ["true"], "cwd": "/w"}, "root": {"path": "rootfs"}, "mounts": list(mounts)}
+def spec(*mounts: Json) -> Json:
+    return spec_of(*mounts, process={"args": ["true"], "cwd": "/w"})
 
 
 def test_nothing_happens_before_the_ids_are_mapped(place: Path, started: "list[Started]") -> None:
-    g = Rootless(place, spec_of())
+    g = Rootless(place, spec())
     started.append(g)
     assert os.listdir(place / "rootfs") == []
     g.map()
@@ -97,7 +97,7 @@ def test_nothing_happens_before_the_ids_are_mapped(place: Path, started: "list[S
 
 
 def test_the_ids_of_2026_are_the_ones_asked_for(place: Path, started: "list[Started]") -> None:
-    g = Rootless(place, spec_of(), "--gofer-mount-confs=lisafs:none", "--uid=1000", "--gid=1000", "id")
+    g = Rootless(place, spec(), "--gofer-mount-confs=lisafs:none", "--uid=1000", "--gid=1000", "id")
     started.append(g)
     g.map(inside=1000)
     assert g.mount_list() == b"[]"
@@ -106,7 +106,7 @@ def test_the_ids_of_2026_are_the_ones_asked_for(place: Path, started: "list[Star
 
 
 def test_an_id_that_is_not_mapped_is_named(place: Path, started: "list[Started]") -> None:
-    g = Rootless(place, spec_of(), "--gofer-mount-confs=lisafs:none", "--uid=5", "id")
+    g = Rootless(place, spec(), "--gofer-mount-confs=lisafs:none", "--uid=5", "id")
     started.append(g)
     g.map()
     assert g.wait() == 128 and "user 5, group 0 in the user namespace: Invalid argument" in g.errors()[0]["msg"]
@@ -119,7 +119,7 @@ def test_locked_flags_of_a_source_are_kept_in_the_bind(place: Path, started: "li
     target.mkdir()
     assert libc.mount(b"locked", str(target).encode(), b"tmpfs", c_ulong(2 | 4 | 8 | 1024), None) == 0
     try:
-        g = Rootless(place, spec_of(bind("/m", str(target), "rbind", "ro")), io=2)
+        g = Rootless(place, spec(bind("/m", str(target), "rbind", "ro")), io=2)
         started.append(g)
         g.map()
         assert json.loads(g.mount_list())[0]["destination"] == "/m", g.errors()
@@ -163,7 +163,7 @@ def test_a_source_that_only_runsc_can_reach_is_asked_for(place: Path, started: "
     ours, theirs = socket.socketpair()
     mount = bind("/m", str(place / "secret/inner"), "rbind", "ro")
     words = "--gofer-mount-confs=lisafs:none,lisafs:none", "id"
-    g = Rootless(place, spec_of(mount), *words, io=2, more={"rpc-fd": theirs.detach()})
+    g = Rootless(place, spec(mount), *words, io=2, more={"rpc-fd": theirs.detach()})
     started.append(g)
     calls: list[Json] = []
     runsc = threading.Thread(target=answer, args=(ours, g.pid, calls, error))
@@ -182,7 +182,7 @@ def test_a_source_that_only_runsc_can_reach_is_asked_for(place: Path, started: "
 
 def test_without_runsc_to_ask_the_source_is_named(place: Path, started: "list[Started]") -> None:
     (place / "secret").mkdir(mode=0o700)
-    g = Rootless(place, spec_of(bind("/m", str(place / "secret/inner"))), io=2)
+    g = Rootless(place, spec(bind("/m", str(place / "secret/inner"))), io=2)
     started.append(g)
     g.map()
     assert g.wait() == 128 and "secret/inner: Permission denied" in g.errors()[0]["msg"]
