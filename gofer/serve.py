@@ -8,9 +8,21 @@ from __future__ import annotations
 import gc
 import os
 import stat
-from _signal import SIG_DFL, SIGCHLD, SIGHUP, SIGINT, SIGTERM, set_wakeup_fd, signal  # `signal` adds enums: 2 ms
+from _signal import (  # `signal` adds enums: 2 ms
+    SIG_BLOCK,
+    SIG_DFL,
+    SIG_SETMASK,
+    SIGCHLD,
+    SIGHUP,
+    SIGINT,
+    SIGTERM,
+    pthread_sigmask,
+    set_wakeup_fd,
+    signal,
+)
 from _socket import AF_UNIX, SO_ACCEPTCONN, SOCK_STREAM, SOL_SOCKET, socket
 from errno import EADDRINUSE, ECONNREFUSED, ENOENT
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 from gofer import Failure, __version__, fds, jail
 from gofer.connection import Export, Options
@@ -26,6 +38,7 @@ if TYPE_CHECKING:
     import subprocess
     from typing import Any, Callable
 
+_STOPPING = (SIGINT, SIGTERM, SIGHUP)
 _PATH_MOST = 107  # bytes of a socket's path (unix(7))
 _BACKLOG = 128
 _OVERFLOW_UID = 65534  # what a user namespace shows of users it does not know (user_namespaces(7))
@@ -36,6 +49,7 @@ def serve(options: Any, prog: str) -> int:
 
     prog: how the user called us.
     """
+    before = pthread_sigmask(SIG_BLOCK, _STOPPING)  # they wait until there is something that can be stopped in order
     _close_strays({*range(3), *(options.fd or ())})
     log = Log("warning" if options.quiet and options.log_level == "info" else options.log_level, options.log_format)
     root, kind = _open_root(options.path)
@@ -69,7 +83,7 @@ def serve(options: Any, prog: str) -> int:
                 log.warning(line)
             return bool(posture.layers)
 
-        return _run(server, options, listening, confine)
+        return _run(server, options, listening, confine, before)
     finally:
         if listening is not None:
             listening.remove()
@@ -87,8 +101,21 @@ def _close_strays(keep: set[int]) -> None:
                 pass
 
 
-def _run(server: Server, options: Any, listening: _Listening | None, confine: Callable[[Charge], bool]) -> int:
-    charge: Charge = _Charge(listening, options.command)
+def _run(
+    server: Server, options: Any, listening: _Listening | None, confine: Callable[[Charge], bool], unblocked: set[int]
+) -> int:
+    fds_before = getrlimit(RLIMIT_NOFILE)
+    limit = fds.set_fd_limit(options.fd_limit)
+    if options.fd_limit and limit < options.fd_limit:
+        raise Failure(
+            f"--fd-limit {options.fd_limit} is above the hard limit of {limit}: raise that (ulimit -Hn), or ask for less"
+        )
+
+    def as_we_were() -> None:
+        pthread_sigmask(SIG_SETMASK, unblocked)
+        setrlimit(RLIMIT_NOFILE, fds_before)
+
+    charge: Charge = _Charge(listening, options.command, as_we_were)
     os.umask(0)
     if os.geteuid() == 0:
         try:
@@ -97,11 +124,6 @@ def _run(server: Server, options: Any, listening: _Listening | None, confine: Ca
             pass
     fds.pin_proc()
     fds.enter_proc()
-    limit = fds.set_fd_limit(options.fd_limit)
-    if options.fd_limit and limit < options.fd_limit:
-        raise Failure(
-            f"--fd-limit {options.fd_limit} is above the hard limit of {limit}: raise that (ulimit -Hn), or ask for less"
-        )
     stops = 0
 
     def on_signal(number: int, frame: object) -> None:
@@ -113,11 +135,17 @@ def _run(server: Server, options: Any, listening: _Listening | None, confine: Ca
             os._exit(charge.tidy(1))
         server.stop()
 
-    for number in (SIGINT, SIGTERM, SIGHUP):
+    for number in _STOPPING:
         signal(number, on_signal)
     set_wakeup_fd(server.wake_fd, warn_on_full_buffer=False)
+    pthread_sigmask(SIG_SETMASK, unblocked)
     gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
-    if confine(charge):  # from here on this is another process, and the charge is the supervisor's
+    try:
+        confined = confine(charge)
+    except BaseException:
+        charge.on_signal(SIGTERM)  # the command must not outlive a server that never was
+        raise
+    if confined:  # from here on this is another process, and the charge is the supervisor's
         charge = Charge()
     elif options.command:
         signal(SIGCHLD, lambda number, frame: server.stop() if charge.finished() else None)
@@ -127,7 +155,7 @@ def _run(server: Server, options: Any, listening: _Listening | None, confine: Ca
         server.run()
     finally:
         set_wakeup_fd(-1)
-        for number in (SIGINT, SIGTERM, SIGHUP, SIGCHLD):
+        for number in (*_STOPPING, SIGCHLD):
             signal(number, SIG_DFL)
     return charge.tidy(0)
 
@@ -142,12 +170,12 @@ def _enter_jail(export: Export, policy: jail.Policy, charge: Charge) -> Posture:
 class _Charge(Charge):
     """The socket file and the command behind `--`: the supervisor's business, or without a jail the server's own."""
 
-    def __init__(self, listening: _Listening | None, words: list[str]) -> None:
+    def __init__(self, listening: _Listening | None, words: list[str], in_command: Callable[[], None]) -> None:
         self._listening = listening
         self._command = None
         if words:
             assert listening is not None
-            self._command = _Command(words, listening.path)
+            self._command = _Command(words, listening.path, in_command)
             self.processes = (self._command.pid,)
         if listening is not None:
             self.keep = (listening.directory,)
@@ -173,12 +201,15 @@ class _Charge(Charge):
 class _Command:
     """The command behind `--`: it runs as long as it likes, and the server as long as it does."""
 
-    def __init__(self, words: list[str], socket_path: str) -> None:
+    def __init__(self, words: list[str], socket_path: str, in_command: Callable[[], None]) -> None:
+        """in_command(): called in its process, before it is what it is to be."""
         import subprocess
 
         try:
             self._child: subprocess.Popen[bytes] = subprocess.Popen(
-                words, env={**os.environ, "GOFER_SOCKET": socket_path}
+                words,
+                env={**os.environ, "GOFER_SOCKET": socket_path},
+                preexec_fn=in_command,
             )
         except OSError as e:
             raise Failure(f"cannot run {words[0]}: {e.strerror}; give a command that exists after --") from None

@@ -236,3 +236,11 @@ def test_a_log_nobody_reads_stops_nothing(spot: Path) -> None:
                 peer.unlinkat(peer.root, "missing")
     server.terminate()
     assert server.wait(10) == 0
+
+
+def test_the_command_has_the_signals_and_the_fd_limit_that_gofer_was_started_with(spot: Path) -> None:
+    """Both are changed before it starts: signals wait until they can be handled, and the server wants many fds."""
+    script = "grep SigBlk /proc/self/status; ulimit -Sn"
+    done = run("serve", str(spot), "--socket", str(spot / "s"), "--quiet", "--", "sh", "-c", f"ulimit -Sn; {script}")
+    plain = subprocess.run(["sh", "-c", f"ulimit -Sn; {script}"], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == plain.stdout
