@@ -5,14 +5,15 @@ Everything is pinned to one cpu, so that what is measured is work, not the sched
 server once for each operation; the table shows medians over rounds, and the median of each round's ratio.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
 import os
-import pathlib
 import statistics
 import sys
-from typing import Dict, List, Optional, Sequence
+from collections.abc import Sequence
 
 import servers
 
@@ -38,7 +39,9 @@ OPERATIONS = {
     "FStatFS": ("FStatFS", 4000),
 }
 FLOOR = ("FStat", "PRead 4 KiB", "PWrite 4 KiB", "PRead 1 MiB", "PWrite 1 MiB")
-Rounds = Dict[str, Dict[str, List[Optional[float]]]]  # operation -> kind -> ns of each round, None where not offered
+Fleet = dict[str, servers.Served]
+Row = dict[str, list[float]]  # server -> ns of each round; empty where it does not offer the operation
+Rounds = dict[str, Row]  # by operation
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,17 +51,22 @@ def main(argv: Sequence[str]) -> int:
     if args.two and len(cpus) < 2:
         sys.exit("rpc.py: --two needs two cpus")
     os.sched_setaffinity(0, cpus[-2:] if args.two else cpus[-1:])
-    report = {}
+    command = args.command.split() if args.command else servers.ours(args.interpreter)
+    report: dict[str, object] = {"machine": servers.machine(command)}
+    if not args.json:
+        print(f"{report['machine']}; ours: {' '.join(command)}")
+    measure = throughput if args.two else latency
     with servers.workplace(args.directory) as place, contextlib.ExitStack() as stack:
-        running = {}
+        running: Fleet = {}
         for kind in args.servers.split(","):
+            if args.two and kind == "floor":  # it serves one client only
+                continue
             tree = servers.make_tree(place / f"tree-{kind}")
-            command = args.command.split() if args.command else servers.ours(args.interpreter)
-            running[kind] = servers.serve(kind, place, tree, clients=2 if args.two else 1, command=command)
+            options = args.options.split()
+            running[kind] = servers.serve(kind, place, tree, 2 if args.two else 1, command=command, options=options)
             stack.callback(running[kind].close)
         for transport in args.transport.split(","):
-            rounds = throughput(running, transport, chosen, args) if args.two else latency(running, transport, chosen, args)
-            report[transport] = rounds
+            report[transport] = rounds = measure(running, transport, chosen, args)
             if not args.json:
                 show(transport, rounds, args.two)
     if args.json:
@@ -77,12 +85,13 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--seconds", type=float, default=0.3, help="with --two: how long a measurement lasts")
     it.add_argument("--interpreter", help="the Python that runs our server (default: as dist/gofer says)")
     it.add_argument("--command", help="our server's command line instead, up to the word serve")
+    it.add_argument("--options", default="", help="further words for our server's command line")
     it.add_argument("--directory", help="where the trees are made (default: the temporary directory)")
     it.add_argument("--json", action="store_true", help="every round's numbers")
     return it
 
 
-def choose(words: str) -> List[str]:
+def choose(words: str) -> list[str]:
     """The operations so named, or else all whose name has the word in it."""
     chosen = []
     for word in words.split(","):
@@ -93,24 +102,24 @@ def choose(words: str) -> List[str]:
     return list(dict.fromkeys(chosen))
 
 
-def latency(running: Dict[str, servers.Served], transport: str, chosen: Sequence[str], args: argparse.Namespace) -> Rounds:
+def latency(running: Fleet, transport: str, chosen: Sequence[str], args: argparse.Namespace) -> Rounds:
     """ns per operation. One short run of each warms it up, unrecorded."""
     rounds: Rounds = {name: {kind: [] for kind in running} for name in chosen}
     for name in chosen:
         op, count = OPERATIONS[name]
         for number in range(args.rounds + 1):
             for kind, served in running.items():
-                ns = None
-                if kind != "floor" or name in FLOOR:
-                    ns = served.client.run(transport, op, max(1, int(count * args.scale / (1 if number else 4))))
-                if number:
+                if kind == "floor" and name not in FLOOR:
+                    continue
+                ns = served.client.run(transport, op, max(1, int(count * args.scale / (1 if number else 4))))
+                if number and ns:
                     rounds[name][kind].append(ns)
     return rounds
 
 
-def throughput(running: Dict[str, servers.Served], transport: str, chosen: Sequence[str], args: argparse.Namespace) -> Rounds:
-    """Operations per second of both clients together (the floor serves one client only, so it is left out)."""
-    rounds: Rounds = {name: {kind: [] for kind in running if kind != "floor"} for name in chosen}
+def throughput(running: Fleet, transport: str, chosen: Sequence[str], args: argparse.Namespace) -> Rounds:
+    """Operations per second of both clients together."""
+    rounds: Rounds = {name: {kind: [] for kind in running} for name in chosen}
     for name in chosen:
         for _ in range(args.rounds):
             for kind in rounds[name]:
@@ -121,28 +130,37 @@ def throughput(running: Dict[str, servers.Served], transport: str, chosen: Seque
     return rounds
 
 
-def ratios(rounds: Dict[str, List[Optional[float]]], above: str, below: str) -> Optional[float]:
+def ratio(row: Row, above: str, below: str) -> float | None:
     """Median over rounds of above/below, None where either was not measured."""
-    pairs = [(a, b) for a, b in zip(rounds.get(above, []), rounds.get(below, [])) if a and b]
-    return statistics.median(a / b for a, b in pairs) if pairs else None
+    found = [a / b for a, b in zip(row.get(above, []), row.get(below, []))]
+    return statistics.median(found) if found else None
 
 
 def show(transport: str, rounds: Rounds, two: bool) -> None:
-    unit = "operations/s, two clients" if two else "µs"
     kinds = [kind for kind in servers.KINDS if any(kind in row for row in rounds.values())]
     pairs = [(a, b) for a, b in (("ours", "go"), ("ours", "floor"), ("go", "floor")) if a in kinds and b in kinds]
-    print(f"\n### Over the {transport}, {unit}\n")
-    print(f"| {'operation':26} |" + "".join(f" {kind:>8} |" for kind in kinds) + "".join(f" {a}/{b} |" for a, b in pairs))
-    print("|---|" + "--:|" * (len(kinds) + len(pairs)))
+    heads = [f"{kind:>8}" for kind in kinds] + [f"{a}/{b}" for a, b in pairs]
+    print(f"\n### Over the {transport}, {'operations/s, two clients' if two else 'µs'}\n")
+    print(f"| {'operation':26} | {' | '.join(heads)} |")
+    print("|---|" + "--:|" * len(heads))
     for name, row in rounds.items():
-        cells = [statistics.median(good) if (good := [ns for ns in row.get(kind, []) if ns]) else None for kind in kinds]
-        text = "".join(f" {'' if value is None else format(value if two else value / 1000, '8.0f' if two else '8.2f'):>8} |" for value in cells)
-        text += "".join(f" {'' if (value := ratios(row, a, b)) is None else format(value, '.2f'):>{len(a + b) + 1}} |" for a, b in pairs)
-        print(f"| {name:26} |{text}")
-    if pairs and pairs[0] == ("ours", "go"):
-        all_ratios = [value for row in rounds.values() if (value := ratios(row, "ours", "go"))]
-        print(f"\nours/go: geometric mean {statistics.geometric_mean(all_ratios):.2f}, worst {max(all_ratios):.2f}, best {min(all_ratios):.2f}")
+        cells = [cell(middle(row.get(kind, [])), "8.0f" if two else "8.2f", 1 if two else 1000) for kind in kinds]
+        cells += [cell(ratio(row, a, b), f"{len(a + b) + 1}.2f") for a, b in pairs]
+        print(f"| {name:26} | {' | '.join(cells)} |")
+    found = [value for row in rounds.values() if (value := ratio(row, "ours", "go"))]
+    if found:
+        mean = statistics.geometric_mean(found)
+        print(f"\nours/go: geometric mean {mean:.2f}, lowest {min(found):.2f}, highest {max(found):.2f}")
     sys.stdout.flush()
+
+
+def middle(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def cell(value: float | None, form: str, unit: float = 1) -> str:
+    width = int(form.split(".")[0])
+    return " " * width if value is None else format(value / unit, form)
 
 
 if __name__ == "__main__":

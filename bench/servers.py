@@ -3,6 +3,8 @@
 A server is started with connected sockets as inherited fds, and a C client on the other ends; see `Served`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import errno
@@ -14,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from typing import Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 HERE = pathlib.Path(__file__).resolve().parent
 PROJECT = HERE.parent
@@ -28,11 +30,13 @@ DEPTH = 5
 def build(directory: pathlib.Path) -> None:
     """Compile client.c and floor.c into `directory`; a compiler's complaint is raised as CalledProcessError."""
     for name in ("client", "floor"):
-        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-pthread", "-o", directory / name, HERE / (name + ".c")], check=True)
+        subprocess.run(
+            ["gcc", "-O2", "-Wall", "-Wextra", "-pthread", "-o", directory / name, HERE / (name + ".c")], check=True
+        )
 
 
 @contextlib.contextmanager
-def workplace(directory: Optional[str] = None) -> Iterator[pathlib.Path]:
+def workplace(directory: str | None = None) -> Iterator[pathlib.Path]:
     """A temporary directory (below `directory`) holding the built programs; removed at the end."""
     with tempfile.TemporaryDirectory(prefix="gofer-bench-", dir=directory) as name:
         path = pathlib.Path(name)
@@ -80,7 +84,7 @@ def remove_tree(tree: pathlib.Path) -> None:
     shutil.rmtree(tree)
 
 
-def ours(interpreter: Optional[str] = None) -> List[str]:
+def ours(interpreter: str | None = None) -> list[str]:
     """The command line of our server: dist/gofer where it was built, else the checkout; `interpreter` runs either."""
     built = PROJECT / "dist" / "gofer"
     if built.exists():
@@ -89,8 +93,13 @@ def ours(interpreter: Optional[str] = None) -> List[str]:
 
 
 def server_command(
-    kind: str, place: pathlib.Path, tree: pathlib.Path, fds: Sequence[int], command: Sequence[str] = (), options: Sequence[str] = ()
-) -> Tuple[List[str], List[int]]:
+    kind: str,
+    place: pathlib.Path,
+    tree: pathlib.Path,
+    fds: Sequence[int],
+    command: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> tuple[list[str], list[int]]:
     """(argv, further fds to inherit) of a server of `kind` that serves `tree` on each of `fds`.
 
     `command` is our server's (see `ours`), `options` go to our server only. The caller closes the further fds.
@@ -103,14 +112,19 @@ def server_command(
     return [*command, "serve", str(tree), "--quiet", *words, *options], []
 
 
-def go_command(place: pathlib.Path, tree: pathlib.Path, fds: Sequence[int]) -> Tuple[List[str], List[int]]:
+def go_command(place: pathlib.Path, tree: pathlib.Path, fds: Sequence[int]) -> tuple[list[str], list[int]]:
     """`runsc gofer` as `runsc run` would start it, short of namespaces.
 
     Each fd after the first is a bind mount on "/": without a root to set up, that serves the same tree once more.
     """
     bundle = pathlib.Path(tempfile.mkdtemp(prefix="bundle-", dir=place))
     mounts = [{"destination": "/", "type": "bind", "source": str(tree), "options": ["rw"]}] * (len(fds) - 1)
-    spec = {"ociVersion": "1.0.0", "process": {"args": ["true"], "cwd": "/"}, "root": {"path": str(tree)}, "mounts": mounts}
+    spec = {
+        "ociVersion": "1.0.0",
+        "process": {"args": ["true"], "cwd": "/"},
+        "root": {"path": str(tree)},
+        "mounts": mounts,
+    }
     (bundle / "config.json").write_text(json.dumps(spec))
     files = [os.open(bundle / "config.json", os.O_RDONLY), os.open(os.devnull, os.O_WRONLY)]
     argv = [*RUNSC, "gofer", "--bundle", str(bundle), "--setup-root=false", "--apply-caps=false"]
@@ -131,7 +145,7 @@ class Client:
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
 
-    def answer(self) -> List[str]:
+    def answer(self) -> list[str]:
         """The words after `ok`; anything else is a RuntimeError."""
         assert self.process.stdout
         line = self.process.stdout.readline().split()
@@ -139,11 +153,11 @@ class Client:
             raise RuntimeError("client: " + (" ".join(line) or "ended"))
         return line[1:]
 
-    def ask(self, command: str) -> List[str]:
+    def ask(self, command: str) -> list[str]:
         self.tell(command)
         return self.answer()
 
-    def run(self, transport: str, op: str, count: int) -> Optional[float]:
+    def run(self, transport: str, op: str, count: int) -> float | None:
         """Nanoseconds per operation; None where the server does not offer it. Any other failure is a RuntimeError."""
         ns, failed, error = self.ask(f"run {transport} {op} {count}")
         if int(error) == errno.EOPNOTSUPP:
@@ -161,8 +175,8 @@ class Served:
     """A server of `kind` and its clients; `close` ends them and complains when the server did not end well."""
 
     kind: str
-    process: "subprocess.Popen[bytes]"
-    clients: List[Client]
+    process: subprocess.Popen[bytes]
+    clients: list[Client]
 
     def close(self) -> None:
         for client in self.clients:
@@ -205,22 +219,32 @@ def serve(
     return Served(kind, process, started)
 
 
-def memory(pid: int) -> Tuple[int, int]:
-    """(RSS, PSS) in bytes of a process and its descendants."""
-    rss = pss = 0
+def memory(pid: int) -> dict[str, int]:
+    """Bytes of a process and its descendants: RSS of the largest, PSS (a shared page counts once, in parts) of all."""
+    found = {"RSS": 0, "PSS": 0}
     for process in [pid, *descendants(pid)]:
-        for line in pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            word, _, rest = line.partition(":")
-            rss += int(rest.split()[0]) * 1024 if word == "Rss" else 0
-            pss += int(rest.split()[0]) * 1024 if word == "Pss" else 0
-    return rss, pss
+        lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+        found["RSS"] = max(found["RSS"], sizes["Rss"])
+        found["PSS"] += sizes["Pss"]
+    return found
 
 
-def descendants(pid: int) -> List[int]:
+def descendants(pid: int) -> list[int]:
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
     found = [int(word) for word in children.read_text().split()] if children.exists() else []
     return [*found, *(below for child in found for below in descendants(child))]
 
 
-def available_cpus() -> List[int]:
+def machine(command: Sequence[str]) -> str:
+    """One line: what this was measured on. command: our server's, without a subcommand."""
+    said = [
+        subprocess.run(argv, capture_output=True, text=True).stdout.split("\n")[0]
+        for argv in ([*command, "--version"], ["runsc", "--version"])
+    ]
+    models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    return f"{os.cpu_count()} cpus {(models or ['?'])[0]}, Linux {os.uname().release}, {' beside '.join(said)}"
+
+
+def available_cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0))

@@ -4,21 +4,22 @@
 Go's server and ours, rounds interleaved, pinned to one cpu.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
 import os
 import pathlib
-import socket
 import statistics
 import subprocess
 import sys
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import servers
 
 SOCKET = 60  # the fd number that a started server finds its connection on
-Table = Dict[str, Dict[str, List[float]]]  # quantity -> server -> one value per round
+Table = dict[str, dict[str, list[float]]]  # quantity -> server -> one value per round
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,12 +55,14 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def record(table: Table, kind: str, values: Dict[str, float]) -> None:
+def record(table: Table, kind: str, values: dict[str, float]) -> None:
     for name, value in values.items():
         table.setdefault(name, {}).setdefault(kind, []).append(value)
 
 
-def start(kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[str], options: Sequence[str]) -> Dict[str, float]:
+def start(
+    kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[str], options: Sequence[str]
+) -> dict[str, float]:
     """Start a server once. The clock runs in client.c, from just before its fork to the Mount reply."""
     argv, files = servers.server_command(kind, place, tree, [SOCKET], command, options)
     program = [str(place / "client"), "--exec", str(SOCKET), *argv]
@@ -70,11 +73,15 @@ def start(kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[
         word, *values = client.stdout.readline().split()
         if word != "ok":
             raise RuntimeError(f"{' '.join(argv)}: {word} {' '.join(values)}")
-        rss, pss = servers.memory(int(values[1]))
-    return {"start to Mount reply, ms": float(values[0]) / 1e6, "RSS, MiB": rss / 2**20, "PSS, MiB": pss / 2**20}
+        found = servers.memory(int(values[1]))
+    return {
+        "start to Mount reply, ms": float(values[0]) / 1e6,
+        "RSS of the largest process, MiB": found["RSS"] / 2**20,
+        "PSS of all its processes, MiB": found["PSS"] / 2**20,
+    }
 
 
-def held(kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[str], count: int) -> Dict[str, float]:
+def held(kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[str], count: int) -> dict[str, float]:
     """Growth of the server's memory per control FD, `count` of them open, each on a file of its own."""
     with contextlib.closing(servers.serve(kind, place, tree, command=command)) as served:
         before = servers.memory(served.process.pid)
@@ -82,7 +89,7 @@ def held(kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[s
         after = servers.memory(served.process.pid)
         if opened < count:
             print(f"{kind}: only {opened} FDs: {os.strerror(error)}", file=sys.stderr)
-    return {f"RSS per control FD at {count}, bytes": (after[0] - before[0]) / max(1, opened)}
+    return {f"memory per control FD at {opened}, bytes": (after["PSS"] - before["PSS"]) / max(1, opened)}
 
 
 def show(table: Table, kinds: Sequence[str]) -> None:
