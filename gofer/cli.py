@@ -243,6 +243,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_looks(commands)
+    commands.add_parser("runsc", help="run containers on an unmodified runsc, with this program as their gofer")
     _add_doctor(commands)
     return parser
 
@@ -271,8 +272,8 @@ def _add_looks(commands: Any) -> None:
     ):
         look = commands.add_parser(
             name,
-            help=f"{what} that is served",
-            description=f"{what.capitalize()} that a gofer serves.",
+            help=f"{what}, as a client sees it",
+            description=f"{what.capitalize()}, through a server's own protocol.",
             allow_abbrev=False,
         )
         look.add_argument("socket", metavar="SOCKET", nargs="?", help="the server's socket (default: $GOFER_SOCKET)")
