@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from codec import GID, MODE, NO_ID, SIZE, UID, Mid
 from conftest import Start
-from hosts import Server, fails
+from hosts import TRANSPORTS, Server, fails
 from peer import Peer
 
 ALL = pytest.mark.serve("--host-uds", "all")
@@ -62,9 +62,10 @@ def test_in_a_set_group_id_directory_the_asked_for_group_wins_else_the_directory
         assert stat.gid == expected, oct(stat.mode)
 
 
-def test_the_server_has_no_supplementary_groups(start: Start) -> None:
+@pytest.mark.parametrize("jail", ["auto", "off"])
+def test_the_server_has_no_supplementary_groups(start: Start, jail: str) -> None:
     """CVE-2022-0358: kept groups gave rights, and files, of a group nobody asked for."""
-    server = start(extra_groups=[4, 24, 27])
+    server = start("--jail", jail, extra_groups=[4, 24, 27])
     status = Path(f"/proc/{server.pid}/status").read_text()
     (groups,) = (line.split(":")[1].split() for line in status.splitlines() if line.startswith("Groups:"))
     assert set(groups) <= {str(os.getgid())}
@@ -152,20 +153,27 @@ def test_the_count_of_a_listing_is_bytes(peer: Peer, tree: Path) -> None:
     assert 5 <= len(peer.getdents64(fd, -240)) <= 10
 
 
-@pytest.mark.parametrize("how", ["pwrite", "truncate", "open"])
-@pytest.mark.parametrize("bits", [0o4755, 0o6755])
-def test_set_id_bits_do_not_survive_a_change_of_the_contents(peer: Peer, tree: Path, how: str, bits: int) -> None:
-    """CVE-2021-20263 (virtiofsd): a set-user-id program could be rewritten and stay set-user-id."""
-    (tree / "file").write_bytes(b"program")
-    os.chmod(tree / "file", bits)
-    fd = peer.walk_to("file")
-    if how == "pwrite":
-        peer.pwrite(peer.openat(fd, os.O_WRONLY).fd, 0, b"evil")
-    elif how == "truncate":
-        peer.setstat(fd, SIZE, size=3)
-    else:
-        peer.openat(fd, os.O_WRONLY | os.O_TRUNC)
-    assert peer.fstat(fd).mode & 0o7777 == 0o755
+@pytest.mark.parametrize("jail", ["auto", "off"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_set_id_bits_do_not_survive_a_change_of_the_contents(
+    start: Start, spot: Path, transport: str, jail: str
+) -> None:
+    """CVE-2021-20263 (virtiofsd): a set-user-id program could be rewritten and stay set-user-id.
+
+    On a server that has served nothing else, as what it does for chmod lasts.
+    """
+    with start("--jail", jail).peer(transport) as peer:
+        for change in (
+            lambda fd: peer.pwrite(peer.openat(fd, os.O_WRONLY).fd, 0, b"evil"),
+            lambda fd: peer.setstat(fd, SIZE, size=3),
+            lambda fd: peer.openat(fd, os.O_WRONLY | os.O_TRUNC),
+        ):
+            for bits in (0o4755, 0o6755):
+                (spot / "file").write_bytes(b"program")
+                os.chmod(spot / "file", bits)
+                fd = peer.walk_to("file")
+                change(fd)
+                assert peer.fstat(fd).mode & 0o7777 == 0o755
 
 
 @pytest.mark.serve("--xattrs", "all")
