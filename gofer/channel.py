@@ -118,7 +118,7 @@ class Channel:
             if self._handshake():
                 self._serve()
         except Exception as error:  # not a handler's: dispatch has those
-            self._log.error(f"client {self._client}: channel failed: {type(error).__name__}")
+            self._log.limited("error", "channel", f"client {self._client}: channel failed: {type(error).__name__}")
         finally:
             self._word.set_two_and_wake_all()
             self._comm.donated.clear()

@@ -35,6 +35,13 @@ def positive_number(text: str) -> int:
     return number
 
 
+def seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= _MOST:
+        raise ValueError("must be 0 to 4294967294")
+    return number
+
+
 def octal_mode(text: str) -> int:
     number = int(text, 8)
     if not 0 <= number <= 0o777:
@@ -98,6 +105,12 @@ _SERVE: dict[str, dict[str, Any]] = {
         "default": 64,
         "metavar": "N",
         "help": "clients at once (default: 64)",
+    },
+    "--idle-message-timeout": {
+        "type": seconds,
+        "default": 60.0,
+        "metavar": "SECONDS",
+        "help": "drop a client that has sent part of a message and not the rest for so long; 0: never (default: 60)",
     },
     "--fd-limit": {
         "type": positive_number,

@@ -166,17 +166,18 @@ class Communicator:
         links: int = Statx.from_buffer(self.statx_bytes).stx_nlink
         return links
 
-    def adopt(self, host: int) -> ControlFD:
+    def adopt(self, host: int, more: int = 0) -> ControlFD:
         """The control FD, not yet numbered, that owns the O_PATH fd `host`; `statx_bytes` then holds its statx.
 
         EPERM for a type that is not served (block devices), EMFILE where the connection holds too many; closed then.
+        more: how many FDs the call has made before, without a number either.
         """
         node = ControlFD(host, 0)
         node.kind = kind = self.stat(host)
         if kind not in WALKABLE:
             raise OSError(EPERM, "block devices are not served")
         if host >= MARKS[0]:
-            admit(host, self.table)
+            admit(host, self.table, more)
         return node
 
     def answer_inode(self, node: ControlFD, reply: memoryview) -> int:

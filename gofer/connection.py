@@ -5,13 +5,15 @@ Theory of operation
 The server's loop calls `on_readable` when the socket has bytes. Requests are served there and then, one after the other;
 what has come of an unfinished one is kept, and a reply the client is too slow to take is kept, until the loop says that there
 is more, or room. While a reply waits nothing more is read, so a client can make nothing grow beyond one message each way.
+`half_since` tells the loop since when a message has been under way, and the loop ends what takes too long.
 
 The two 2 MiB buffers (one to read into, one for the reply) are borrowed from the server's pool, and kept only by
 a connection in the middle of a message: idle clients cost no memory. recvmsg(2) is never asked for control data, so the kernel
 closes whatever fds a client sends.
 
-FSync can take long and has a thread of its own here: the connection is not read meanwhile, the others are. Every channel has
-a thread anyway (channel.py). `close` only starts the end of a connection: it ends when its last thread has.
+FSync can take long and has a thread of its own here (where there is one to be had): the connection is not read meanwhile, the
+others are. Every channel has a thread anyway (channel.py). `close` only starts the end of a connection: it ends when its
+last thread has.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from __future__ import annotations
 import _thread
 import mmap
 import os
-from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
+import time
+from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RD, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from ctypes import addressof, c_char
-from errno import ENOMEM, ETOOMANYREFS
+from errno import EMFILE, ENFILE, ENOMEM, ETOOMANYREFS
 
 from gofer import dispatch, sys
 from gofer.channel import Channel, Windows
 from gofer.comm import Communicator, Export, Options
-from gofer.fds import FDTable, HostFD
+from gofer.fds import FDTable, HostFD, admit
 from gofer.wire import FSYNC, MAX_MESSAGE_SIZE, SocketHeader
 
 TYPE_CHECKING = False
@@ -79,6 +82,7 @@ class Connection:
         self.log = log
         self.table = FDTable()
         self.closing = False
+        self.half_since = 0.0  # when the message of which a part has come began (time.monotonic()); 0: there is none
         self.busy = False  # a request is in a thread's hands
         self.done = False  # that thread has written the reply
         self._pool = pool
@@ -134,11 +138,11 @@ class Connection:
             assert self._in is not None
             size, mid = SocketHeader.read(self._in.view, self._at)
             if size > MAX_MESSAGE_SIZE:
-                self.log.debug(f"client {self.fileno}: dropped, message of {size} bytes")
-                self.close()
+                self.drop("too long", f"a message of {size} bytes: {MAX_MESSAGE_SIZE} are the most")
                 return
             if self._have < _HEAD + size:
                 break
+            self.half_since = 0.0
             start = self._at + _HEAD
             self._at, self._have = start + size, self._have - _HEAD - size
             request = self._in.view[start : start + size]
@@ -167,9 +171,12 @@ class Connection:
             view = self._in.view
             view[: self._have] = view[self._at : self._at + self._have]
             self._at = 0
-        if self._out is not None and not self.blocked:
-            self._pool.give(self._out)
-            self._out = None
+        if not self.blocked:
+            if self._out is not None:
+                self._pool.give(self._out)
+                self._out = None
+            if self._have and not self.half_since:
+                self.half_since = time.monotonic()
 
     def _answer(self, mid: int, request: memoryview) -> None:
         """Serve one request; the reply lies in _out afterwards, ready to send."""
@@ -228,25 +235,39 @@ class Connection:
     def make_channel(self) -> tuple[int, int, HostFD, HostFD]:
         """Start a channel. Returns its window's offset and length, and what to donate: the memfd, the client's fd socket.
 
-        ENOMEM beyond the export's number of channels: clients take that for "go on with fewer".
+        ENOMEM beyond the export's number of channels, and where there is no room for one: clients take that, and no other
+        errno, for "go on with fewer".
         """
         with self._lock:
-            limit = self.export.options.channels
-            if self.closing or len(self._channels) >= limit:
+            if self.closing or len(self._channels) >= self.export.options.channels:
                 raise OSError(ENOMEM, "no more channels for this connection")
-            if self._windows is None:
-                self._windows = Windows(limit)
-            ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+            try:
+                return self._make_channel()
+            except RuntimeError:
+                raise OSError(ENOMEM, "no more threads") from None
+            except OSError as e:
+                if e.errno in (EMFILE, ENFILE):
+                    raise OSError(ENOMEM, "no more fds") from None
+                raise
+
+    def _make_channel(self) -> tuple[int, int, HostFD, HostFD]:
+        if self._windows is None:
+            self._windows = Windows(self.export.options.channels)
+        ends = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        ours, client_end = ends[0], HostFD(ends[1].detach())
+        try:
+            admit(ours.fileno(), self.table, len(self._channels))
+            # A client can send fds here, and nobody reads: they would stay open in the socket's queue.
+            ours.shutdown(SHUT_RD)
             memfd = HostFD(os.dup(self._windows.memfd.host))
-            client_end = HostFD(theirs.detach())
             comm = self.communicator(may_block=True)
             channel = Channel(self._windows, len(self._channels), ours, comm, self.log, self.fileno, self._wake)
-            try:
-                channel.start()
-            except RuntimeError:  # no thread to be had
-                raise OSError(ENOMEM, "no thread for a channel") from None
-            self._channels.append(channel)
-            return channel.offset, channel.length, memfd, client_end
+            channel.start()
+        except BaseException:
+            ours.close()
+            raise
+        self._channels.append(channel)
+        return channel.offset, channel.length, memfd, client_end
 
     # The end
 
@@ -258,6 +279,11 @@ class Connection:
                 self._release_buffers()
         for channel in self._channels:
             channel.shut_down()
+
+    def drop(self, kind: str, why: str) -> None:
+        """`close`, for a reason that is told; kind: see Log.limited."""
+        self.log.limited("warning", kind, f"client {self.fileno}: dropped: {why}")
+        self.close()
 
     @property
     def ended(self) -> bool:
@@ -278,8 +304,9 @@ class Connection:
                 self._pool.give(buffer)
         self._in = self._out = None
         self._have = self._at = self._sent = self._size = 0
+        self.half_since = 0.0
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
-            self.log.warning(message)
+            self.log.limited("warning", message, message)

@@ -45,7 +45,7 @@ def refuse(comm: Communicator, mid: int, error: Exception, reply: memoryview, lo
         code = ENOMEM
     else:
         code = EREMOTEIO
-        log.error(f"client {client}: fault in {name}: {_trace(error)}")
+        log.limited("error", f"fault in {name}", f"client {client}: fault in {name}: {_trace(error)}")
     if log.debugging:
         log.debug(f"client {client}: {name}: errno {code} ({os.strerror(code)})")
     ErrorResp.pack(reply, 0, code)

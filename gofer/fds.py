@@ -14,9 +14,11 @@ the root has changed there is no /proc to name, so `pin_proc` keeps an fd on it 
 fd, nor one from which `..` could reach it.
 
 The fd limit is the process's, the clients share it. The kernel hands out the lowest free number, so the number
-itself tells how full the table is, and `admit` needs no counter: in the upper part of the range a connection may hold
-at most as many as are still free. One client that opens all it can leaves half of the rest to the next, and the last
-`RESERVE` numbers stay for accepting, answering and shutting down.
+itself tells how full the table is, and `admit` needs no counter. From the bottom up: at first nobody counts; then a
+connection may hold at most as many as are still free, so that one client that opens all it can leaves half of the rest to
+the next; then comes a quarter of the range where only who holds less than his share is given one, so that each
+connection can have that, whatever the others do; then the numbers for connections; and the last few for what an answer
+needs for a moment, and for turning clients away.
 """
 
 from __future__ import annotations
@@ -33,14 +35,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-RESERVE = 64  # fds kept back: a new connection takes about five, an answer that donates one or two
+LAST = 16  # fd numbers that nothing may take which lasts
 FAIR_FROM = 0.25  # below this part of the fd limit nobody counts
+SHARES_FROM = 0.75  # above this one a connection may hold its share and no more
+_CHANNELS = 4  # fds of a connection that are not FDs: its channels and their memfd
 
 _O_CLOEXEC_NOCTTY = os.O_CLOEXEC | os.O_NOCTTY
 
 _proc_fd = -1
 _mountinfo = -1
 MARKS = [0, 0]  # the fd numbers from which `admit` counts, and from which it refuses; see set_fd_limit
+_shares = [0, 0, 0]  # the fd number from which they count; how many FDs one is; the number from which nothing may last
 
 
 class HostFD:
@@ -148,15 +153,29 @@ class FDTable:
             each.others = ()  # the maps know each other: untie the cycle
 
 
-def admit(host: int, table: FDTable) -> None:
-    """EMFILE where the connection must not keep one more fd, of which `host` is the newest; see the head of this file."""
+def admit(host: int, table: FDTable, more: int = 0) -> None:
+    """EMFILE where the connection must not keep one more FD, of which `host` is the newest fd; see the head of this file.
+
+    more: how many it has that are not in its table yet.
+    """
     floor, ceiling = MARKS
-    if host >= floor and (host >= ceiling or table.held() > ceiling - host):
+    if host < floor:
+        return
+    top, share, _ = _shares
+    held = table.held() + more
+    if host >= ceiling or (held >= share and held > top - host):
         raise OSError(EMFILE, "this connection's share of the fd limit is used up")
 
 
-def set_fd_limit(limit: int | None = None) -> int:
+def crowded(host: int) -> bool:
+    """Whether the newest fd, host, is among the last numbers, which nothing may take that lasts."""
+    return host >= _shares[2]
+
+
+def set_fd_limit(limit: int | None = None, connections: int = 64) -> int:
     """Set RLIMIT_NOFILE to limit (None: the hard limit) and the marks of `admit`; returns the limit in force.
+
+    connections: how many there may be, to share it.
 
     A limit above the hard one is cut to it where the process may not raise it.
     """
@@ -167,8 +186,13 @@ def set_fd_limit(limit: int | None = None) -> int:
     except (OSError, ValueError):
         wanted = hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    ceiling = max(wanted - RESERVE, 0)
+    last = max(wanted - LAST, 0)
+    ceiling = max(last - connections, last * 3 // 4)
+    top = int(ceiling * SHARES_FROM)
+    # An FD can keep two fds open, its own and that of its control FD. A client must get as far as Mount.
+    share = max(1, ((ceiling - top) // connections - _CHANNELS) // 2)
     MARKS[:] = int(ceiling * FAIR_FROM), ceiling
+    _shares[:] = top, share, last
     return wanted
 
 
@@ -225,7 +249,7 @@ O_PATH_FLAGS = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 WALKABLE = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR))
 
 __all__ = [
-    "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "OpenFD", "admit", "enter_proc",
-    "get_errno", "open_path", "pin_proc", "proc_path", "reopen", "set_fd_limit",
+    "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "OpenFD", "admit", "crowded",
+    "enter_proc", "get_errno", "open_path", "pin_proc", "proc_path", "reopen", "set_fd_limit",
 ]  # fmt: skip
 set_fd_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

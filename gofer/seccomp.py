@@ -56,7 +56,7 @@ _PLAIN = {
     "futex": (202, 98), "pread64": (17, 67), "preadv": (295, 69), "preadv2": (327, 286), "pwrite64": (18, 68),
     "pwritev": (296, 70), "pwritev2": (328, 287), "statx": (332, 291), "openat": (257, 56),
     "close": (3, 57), "sendmsg": (46, 211), "recvfrom": (45, 207),
-    "sendto": (44, 206), "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66),
+    "sendto": (44, 206), "shutdown": (48, 210), "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66),
     "poll": (7, -1), "ppoll": (271, 73), "epoll_ctl": (233, 21), "epoll_wait": (232, -1),
     "epoll_pwait": (281, 22), "select": (23, -1), "pselect6": (270, 72),
     # files

@@ -54,7 +54,7 @@ def serve(options: Any, prog: str) -> int:
     log = Log("warning" if options.quiet and options.log_level == "info" else options.log_level, options.log_format)
     root, kind = _open_root(options.path)
     export = Export(root, _export_options(options))
-    server = Server(log, max_connections=options.max_connections)
+    server = Server(log, max_connections=options.max_connections, idle_message_timeout=options.idle_message_timeout)
     listening = None
     try:
         allowed = _allowed(options)
@@ -105,7 +105,7 @@ def _run(
     server: Server, options: Any, listening: _Listening | None, confine: Callable[[Charge], bool], unblocked: set[int]
 ) -> int:
     fds_before = getrlimit(RLIMIT_NOFILE)
-    limit = fds.set_fd_limit(options.fd_limit)
+    limit = fds.set_fd_limit(options.fd_limit, options.max_connections)
     if options.fd_limit and limit < options.fd_limit:
         raise Failure(
             f"--fd-limit {options.fd_limit} is above the hard limit of {limit}: raise that (ulimit -Hn), or ask for less"

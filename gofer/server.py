@@ -9,6 +9,9 @@ only one that changes the set of connections.
 A connection ends in two steps: it is told to close, and is forgotten when its last thread has ended. Until then the
 loop turns every `_REAP` seconds and tells it again, because a hostile client can make one wake-up get lost (channel.py).
 
+Whatever else the loop has to see to at a time (a message that stays half, listening sockets that pause) it does between
+two turns, in `_tend`; while there is any, it turns every `_TEND` seconds at least.
+
 `stop` takes the listening sockets away, lets each connection answer what it has begun to serve, and then ends it; whoever
 takes longer than `_PATIENCE` for that is cut off.
 """
@@ -19,11 +22,12 @@ import os
 import struct
 import time
 from _socket import SO_PEERCRED, SOL_SOCKET, socket
-from errno import EMFILE, ENFILE
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from select import EPOLLIN, EPOLLOUT, epoll
 
 from gofer import attrs, mounts
 from gofer.connection import Connection, Export, Pool
+from gofer.fds import crowded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from gofer.log import Log
 
 _REAP = 0.02
+_TEND = 0.25
 _PATIENCE = 5.0
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
@@ -39,18 +44,23 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 class Server:
     """Serves exports to clients until `stop`, or until no listening socket and no connection is left.
 
-    max_connections: clients at once; one more is accepted, logged and closed.
+    max_connections: clients at once; one more is accepted, logged and closed. idle_message_timeout: seconds a client may
+    take for the rest of a message it has begun, before it is dropped; 0: any time.
     """
 
-    def __init__(self, log: Log, *, max_connections: int = 64) -> None:
+    def __init__(self, log: Log, *, max_connections: int = 64, idle_message_timeout: float = 60.0) -> None:
         self._log = log
         self._max = max_connections
+        self._half_most = idle_message_timeout
         self._epoll = epoll()
         self._pool = Pool()
         self._listeners: dict[int, tuple[socket, Export, Container[int] | None]] = {}
         self._connections: dict[int, Connection] = {}
         self._watched: dict[int, int] = {}  # epoll mask by fd of a connection
         self._ending: list[Connection] = []
+        self._half: set[Connection] = set()  # of which a part of a message has come, or had when they got in here
+        self._paused = False  # not listening, for want of fds
+        self._tend_at = 0.0  # when `_tend` is due
         self._stop_at: float | None = None  # when patience ends, once stopping
         self._refused = False  # connections are being refused, and that was logged
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -73,8 +83,8 @@ class Server:
     def add(self, sock: socket, export: Export) -> None:
         """Serve a connected AF_UNIX stream socket, of which the server becomes the owner."""
         conn = Connection(sock, export, self._log, self._pool, self._wake)
-        self._connections[conn.fileno] = conn
         self._epoll.register(conn.fileno, EPOLLIN)
+        self._connections[conn.fileno] = conn
         self._watched[conn.fileno] = EPOLLIN
 
     def stop(self) -> None:
@@ -90,7 +100,7 @@ class Server:
         poll, connections = self._epoll.poll, self._connections
         try:
             while self._listeners or connections or self._ending:
-                for fd, _ in poll(_REAP if self._ending or self._stop_at is not None else -1):
+                for fd, _ in poll(self._longest_turn()):
                     conn = connections.get(fd)
                     if conn is None:
                         self._on_other(fd)
@@ -100,17 +110,42 @@ class Server:
                             conn.on_readable()
                         else:
                             conn.on_writable()
-                    except Exception as error:  # no memory for its buffers, say: this connection ends, the others go on
-                        self._log.error(f"client {fd}: dropped: {type(error).__name__}")
-                        conn.close()
-                    if conn.closing or conn.busy or conn.blocked or self._watched[fd] != EPOLLIN:
+                    except Exception as error:  # not a handler's: no memory for a buffer
+                        conn.drop("failed", type(error).__name__)
+                    if conn.closing or conn.busy or conn.blocked or conn.half_since or self._watched[fd] != EPOLLIN:
                         self._watch(conn)
+                if self._half or self._paused:
+                    self._tend()
                 if self._stop_at is not None and self._drained():
                     break
                 if self._ending:
                     self._reap()
         finally:
             self._close()
+
+    def _longest_turn(self) -> float:
+        """Seconds for which the loop may sleep; -1: until somebody wakes it."""
+        if self._ending or self._stop_at is not None:
+            return _REAP
+        return _TEND if self._half or self._paused else -1
+
+    def _tend(self) -> None:
+        """What is due at a time; see the head of this file."""
+        now = time.monotonic()
+        if now < self._tend_at:
+            return
+        self._tend_at = now + _TEND
+        if self._paused:
+            self._paused = False
+            for fd in self._listeners:
+                self._epoll.register(fd, EPOLLIN)
+        for conn in list(self._half):
+            if not conn.half_since:
+                self._half.remove(conn)
+            elif now - conn.half_since > self._half_most:
+                self._half.remove(conn)
+                conn.drop("half", f"half a message for {self._half_most:g} s (--idle-message-timeout)")
+                self._watch(conn)
 
     def _on_other(self, fd: int) -> None:
         if fd == self._wake_read:
@@ -119,7 +154,10 @@ class Server:
             except BlockingIOError:
                 pass
             for conn in [conn for conn in self._connections.values() if conn.done]:
-                conn.resume()
+                try:
+                    conn.resume()
+                except Exception as error:
+                    conn.drop("failed", type(error).__name__)
                 self._watch(conn)
         elif fd in self._listeners:
             self._accept(fd)
@@ -127,6 +165,8 @@ class Server:
     def _watch(self, conn: Connection) -> None:
         """Watch for what the connection now waits for; nothing, where a thread of it will wake us."""
         fd = conn.fileno
+        if conn.half_since and self._half_most:
+            self._half.add(conn)
         if conn.closing:
             want = 0
             del self._connections[fd]
@@ -149,24 +189,42 @@ class Server:
         try:
             host, _ = listener._accept()  # type: ignore[attr-defined]  # accept4 with CLOEXEC; `socket.accept` wraps it
         except OSError as e:
-            if e.errno in (EMFILE, ENFILE) and not self._refused:
-                self._refused = True
-                self._log.error("cannot accept a connection: no file descriptor free; raise --fd-limit")
+            if e.errno in (EMFILE, ENFILE, ENOMEM, ENOBUFS):  # it stays in the queue, so epoll would call again at once
+                self._refuse(f"cannot accept a connection now: {e.strerror}")
+                self._pause()
             return
         sock = socket(fileno=host)
         pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))
         if allowed is not None and uid not in allowed:
-            self._log.warning(f"refused process {pid} of user {uid}: --allow-uid {uid} would admit it")
-            sock.close()
+            why = f"refused process {pid} of user {uid}: --allow-uid {uid} would admit it"
+            self._log.limited("warning", "user", why)
         elif len(self._connections) + len(self._ending) >= self._max:
-            if not self._refused:
-                self._refused = True
-                self._log.warning(f"refused a connection: {self._max} are open already (--max-connections)")
-            sock.close()
+            self._refuse(f"refused a connection: {self._max} are open already (--max-connections)")
+        elif crowded(host):
+            self._refuse("refused a connection: too few file descriptors are left (--fd-limit)")
         else:
-            self._refused = False
-            self._log.debug(f"client {host}: process {pid} of user {uid}")
-            self.add(sock, export)
+            try:
+                self.add(sock, export)
+            except (OSError, MemoryError) as error:
+                self._refuse(f"refused a connection: {type(error).__name__}")
+            else:
+                self._refused = False
+                self._log.debug(f"client {host}: process {pid} of user {uid}")
+                return
+        sock.close()
+
+    def _refuse(self, why: str) -> None:
+        """Say so once, until a connection is accepted again."""
+        if not self._refused:
+            self._refused = True
+            self._log.limited("warning", "refused", why)
+
+    def _pause(self) -> None:
+        """Do not look at the listening sockets until `_tend` does."""
+        if not self._paused:
+            self._paused = True
+            for fd in self._listeners:
+                self._epoll.unregister(fd)
 
     def _reap(self) -> None:
         """Forget the connections whose last thread has ended; tell the others again."""
@@ -193,7 +251,8 @@ class Server:
 
     def _stop_listening(self) -> None:
         for fd, (sock, _, _) in self._listeners.items():
-            self._epoll.unregister(fd)
+            if not self._paused:
+                self._epoll.unregister(fd)
             sock.close()
         self._listeners.clear()
 

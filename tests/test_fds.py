@@ -162,8 +162,8 @@ def test_a_limit_is_set_and_told(limits: None) -> None:
 
 
 def test_near_the_limit_a_connection_may_hold_as_many_as_are_still_free(spot: Path, limits: None) -> None:
-    limit = fds.set_fd_limit(400)
-    ceiling = limit - fds.RESERVE
+    fds.set_fd_limit(400)
+    ceiling = fds.MARKS[1]
     table, newcomer = FDTable(), FDTable()
     node = control(spot)
     for i in range(ceiling // 2 + 1):

@@ -35,7 +35,8 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
             comm.donated.append(file)
     elif kind != stat.S_IFDIR:
         # The client reads and writes these itself: a call of ours could block, and an fd kept here would hold
-        # the far end of a FIFO open.
+        # the far end of a FIFO open. The FD itself counts as if it had one, or there would be no end of them.
+        admit(comm.table.held(), comm.table)
         comm.donated.append(HostFD(file.host))
         file.host = -1
         file.readable = file.writable = False

@@ -48,7 +48,7 @@ def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
                 raise_errno()
             status = WALK_MISSING
             break
-        node = comm.adopt(host)
+        node = comm.adopt(host, len(found))
         fdid = comm.next_id()
         found.append((fdid, node))
         Inode.pack(reply, at, fdid, comm.statx_bytes)
