@@ -109,12 +109,20 @@ def _supervise(server: int, charge: Charge, confine: Callable[[int], None], life
     try:
         signal(SIGCHLD, SIG_DFL)  # were it ignored, the kernel would not keep the status
         _close_all(fds, {0, 1, 2, lifeline, *charge.keep})
+        _stand_back(lifeline)
         confine(server)
         status = _wait(server, charge)
     except BaseException as error:
         _say(f"the supervisor failed: {type(error).__name__}: {error}")
     finally:
         os._exit(status)
+
+
+def _stand_back(lifeline: int) -> None:
+    """Leave the processor to the server, for which a client waits: 20 ms, or until it has ended."""
+    poll = select.poll()
+    poll.register(lifeline, 0)
+    poll.poll(20)
 
 
 def _wait(server: int, charge: Charge) -> int:
