@@ -162,6 +162,16 @@ def test_bind_listen_accept_and_speak(peer: Peer, tree: Path, kind: int) -> None
 
 
 @ALL
+@pytest.mark.parametrize("name", ["short", "l" * 255])
+def test_a_bind_to_a_name_that_exists_is_eaddrinuse_whatever_its_length(peer: Peer, tree: Path, name: str) -> None:
+    (tree / name).write_bytes(b"kept")
+    with fails(errno.EADDRINUSE):
+        peer.bindat(peer.root, name)
+    assert (tree / name).read_bytes() == b"kept"
+    assert os.listdir(tree) == [name]
+
+
+@ALL
 def test_a_bound_datagram_socket_receives_by_the_donated_fd(peer: Peer, tree: Path) -> None:
     created = peer.bindat(peer.root, "new", socket.SOCK_DGRAM)
     with adopt(peer, created.donated) as bound, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:

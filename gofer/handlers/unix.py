@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from _socket import AF_UNIX, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socket
-from errno import EINVAL, ENOTSOCK, ENXIO, EPERM
+from errno import EADDRINUSE, EEXIST, EINVAL, ENOTSOCK, ENXIO, EPERM
 
 from gofer import attrs, sys
 from gofer.attrs import settle
@@ -155,8 +155,10 @@ def _bind(sock: socket, parent: int, name: bytes) -> None:
     sock.bind(proc_path(parent) + b"/" + short)
     try:
         sys.renameat2(parent, short, parent, name, sys.RENAME_NOREPLACE)
-    except OSError:
+    except OSError as e:
         os.unlink(short, dir_fd=parent)
+        if e.errno == EEXIST:  # as bind(2) says it
+            raise OSError(EADDRINUSE, "the name exists") from None
         raise
 
 
