@@ -117,11 +117,13 @@ def start(spot: Path) -> Iterator[Start]:
         return started[-1]
 
     yield start
-    for server in started:
-        if server.process.poll() is None:
-            server.check_idle()
-            server.stop()
-        else:
+    try:
+        for server in started:
+            if server.process.poll() is None:
+                server.check_idle()
+                server.stop()
+    finally:
+        for server in started:
             server.kill()
 
 
