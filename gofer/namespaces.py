@@ -25,7 +25,7 @@ import stat
 from ctypes import c_long, c_size_t, c_uint, c_uint64
 from errno import ENOSYS, ESTALE
 
-from gofer.runsc import kernel
+from gofer import kernel
 from gofer.sys import AT_EMPTY_PATH, O_PATH, get_errno, libc
 
 USER = 0x10000000

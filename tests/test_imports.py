@@ -11,7 +11,7 @@ from hosts import CHECKOUT
 # From the bottom up. A module imports from lines above its own only; `runsc.*` also from its own folder.
 LAYERS = """
     wire sys log
-    fds caps seccomp landlock supervisor posture runsc.kernel
+    fds caps seccomp landlock supervisor posture kernel
     comm mounts attrs namespaces
     handlers.*
     handlers

@@ -24,9 +24,8 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from gofer import __version__, fds, jail
+from gofer import __version__, fds, jail, kernel
 from gofer.comm import Export, Options
-from gofer.runsc import kernel
 from gofer.runsc.errors import Fault, UsageFault
 from gofer.runsc.flags import Globals, GoferFlags, MountConf, parse_globals, parse_gofer
 from gofer.runsc.logs import RunscLog

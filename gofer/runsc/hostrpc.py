@@ -8,9 +8,9 @@ runsc/container/gofer_to_host_rpc.go.
 
 from __future__ import annotations
 
+from gofer.kernel import MS_BIND
 from gofer.runsc.errors import Fault
 from gofer.runsc.gojson import decode
-from gofer.runsc.kernel import MS_BIND
 from gofer.runsc.spec import Mount
 
 MAX_ANSWER = 1 << 16

@@ -23,8 +23,8 @@ import stat
 from ctypes import byref
 from errno import EACCES, EPERM
 
+from gofer import kernel
 from gofer.log import Log
-from gofer.runsc import kernel
 from gofer.runsc.errors import Fault
 from gofer.runsc.resolve import NODE, resolve
 from gofer.runsc.spec import Mount, Spec

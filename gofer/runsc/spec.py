@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import os.path
 
-from gofer.runsc.errors import Fault
-from gofer.runsc.flags import Globals, GoferFlags, MountConf
-from gofer.runsc.gojson import decode, encode_string, go_string
-from gofer.runsc.kernel import (
+from gofer.kernel import (
     MS_BIND,
     MS_DIRSYNC,
     MS_I_VERSION,
@@ -33,6 +30,9 @@ from gofer.runsc.kernel import (
     MS_SYNCHRONOUS,
     MS_UNBINDABLE,
 )
+from gofer.runsc.errors import Fault
+from gofer.runsc.flags import Globals, GoferFlags, MountConf
+from gofer.runsc.gojson import decode, encode_string, go_string
 
 TYPE_CHECKING = False  # importing `typing` costs start-up time: only the type checker does
 if TYPE_CHECKING:
