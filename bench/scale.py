@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Does it stay flat? Latency and memory against open FDs, directory size, path depth, connections and channels.
 
-Go's server and ours measured in turn at each point, over a channel, pinned to one cpu, the fastest of a few short runs: what disturbs
-a run only ever adds to it.
-Writes the numbers as JSON and a plot as SVG, each line beside Go's.
+Go's server and ours are measured in turn at each point, over a channel, pinned to one cpu. A point is the fastest of a
+few short runs: what disturbs one only ever adds to it. Tables on stdout, the numbers as JSON, a plot as SVG.
 """
 
 from __future__ import annotations
