@@ -71,7 +71,7 @@ _SERVE: dict[str, dict[str, Any]] = {
         "type": count,
         "action": "append",
         "metavar": "UID",
-        "help": "user that may connect; repeatable (default: your own and root)",
+        "help": "user that may connect, and no other; repeatable (default: your own and root)",
     },
     "--read-only": {"action": "store_true", "help": "refuse every change with EROFS"},
     "--host-uds": {
