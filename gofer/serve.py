@@ -104,8 +104,8 @@ def _close_strays(keep: set[int]) -> None:
 def _run(
     server: Server, options: Any, listening: _Listening | None, confine: Callable[[Charge], bool], unblocked: set[int]
 ) -> int:
-    if options.fd_limit and options.fd_limit < 2 * fds.RESERVE:
-        raise Failure(f"--fd-limit {options.fd_limit} leaves too few for clients; give at least {2 * fds.RESERVE}")
+    if options.fd_limit and options.fd_limit < fds.RESERVE + 16:
+        raise Failure(f"--fd-limit {options.fd_limit} leaves too few for clients; give at least {fds.RESERVE + 16}")
     fds_before = getrlimit(RLIMIT_NOFILE)
     limit = fds.set_fd_limit(options.fd_limit, options.max_connections)
     if options.fd_limit and limit < options.fd_limit:

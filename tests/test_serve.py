@@ -247,7 +247,7 @@ def test_the_command_has_the_signals_and_the_fd_limit_that_gofer_was_started_wit
 
 
 def test_an_fd_limit_that_leaves_nothing_for_clients_is_refused_with_the_least_that_will_do(spot: Path) -> None:
-    done = run("serve", str(spot), "--socket", str(spot / "s"), "--fd-limit", "100")
+    done = run("serve", str(spot), "--socket", str(spot / "s"), "--fd-limit", "70")
     assert done.returncode == 1
-    assert done.stderr == "gofer: --fd-limit 100 leaves too few for clients; give at least 128\n"
+    assert done.stderr == "gofer: --fd-limit 70 leaves too few for clients; give at least 80\n"
     assert os.listdir(spot) == []
