@@ -11,7 +11,7 @@ from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _EVENT = struct.Struct("iIII")
-IN_OPEN, IN_NONBLOCK = 0x20, 0o4000
+IN_OPEN, IN_ALL_EVENTS, IN_NONBLOCK = 0x20, 0xFFF, 0o4000
 
 
 class Opens:
@@ -35,6 +35,38 @@ class Opens:
             at += _EVENT.size + name_len
             count += bool(mask & IN_OPEN)
         return count
+
+
+class Events(Opens):
+    """All that happens to paths, and to the entries of those that are directories."""
+
+    def __init__(self, *paths: Path) -> None:
+        super().__init__()
+        for path in paths:
+            assert _libc.inotify_add_watch(self.fd, os.fsencode(path), IN_ALL_EVENTS) >= 0, path
+
+    def seen(self) -> list[str]:  # type: ignore[override]
+        """What there was since the last call."""
+        try:
+            raw = os.read(self.fd, 65536)
+        except BlockingIOError:
+            return []
+        found, at = [], 0
+        while at < len(raw):
+            watch, mask, _, name_len = _EVENT.unpack_from(raw, at)
+            name = raw[at + _EVENT.size : at + _EVENT.size + name_len].rstrip(b"\0")
+            found.append(f"watch {watch}: {mask:#x} {name!r}")
+            at += _EVENT.size + name_len
+        return found
+
+
+@contextlib.contextmanager
+def events_of(*paths: Path) -> Iterator[Events]:
+    events = Events(*paths)
+    try:
+        yield events
+    finally:
+        os.close(events.fd)
 
 
 @contextlib.contextmanager
