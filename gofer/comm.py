@@ -125,9 +125,9 @@ class Communicator:
         self.warn = warn
         self.make_channel = make_channel
         self.statx_bytes = bytearray(ctypes.sizeof(Statx))
-        self.statx_buffer = (ctypes.c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes)
+        self.statx_buffer = ctypes.byref((ctypes.c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes))
         self.statfs_bytes = bytearray(ctypes.sizeof(Statfs))
-        self.statfs_buffer = (ctypes.c_char * len(self.statfs_bytes)).from_buffer(self.statfs_bytes)
+        self.statfs_buffer = ctypes.byref((ctypes.c_char * len(self.statfs_bytes)).from_buffer(self.statfs_bytes))
         self._scratch: Any = None
 
     def stat(self, host: int) -> int:

@@ -15,10 +15,10 @@ fd, nor one from which `..` could reach it.
 
 The fd limit is the process's, the clients share it. The kernel hands out the lowest free number, so the number
 itself tells how full the table is, and `admit` needs no counter. From the bottom up: at first nobody counts; then a
-connection may hold at most as many as are still free, so that one client that opens all it can leaves half of the rest to
-the next; then comes a quarter of the range where only who holds less than his share is given one, so that each
-connection can have that, whatever the others do; then the numbers for connections; and the last few for what an answer
-needs for a moment, and for turning clients away.
+connection may hold at most `_GREED` times as many as are still free, so that one client that opens all it can leaves
+something of the rest to the next; then comes a quarter of the range where only who holds less than his share is given
+one, so that each connection can have that, whatever the others do; then the numbers for connections; and the last few
+for what an answer needs for a moment, and for turning clients away. Where there can be one connection only, it has all.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
+LEAST = 80  # a limit below leaves nothing worth having
 LAST = 16  # fd numbers that nothing may take which lasts
 FAIR_FROM = 0.25  # below this part of the fd limit nobody counts
 SHARES_FROM = 0.75  # above this one a connection may hold its share and no more
+_GREED = 8  # a sandbox with many open files is the usual case, a second one beside it that wants as many is not
 _CHANNELS = 4  # fds of a connection that are not FDs: its channels and their memfd
 
 _O_CLOEXEC_NOCTTY = os.O_CLOEXEC | os.O_NOCTTY
@@ -163,7 +165,7 @@ def admit(host: int, table: FDTable, more: int = 0) -> None:
         return
     top, share, _ = _shares
     held = table.held() + more
-    if host >= ceiling or (held >= share and held > top - host):
+    if host >= ceiling or (held >= share and held > _GREED * (top - host)):
         raise OSError(EMFILE, "this connection's share of the fd limit is used up")
 
 
@@ -175,8 +177,7 @@ def crowded(host: int) -> bool:
 def set_fd_limit(limit: int | None = None, connections: int = 64) -> int:
     """Set RLIMIT_NOFILE to limit (None: the hard limit) and the marks of `admit`; returns the limit in force.
 
-    connections: how many there may be, to share it.
-
+    connections: how many there may be, to share it; one has it all.
     A limit above the hard one is cut to it where the process may not raise it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -191,7 +192,7 @@ def set_fd_limit(limit: int | None = None, connections: int = 64) -> int:
     top = int(ceiling * SHARES_FROM)
     # An FD can keep two fds open, its own and that of its control FD. A client must get as far as Mount.
     share = max(1, ((ceiling - top) // connections - _CHANNELS) // 2)
-    MARKS[:] = int(ceiling * FAIR_FROM), ceiling
+    MARKS[:] = int(ceiling * FAIR_FROM) if connections > 1 else ceiling, ceiling
     _shares[:] = top, share, last
     return wanted
 

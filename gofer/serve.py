@@ -104,10 +104,10 @@ def _close_strays(keep: set[int]) -> None:
 def _run(
     server: Server, options: Any, listening: _Listening | None, confine: Callable[[Charge], bool], unblocked: set[int]
 ) -> int:
-    if options.fd_limit and options.fd_limit < fds.RESERVE + 16:
-        raise Failure(f"--fd-limit {options.fd_limit} leaves too few for clients; give at least {fds.RESERVE + 16}")
+    if options.fd_limit and options.fd_limit < fds.LEAST:
+        raise Failure(f"--fd-limit {options.fd_limit} leaves too few for clients; give at least {fds.LEAST}")
     fds_before = getrlimit(RLIMIT_NOFILE)
-    limit = fds.set_fd_limit(options.fd_limit, options.max_connections)
+    limit = fds.set_fd_limit(options.fd_limit, server.most_clients)
     if options.fd_limit and limit < options.fd_limit:
         raise Failure(
             f"--fd-limit {options.fd_limit} is above the hard limit of {limit}: raise that (ulimit -Hn), or ask for less"

@@ -71,6 +71,11 @@ class Server:
         """The fd for signal.set_wakeup_fd."""
         return self._wake_write
 
+    @property
+    def most_clients(self) -> int:
+        """How many there may be at once."""
+        return self._max if self._listeners else max(1, len(self._connections))
+
     def listen(self, sock: socket, export: Export, allowed: Container[int] | None = None) -> None:
         """Accept connections from a listening socket, of which the server becomes the owner.
 

@@ -30,7 +30,6 @@ from ctypes import (
     c_ssize_t,
     c_uint,
     c_uint32,
-    c_ulong,
     c_void_p,
     get_errno,
 )
@@ -256,6 +255,7 @@ fstatfs = _hot("fstatfs")
 getxattr = _hot("getxattr", c_ssize_t)
 openat = _hot("openat")
 readlinkat = _hot("readlinkat", c_ssize_t)
+_sendmsg = _hot("sendmsg", c_ssize_t)
 statx = _hot("statx")
 statx_silent = ctypes.CDLL(None)["statx"] if hasattr(libc, "statx") else statx  # keeps no errno: 0.1 us less
 _utimensat = _hot("utimensat")
@@ -270,7 +270,6 @@ _linkat = _bind("linkat", c_int, c_char_p, c_int, c_char_p, c_int)
 _listxattr = _bind("listxattr", c_char_p, c_void_p, c_size_t, restype=c_ssize_t)
 _removexattr = _bind("removexattr", c_char_p, c_char_p)
 _renameat2 = _bind("renameat2", c_int, c_char_p, c_int, c_char_p, c_uint)
-_sendmsg = _bind("sendmsg", c_int, c_void_p, c_int, restype=c_ssize_t)
 _setxattr = _bind("setxattr", c_char_p, c_char_p, c_char_p, c_size_t, c_int)
 # glibc's own functions of these names change every thread of the process; the plain system calls only the caller's.
 _setgroups = _bind("setgroups", c_size_t, c_void_p, prefer_libc=False)
@@ -379,16 +378,24 @@ class FDSender:
         self._cmsg.cmsg_level, self._cmsg.cmsg_type = SOL_SOCKET, SCM_RIGHTS
         self._iovec = Iovec()
         self._msg = Msghdr(None, 0, ctypes.pointer(self._iovec), 1, ctypes.addressof(self._control), 0, 0)
-        self._address = ctypes.addressof(self._msg)
+        self._reference = ctypes.byref(self._msg)
+        self._said = -1, -1  # the number of fds and the size that the structures now say
 
     def send(self, sock: int, address: int | None, size: int, fds: tuple[int, ...], flags: int) -> int:
         """Send size bytes at address with fds on their first byte; returns the bytes sent."""
-        header = ctypes.sizeof(Cmsghdr)
-        self._fds[: len(fds)] = list(fds)
-        self._cmsg.cmsg_len = header + 4 * len(fds)
-        self._msg.msg_controllen = header + (4 * len(fds) + 7 & ~7)
-        self._iovec.iov_base, self._iovec.iov_len = address, size
-        return _sendmsg(sock, self._address, flags)
+        for index, fd in enumerate(fds):
+            self._fds[index] = fd
+        if self._said != (len(fds), size):
+            self._said = len(fds), size
+            header = ctypes.sizeof(Cmsghdr)
+            self._cmsg.cmsg_len = header + 4 * len(fds)
+            self._msg.msg_controllen = header + (4 * len(fds) + 7 & ~7)
+            self._iovec.iov_len = size
+        self._iovec.iov_base = address
+        sent = _sendmsg(sock, self._reference, flags)
+        if sent < 0:
+            raise_errno()
+        return sent
 
 
 class FutexWord:
@@ -399,15 +406,14 @@ class FutexWord:
     """
 
     def __init__(self, address: int) -> None:
-        number = c_long(_number("futex"))
-        word, one, many = c_void_p(address), c_int(1), c_int(0x7FFFFFFF)
-        wake_op = c_int(FUTEX_WAKE_OP)
+        # Plain ints and a finished reference: what ctypes takes as it is, where a c_int or c_void_p costs an object a call.
+        number, word = _number("futex"), ctypes.byref(c_uint32.from_address(address))
         # val (how many to wake at word), then val2 (how many more at the second word, the same one: none)
-        hand_over = c_uint(FUTEX_OP_ANDN << 28 | 1 << 12)
-        close = c_uint(FUTEX_OP_SET << 28 | 2 << 12)
-        self._wait = _plain_call, (number, word, c_int(FUTEX_WAIT), c_int(0), c_void_p(None))
-        self._hand_over = _unlocked_call, (number, word, wake_op, one, c_ulong(0), word, hand_over)
-        self._close = _unlocked_call, (number, word, wake_op, many, c_ulong(0), word, close)
+        hand_over = FUTEX_OP_ANDN << 28 | 1 << 12
+        close = FUTEX_OP_SET << 28 | 2 << 12
+        self._wait = _plain_call, (number, word, FUTEX_WAIT, 0, None)
+        self._hand_over = _unlocked_call, (number, word, FUTEX_WAKE_OP, 1, 0, word, hand_over)
+        self._close = _unlocked_call, (number, word, FUTEX_WAKE_OP, 0x7FFFFFFF, 0, word, close)
 
     def wait_while_zero(self) -> None:
         """Sleep while the word is 0. Returns on a wake, a signal, or another value: the caller looks again."""

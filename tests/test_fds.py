@@ -161,16 +161,26 @@ def test_a_limit_is_set_and_told(limits: None) -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
 
 
-def test_near_the_limit_a_connection_may_hold_as_many_as_are_still_free(spot: Path, limits: None) -> None:
+def test_near_the_limit_a_connection_may_hold_eight_times_what_is_still_free(spot: Path, limits: None) -> None:
     fds.set_fd_limit(400)
     ceiling = fds.MARKS[1]
     table, newcomer = FDTable(), FDTable()
     node = control(spot)
-    for i in range(ceiling // 2 + 1):
+    for i in range(ceiling * 2 // 3):
         table.control[i] = node
     fds.admit(10, table)  # far from the limit nobody counts
     fds.admit(ceiling - 1, newcomer)
     with fails(errno.EMFILE):
-        fds.admit(ceiling // 2 + 10, table)
+        fds.admit(ceiling * 3 // 4 - 10, table)
     with fails(errno.EMFILE):
         fds.admit(ceiling, newcomer)  # the reserve is for nobody
+
+
+def test_the_only_connection_there_can_be_has_the_whole_range(spot: Path, limits: None) -> None:
+    fds.set_fd_limit(400, 1)
+    table, node = FDTable(), control(spot)
+    for i in range(fds.MARKS[1]):
+        table.control[i] = node
+    fds.admit(fds.MARKS[1] - 1, table)
+    with fails(errno.EMFILE):
+        fds.admit(fds.MARKS[1], table)

@@ -255,7 +255,7 @@ class _Start:
             os.close(self.gofer.mounts_fd)
 
     def _confine(self, exports: list[Export]) -> None:
-        limit = fds.set_fd_limit(self.flags.fd_limit)
+        limit = fds.set_fd_limit(self.flags.fd_limit, len(exports))
         if limit < (self.flags.fd_limit or 0):
             self.log.warning(f"--fdlimit={self.flags.fd_limit} is above the hard limit: {limit} is in force")
         policy = jail.Policy(mode="auto" if self.gofer.apply_caps else "off")
