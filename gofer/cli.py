@@ -110,7 +110,7 @@ _SERVE: dict[str, dict[str, Any]] = {
         "type": seconds,
         "default": 60.0,
         "metavar": "SECONDS",
-        "help": "drop a client that has sent part of a message and not the rest for so long; 0: never (default: 60)",
+        "help": "drop a client that leaves a message, or the taking of a reply, half done for so long; 0: never (default: 60)",
     },
     "--fd-limit": {
         "type": positive_number,

@@ -5,7 +5,7 @@ Theory of operation
 The server's loop calls `on_readable` when the socket has bytes. Requests are served there and then, one after the other;
 what has come of an unfinished one is kept, and a reply the client is too slow to take is kept, until the loop says that there
 is more, or room. While a reply waits nothing more is read, so a client can make nothing grow beyond one message each way.
-`half_since` tells the loop since when a message has been under way, and the loop ends what takes too long.
+`half_since` tells the loop since when a message, or a reply, has been under way, and the loop ends what takes too long.
 
 The two 2 MiB buffers (one to read into, one for the reply) are borrowed from the server's pool, and kept only by
 a connection in the middle of a message: idle clients cost no memory. recvmsg(2) is never asked for control data, so the kernel
@@ -82,7 +82,7 @@ class Connection:
         self.log = log
         self.table = FDTable()
         self.closing = False
-        self.half_since = 0.0  # when the message of which a part has come began (time.monotonic()); 0: there is none
+        self.half_since = 0.0  # when what is half in, or half out, began (time.monotonic()); 0: there is nothing
         self.busy = False  # a request is in a thread's hands
         self.done = False  # that thread has written the reply
         self._pool = pool
@@ -125,6 +125,8 @@ class Connection:
     def on_writable(self) -> None:
         """Send what waits; then serve what came before it was all out."""
         self._send()
+        if not self.blocked:
+            self.half_since = 0.0
         self.serve()
 
     @property
@@ -162,21 +164,22 @@ class Connection:
 
     def _tidy(self) -> None:
         """Give back the buffers not needed until the next bytes come; make room in the one that is."""
-        if self.busy or self._in is None:
+        if self.busy:
             return
-        if self._have == 0:
-            self._pool.give(self._in)
-            self._in, self._at = None, 0
-        elif self._at:
-            view = self._in.view
-            view[: self._have] = view[self._at : self._at + self._have]
-            self._at = 0
-        if not self.blocked:
-            if self._out is not None:
-                self._pool.give(self._out)
-                self._out = None
-            if self._have and not self.half_since:
-                self.half_since = time.monotonic()
+        if self._in is not None:
+            if self._have == 0:
+                self._pool.give(self._in)
+                self._in, self._at = None, 0
+            elif self._at:
+                view = self._in.view
+                view[: self._have] = view[self._at : self._at + self._have]
+                self._at = 0
+        blocked = self.blocked
+        if self._out is not None and not blocked:
+            self._pool.give(self._out)
+            self._out = None
+        if (self._have or blocked) and not self.half_since:
+            self.half_since = time.monotonic()
 
     def _answer(self, mid: int, request: memoryview) -> None:
         """Serve one request; the reply lies in _out afterwards, ready to send."""

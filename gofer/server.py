@@ -9,7 +9,7 @@ only one that changes the set of connections.
 A connection ends in two steps: it is told to close, and is forgotten when its last thread has ended. Until then the
 loop turns every `_REAP` seconds and tells it again, because a hostile client can make one wake-up get lost (channel.py).
 
-Whatever else the loop has to see to at a time (a message that stays half, listening sockets that pause) it does between
+Whatever else the loop has to see to at a time (messages and replies that stay half, listening sockets that pause) it does between
 two turns, in `_tend`; while there is any, it turns every `_TEND` seconds at least.
 
 `stop` takes the listening sockets away, lets each connection answer what it has begun to serve, and then ends it; whoever
@@ -45,7 +45,7 @@ class Server:
     """Serves exports to clients until `stop`, or until no listening socket and no connection is left.
 
     max_connections: clients at once; one more is accepted, logged and closed. idle_message_timeout: seconds a client may
-    take for the rest of a message it has begun, before it is dropped; 0: any time.
+    take to send the rest of a message, or to take that of a reply, before it is dropped; 0: any time.
     """
 
     def __init__(self, log: Log, *, max_connections: int = 64, idle_message_timeout: float = 60.0) -> None:
@@ -58,7 +58,7 @@ class Server:
         self._connections: dict[int, Connection] = {}
         self._watched: dict[int, int] = {}  # epoll mask by fd of a connection
         self._ending: list[Connection] = []
-        self._half: set[Connection] = set()  # of which a part of a message has come, or had when they got in here
+        self._half: set[Connection] = set()  # with half a message or reply, or so it was when they got in here
         self._paused = False  # not listening, for want of fds
         self._tend_at = 0.0  # when `_tend` is due
         self._stop_at: float | None = None  # when patience ends, once stopping
@@ -149,7 +149,7 @@ class Server:
                 self._half.remove(conn)
             elif now - conn.half_since > self._half_most:
                 self._half.remove(conn)
-                conn.drop("half", f"half a message for {self._half_most:g} s (--idle-message-timeout)")
+                conn.drop("half", f"half a message or reply for {self._half_most:g} s (--idle-message-timeout)")
                 self._watch(conn)
 
     def _on_other(self, fd: int) -> None:

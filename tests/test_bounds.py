@@ -89,19 +89,50 @@ def test_whoever_sends_nothing_or_whole_messages_is_left_alone(start: Start) -> 
     assert lines(server, "dropped") == 0
 
 
-def test_a_client_slow_to_read_is_not_taken_for_one_slow_to_send(start: Start, spot: Path) -> None:
-    """While replies wait for it the server reads nothing, so the rest of what it has sent cannot come."""
+def read_much(peer: Peer) -> bytes:
+    """A request whose reply does not fit the socket."""
+    opened = peer.openat(peer.walk_to("file")).fd
+    return HEADER.pack(24, Mid.PREAD, 0) + struct.pack("<QQI4x", 0, opened, 1 << 20)
+
+
+def test_a_client_that_leaves_a_reply_half_taken_is_dropped_with_one_line(start: Start, spot: Path) -> None:
     (spot / "file").write_bytes(b"x" * (1 << 20))
-    server = start("--idle-message-timeout", "0.3")
+    server = start("--idle-message-timeout", "0.4")
+    with server.peer() as bystander, server.peer() as slow:
+        sock_of(slow).sendall(read_much(slow))
+        wait_until(lambda: lines(server, "dropped", "--idle-message-timeout") == 1, "it is dropped")
+        works(bystander)
+        with pytest.raises(ConnectionError):
+            slow.transport.receive()  # type: ignore[union-attr]
+
+
+def test_each_reply_has_its_own_time_and_so_has_the_message_after_it(start: Start, spot: Path) -> None:
+    """While a reply waits the server reads nothing, so the rest of what was sent after it cannot come."""
+    (spot / "file").write_bytes(b"x" * (1 << 20))
+    server = start("--idle-message-timeout", "0.8")
     with server.peer() as peer:
-        opened = peer.openat(peer.walk_to("file")).fd
-        read = HEADER.pack(24, Mid.PREAD, 0) + struct.pack("<QQI4x", 0, opened, 1 << 20)
-        sock_of(peer).sendall(read * 5 + FSTAT[:10])
-        time.sleep(1)
-        for _ in range(5):
+        sock_of(peer).sendall(read_much(peer) * 4 + FSTAT[:10])
+        for _ in range(4):
+            time.sleep(0.4)
             assert len(peer.transport.receive().payload) == 8 + (1 << 20)  # type: ignore[union-attr]
+        time.sleep(0.4)
         sock_of(peer).sendall(FSTAT[10:])
         assert peer.transport.receive().mid == Mid.FSTAT  # type: ignore[union-attr]
+    assert lines(server, "dropped") == 0
+
+
+def test_a_dead_client_whose_socket_lives_on_in_the_servers_queue_is_dropped(start: Start, spot: Path) -> None:
+    """It has sent its own end along while the server waited for it to take a reply: no hang-up will ever tell."""
+    (spot / "file").write_bytes(b"x" * (1 << 20))
+    server = start("--idle-message-timeout", "0.4")
+    for _ in range(3):
+        with server.peer() as peer:
+            sock = sock_of(peer)
+            sock.sendall(read_much(peer))
+            time.sleep(0.05)
+            sock.sendmsg([FSTAT], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", sock.fileno()))])
+    wait_until(lambda: len(server.open_fds()) <= server.fds, "nothing of them is left")
+    assert lines(server, "dropped") == 3
 
 
 def test_a_timeout_of_zero_waits_for_ever(start: Start) -> None:
