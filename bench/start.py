@@ -88,8 +88,8 @@ def held(kind: str, place: pathlib.Path, tree: pathlib.Path, command: Sequence[s
         opened, error = map(int, served.client.ask(f"hold f 0 {count}"))
         after = servers.memory(served.process.pid)
         if opened < count:
-            print(f"{kind}: only {opened} FDs: {os.strerror(error)}", file=sys.stderr)
-    return {f"memory per control FD at {opened}, bytes": (after["PSS"] - before["PSS"]) / max(1, opened)}
+            print(f"{kind}: {opened} control FDs opened of {count}: {os.strerror(error)}", file=sys.stderr)
+    return {"memory per control FD, bytes": (after["PSS"] - before["PSS"]) / max(1, opened)}
 
 
 def show(table: Table, kinds: Sequence[str]) -> None:
