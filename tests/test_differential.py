@@ -1,0 +1,44 @@
+"""Debian's `runsc gofer` and ours get the same requests, and differ only as the table allows (differential_table.py)."""
+
+import differential
+import pytest
+from differential import Run, Unlisted, random_run
+from differential_directed import SEQUENCES, Script
+from differential_table import TABLE
+
+pytestmark = pytest.mark.slow
+
+STEPS, SEED = 20000, 20221219
+
+
+def test_both_gofers_answer_20000_random_requests_alike_and_leave_equal_trees() -> None:
+    """By hand: python3 tests/differential.py --steps N --seed S."""
+    fired, sent = random_run(STEPS, SEED)
+    assert sum(sent.values()) == STEPS
+    never_done = {name.split()[0] for name in sent} - {name.split()[0] for name in sent if name.endswith("done")}
+    assert never_done <= {"fgetxattr", "fsetxattr", "unknown"}, "what is always refused compares little"
+    assert len(fired) > len(TABLE) / 2
+
+
+def test_every_line_of_the_table_is_a_difference_there_is() -> None:
+    assert len({line.name for line in TABLE}) == len(TABLE) == len(SEQUENCES)
+    with Run() as run:
+        script = Script(run)
+        for line, sequence in zip(TABLE, SEQUENCES):
+            before = run.fired[line.name]
+            sequence(script)
+            assert run.fired[line.name] > before, f"{sequence.__name__} shows no more: {line.name}"
+        run.finish()
+
+
+def test_a_difference_that_no_line_allows_is_told_with_the_seed_and_the_fewest_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(differential, "SHRINK_FOR", 10)
+    monkeypatch.setattr(differential, "TABLE", [line for line in TABLE if "count below one entry" not in line.name])
+    with pytest.raises(Unlisted) as told:
+        random_run(1000, SEED)
+    text = str(told.value)
+    assert f"seed {SEED}: " in text and "go=0, ours=22" in text
+    steps = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(steps) < 30 and ": page(" in steps[-1]
