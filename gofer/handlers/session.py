@@ -27,7 +27,8 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
     root = comm.adopt(reopen(comm.export.root.host, O_PATH_FLAGS & ~os.O_NOFOLLOW))
     fdid = comm.next_id()
-    mids = range(1, len(HANDLERS))
+    # Flush is answered, but not offered: it does nothing here, and a client that knows of it sends one with every close.
+    mids = [mid for mid in range(1, len(HANDLERS)) if mid != wire.FLUSH]
     MountResp.pack(reply, 0, fdid, comm.statx_bytes, wire.MAX_MESSAGE_SIZE)
     Count.pack(reply, MountResp.size, len(mids))
     at = MountResp.size + Count.size
