@@ -207,11 +207,15 @@ def check_name(name: bytes) -> None:
         raise OSError(ENAMETOOLONG, "name above 255 bytes")
 
 
-def directory(node: ControlFD) -> int:
-    """The host fd of a control FD that must be a directory."""
+def directory(node: ControlFD) -> ControlFD:
+    """The control FD itself, which must be a directory.
+
+    Whoever calls holds it to the end of the call, not only its number: a Close on another channel would let that become
+    another file's, perhaps another client's.
+    """
     if node.kind != stat.S_IFDIR:
         raise OSError(ENOTDIR, "not a directory")
-    return node.host
+    return node
 
 
 __all__ = ["MAX_MESSAGE_SIZE", "Communicator", "Export", "Options", "check_name", "directory"]

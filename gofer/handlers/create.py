@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from gofer.comm import Communicator
+    from gofer.fds import ControlFD
 
 _PERMISSIONS = 0o1777  # set-id bits come after the owner: see attrs.settle
 
@@ -40,7 +41,7 @@ def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if flags & O_ACCMODE == O_ACCMODE:
         raise OSError(EINVAL, "neither reading nor writing")
     made = sys.openat(
-        parent,
+        parent.host,
         name,
         flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
         mode & _PERMISSIONS,
@@ -71,7 +72,7 @@ def mkdirat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     dir_fd, uid, gid, mode = MkdirAtReq.read(req)
     name = _last_name(req, MkdirAtReq.size)
     parent = directory(comm.control[dir_fd])
-    os.mkdir(name, mode & 0o7777, dir_fd=parent)
+    os.mkdir(name, mode & 0o7777, dir_fd=parent.host)
     return _answer(comm, reply, parent, name, stat.S_IFDIR, mode, uid, gid, os.rmdir)
 
 
@@ -84,7 +85,7 @@ def mknodat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     kind = stat.S_IFMT(mode)
     if kind != stat.S_IFREG and (kind, minor, major) != (stat.S_IFCHR, 0, 0):
         raise OSError(EPERM, "only regular files and overlay whiteouts can be made")
-    os.mknod(name, kind | mode & _PERMISSIONS, 0, dir_fd=parent)
+    os.mknod(name, kind | mode & _PERMISSIONS, 0, dir_fd=parent.host)
     return _answer(comm, reply, parent, name, kind, mode, uid, gid, os.unlink)
 
 
@@ -98,7 +99,7 @@ def symlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if b"\0" in target:
         raise OSError(EINVAL, "NUL in a symlink's target")
     parent = directory(comm.control[dir_fd])
-    os.symlink(target, name, dir_fd=parent)
+    os.symlink(target, name, dir_fd=parent.host)
     return _answer(comm, reply, parent, name, stat.S_IFLNK, 0, uid, gid, os.unlink)
 
 
@@ -111,9 +112,9 @@ def linkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     target = comm.control[target_fd]
     if target.kind == stat.S_IFDIR:
         raise OSError(EPERM, "hard link to a directory")
-    sys.linkat(AT_FDCWD, proc_path(target.host), parent, name, AT_SYMLINK_FOLLOW)
+    sys.linkat(AT_FDCWD, proc_path(target.host), parent.host, name, AT_SYMLINK_FOLLOW)
     try:
-        return comm.answer_inode(comm.adopt(open_path(parent, name)), reply)
+        return comm.answer_inode(comm.adopt(open_path(parent.host, name)), reply)
     except BaseException:
         _discard(os.unlink, name, parent)
         raise
@@ -127,12 +128,12 @@ def _last_name(req: memoryview, at: int) -> bytes:
 
 
 def _answer(
-    comm: Communicator, reply: memoryview, parent: int, name: bytes, kind: int, mode: int, uid: int, gid: int,
+    comm: Communicator, reply: memoryview, parent: ControlFD, name: bytes, kind: int, mode: int, uid: int, gid: int,
     remove: Callable[..., None],
 ) -> int:  # fmt: skip
     """Settle the file just made under name, and answer its Inode."""
     try:
-        node = comm.adopt(open_path(parent, name))
+        node = comm.adopt(open_path(parent.host, name))
         if node.kind != kind:
             raise OSError(EINVAL, "replaced while it was made")
         settle(comm, node, mode, uid, gid)
@@ -142,8 +143,8 @@ def _answer(
     return comm.answer_inode(node, reply)
 
 
-def _discard(remove: Callable[..., None], name: bytes, parent: int) -> None:
+def _discard(remove: Callable[..., None], name: bytes, parent: ControlFD) -> None:
     try:
-        remove(name, dir_fd=parent)
+        remove(name, dir_fd=parent.host)
     except OSError:  # gone already, or the file system no longer takes changes: the first error is the one to tell
         pass

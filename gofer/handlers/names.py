@@ -25,9 +25,9 @@ def unlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     check_name(name)
     parent = directory(comm.control[dir_fd])
     if flags == sys.AT_REMOVEDIR:
-        os.rmdir(name, dir_fd=parent)
+        os.rmdir(name, dir_fd=parent.host)
     elif flags == 0:
-        os.unlink(name, dir_fd=parent)
+        os.unlink(name, dir_fd=parent.host)
     else:
         raise OSError(EINVAL, "UnlinkAt flags")
     return 0
@@ -38,7 +38,7 @@ def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     old_dir, new_dir, old_name, new_name, at = _names(req)
     expect_end(req, at)
     old, new = directory(comm.control[old_dir]), directory(comm.control[new_dir])
-    os.rename(old_name, new_name, src_dir_fd=old, dst_dir_fd=new)
+    os.rename(old_name, new_name, src_dir_fd=old.host, dst_dir_fd=new.host)
     return 0
 
 
@@ -50,7 +50,7 @@ def renameat2(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     old, new = directory(comm.control[old_dir]), directory(comm.control[new_dir])
     if flags & ~_RENAME_FLAGS:
         raise OSError(EINVAL, "RenameAt2 flags")
-    sys.renameat2(old, old_name, new, new_name, flags)
+    sys.renameat2(old.host, old_name, new.host, new_name, flags)
     return 0
 
 

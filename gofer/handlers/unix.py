@@ -31,6 +31,7 @@ from gofer.wire import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.comm import Communicator
+    from gofer.fds import ControlFD
 
 _TYPES = frozenset((SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET))
 _PATH_MOST = 107  # sun_path less its NUL
@@ -38,27 +39,27 @@ _PATH_MOST = 107  # sun_path less its NUL
 
 def connect(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     fdid, sock_type = ConnectReq.unpack(req)
-    path = _connectable(comm, fdid, sock_type)
-    comm.donated.append(_connected(path, sock_type))
+    node = _connectable(comm, fdid, sock_type)
+    comm.donated.append(_connected(node, sock_type))
     return 0
 
 
 def connectwithcreds(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """As Connect, but the peer sees uid and gid, and no supplementary groups (unix(7), SO_PEERCRED)."""
     fdid, sock_type, uid, gid = ConnectWithCredsReq.unpack(req)
-    path = _connectable(comm, fdid, sock_type)
+    node = _connectable(comm, fdid, sock_type)
     if 0xFFFFFFFF in (uid, gid):
         raise OSError(EINVAL, "-1 is not an id")
     back = _become(uid, gid)
     try:
-        sock = _connected(path, sock_type)
+        sock = _connected(node, sock_type)
     finally:
         _restore(back)
     comm.donated.append(sock)
     return 0
 
 
-def _connectable(comm: Communicator, fdid: int, sock_type: int) -> bytes:
+def _connectable(comm: Communicator, fdid: int, sock_type: int) -> ControlFD:
     node = comm.control[fdid]
     if node.kind != stat.S_IFSOCK:
         raise OSError(ENOTSOCK, "not a socket")
@@ -66,7 +67,7 @@ def _connectable(comm: Communicator, fdid: int, sock_type: int) -> bytes:
         comm.warn("refused to connect to a Unix socket of the host: --host-uds=open would allow it")
         raise OSError(EPERM, "needs --host-uds=open")
     _check_type(sock_type)
-    return proc_path(node.host)
+    return node
 
 
 def _check_type(sock_type: int) -> None:
@@ -74,10 +75,10 @@ def _check_type(sock_type: int) -> None:
         raise OSError(ENXIO, "socket type")
 
 
-def _connected(path: bytes, sock_type: int) -> HostFD:
+def _connected(node: ControlFD, sock_type: int) -> HostFD:
     """Non-blocking: a full backlog is EAGAIN, and holds up nobody."""
     sock = socket(AF_UNIX, sock_type | SOCK_NONBLOCK)
-    sock.connect(path)
+    sock.connect(proc_path(node.host))
     return HostFD(sock.detach())
 
 
@@ -130,14 +131,14 @@ def bindat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     bound = BoundSocketFD(socket(AF_UNIX, sock_type | SOCK_NONBLOCK))
     admit(bound.host, comm.table)
     os.fchmod(bound.host, mode & 0o7777)
-    _bind(bound.socket, parent, name)
+    _bind(bound.socket, parent.host, name)
     try:
-        node = comm.adopt(open_path(parent, name))
+        node = comm.adopt(open_path(parent.host, name))
         if node.kind != stat.S_IFSOCK:
             raise OSError(EINVAL, "replaced while it was made")
         settle(comm, node, mode, uid, gid)
     except BaseException:
-        os.unlink(name, dir_fd=parent)
+        os.unlink(name, dir_fd=parent.host)
         raise
     control_id, bound_id = comm.next_id(), comm.next_id()
     BindAtResp.pack(reply, 0, control_id, comm.statx_bytes, bound_id)
@@ -164,15 +165,17 @@ def _bind(sock: socket, parent: int, name: bytes) -> None:
 
 def listen(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     bound_id, backlog = ListenReq.unpack(req)
+    bound = comm.bound[bound_id]  # held: its end closes the socket
     # The kernel takes a negative backlog for the longest, the socket module for none.
-    comm.bound[bound_id].socket.listen(backlog if backlog >= 0 else 0x7FFFFFFF)
+    bound.socket.listen(backlog if backlog >= 0 else 0x7FFFFFFF)
     return 0
 
 
 def accept(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """EAGAIN where nobody waits. The peer's address stays empty: it would tell a path of the host."""
     (bound_id,) = AcceptReq.unpack(req)
-    host, _ = comm.bound[bound_id].socket._accept()  # type: ignore[attr-defined]  # accept4(2) with CLOEXEC
+    bound = comm.bound[bound_id]  # held: its end closes the socket
+    host, _ = bound.socket._accept()  # type: ignore[attr-defined]  # accept4(2) with CLOEXEC
     comm.donated.append(HostFD(host))
     os.set_blocking(host, False)
     return pack_str(reply, 0, b"")

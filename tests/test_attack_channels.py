@@ -1,0 +1,418 @@
+"""Channels used as no client should: left at every stage, woken without end, closed under each other."""
+
+import contextlib
+import errno
+import mmap
+import os
+import random
+import signal
+import socket
+import stat as modes
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Callable
+
+import pytest
+from codec import Mid
+from corpus import recorded
+from hosts import Server, wait_until
+from peer import Peer, open_channel, over_channel
+from transport import CHANNEL_HEADER, DATA, SERVER_ACTIVE, SHUT_DOWN, ChannelTransport
+from watch import leased
+
+LIMIT = min(4, max(2, os.cpu_count() or 2))
+FSTAT = CHANNEL_HEADER.pack(Mid.FSTAT, 0, 0) + struct.pack("<Q", 1)
+
+
+def of(peer: Peer) -> ChannelTransport:
+    assert isinstance(peer.transport, ChannelTransport)
+    return peer.transport
+
+
+def works(peer: Peer) -> None:
+    assert modes.S_ISDIR(peer.fstat(peer.root).mode)
+
+
+@pytest.fixture(autouse=True)
+def bystander(server: Server) -> Iterator[None]:
+    """One more client, that was there before and gets its answers after, soon."""
+    with server.peer("channel") as peer:
+        yield
+        began = time.monotonic()
+        for _ in range(20):
+            works(peer)
+        assert time.monotonic() - began < 2
+
+
+def settled(server: Server, threads: int) -> None:
+    """Nothing is left of the attackers: that many threads, the bystander's among them."""
+    wait_until(lambda: len(os.listdir(f"/proc/{server.pid}/task")) == threads, "the threads of dead channels end")
+
+
+# Left
+
+
+def not_used(peer: Peer) -> None:
+    """Made, and that was it."""
+    peer.channel()
+
+
+def no_handshake(peer: Peer) -> None:
+    open_channel(peer)
+
+
+def half_a_handshake(peer: Peer) -> None:
+    """The bytes are there, and control is not handed over."""
+    channel, _ = open_channel(peer)
+    channel.window[DATA : DATA + 3] = b"{}\n"
+
+
+def handshake_not_awaited(peer: Peer) -> None:
+    channel, _ = open_channel(peer)
+    channel.hand_over(b"{}\n")
+
+
+def wrong_handshake(peer: Peer) -> None:
+    channel, _ = open_channel(peer)
+    channel.hand_over(b"\xff" * 100)
+
+
+def reply_not_awaited(peer: Peer) -> None:
+    channel, _ = open_channel(peer)
+    channel.handshake()
+    channel.hand_over(FSTAT)
+
+
+def donation_not_taken(peer: Peer) -> None:
+    """The fd waits in the socket, and goes with it."""
+    channel, _ = open_channel(peer)
+    channel.handshake()
+    channel.hand_over(CHANNEL_HEADER.pack(Mid.OPENAT, 0, 0) + struct.pack("<QI4x", peer.walk_to("file"), os.O_RDONLY))
+    channel.take_back()
+
+
+def shut_down(peer: Peer) -> None:
+    channel, _ = open_channel(peer)
+    channel.handshake()
+    channel.state = SHUT_DOWN
+
+
+def socket_closed(peer: Peer) -> None:
+    """The channel goes on without the socket that fds come by; calls that donate still answer."""
+    channel, _ = open_channel(peer)
+    channel.handshake()
+    channel.sock.close()
+    channel.hand_over(CHANNEL_HEADER.pack(Mid.OPENAT, 0, 0) + struct.pack("<QI4x", peer.walk_to("file"), os.O_RDONLY))
+    mid, num_fds, _ = CHANNEL_HEADER.unpack_from(channel.take_back())
+    assert (mid, num_fds) == (Mid.OPENAT, 0)
+    works(peer)
+
+
+LEAVES = [not_used, no_handshake, half_a_handshake, handshake_not_awaited, wrong_handshake, reply_not_awaited,
+          donation_not_taken, shut_down, socket_closed]  # fmt: skip
+
+
+@pytest.mark.parametrize("leave", LEAVES, ids=lambda leave: leave.__name__)
+def test_channels_that_are_left_go_with_their_connection(server: Server, leave: Callable[[Peer], None]) -> None:
+    (server.tree / "file").touch()
+    before = len(server.open_fds())
+    for _ in range(8):
+        with server.peer() as peer:
+            for _ in range(LIMIT):
+                leave(peer)
+    settled(server, 2)
+    wait_until(lambda: len(server.open_fds()) <= before, "the server closes what they had")
+
+
+@pytest.mark.parametrize("leave", LEAVES, ids=lambda leave: leave.__name__)
+def test_clients_killed_with_channels_in_every_stage_leave_nothing(
+    server: Server, leave: Callable[[Peer], None]
+) -> None:
+    (server.tree / "file").touch()
+    before = len(server.open_fds())
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException), server.peer() as peer:
+                for _ in range(LIMIT):
+                    leave(peer)
+                os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    settled(server, 2)
+    wait_until(lambda: len(server.open_fds()) <= before, "the server closes what they had")
+
+
+def test_a_window_kept_mapped_after_the_end_harms_nobody(server: Server) -> None:
+    """The memory is the client's as long as it likes; nobody on the other side looks at it any more."""
+    with server.peer() as peer:
+        channel, memfd = open_channel(peer)
+        window = mmap.mmap(memfd, channel.length, offset=0)
+    settled(server, 2)
+    for state in (0, 1, 2, 3):
+        struct.pack_into("<I", window, 0, state)
+    assert not any(window[DATA : DATA + 4096])
+    window.close()
+
+
+# Woken
+
+
+def in_processes(count: int, work: Callable[[], None], seconds: float) -> list[int]:
+    """Start processes that do work for so long; -> their pids."""
+    pids = []
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    work()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    return pids
+
+
+def test_a_storm_of_wakes_disturbs_nobody(server: Server) -> None:
+    """FUTEX_WAKE without a change of the state: the server looks, and goes back to sleep."""
+    with server.peer() as base:
+        storms = [over_channel(base) for _ in range(LIMIT)]
+
+        def wake() -> None:
+            for peer in storms:
+                for _ in range(100):
+                    of(peer)._futex(1, 100)
+
+        pids = in_processes(2, wake, 0.7)
+        with server.peer("channel") as other:
+            served = 0
+            end = time.monotonic() + 0.6
+            while time.monotonic() < end:
+                for peer in (other, *storms, base):
+                    works(peer)
+                    served += 1
+        for pid in pids:
+            assert os.waitpid(pid, 0)[1] == 0
+        assert served > 100
+        for peer in storms:
+            peer.disconnect()
+
+
+@pytest.mark.serve("--host-uds", "all")
+def test_a_storm_of_hand_overs_from_many_processes_is_answered_or_ends_that_channel(server: Server) -> None:
+    """Several clients in one window at once, so that states and data come from different ones."""
+    with server.peer() as base:
+        requests = [request for request in recorded(base) if len(request[1]) < 280 and request[0] != Mid.CHANNEL]
+        channels = [over_channel(base)]
+        rng = random.Random(1)
+
+        def hammer() -> None:
+            for peer in channels:
+                mid, payload = rng.choice(requests)
+                of(peer).window[DATA : DATA + 4 + len(payload)] = CHANNEL_HEADER.pack(mid, 0, 0) + payload
+                struct.pack_into("<I", of(peer).window, 4, 4 + len(payload))
+                of(peer).flip()
+
+        for pid in in_processes(3, hammer, 0.7):
+            assert os.waitpid(pid, 0)[1] == 0
+        works(base)
+        for peer in channels:
+            peer.disconnect()
+
+
+def test_states_that_go_round_and_round_let_the_thread_end_with_the_connection(server: Server) -> None:
+    with server.peer() as base:
+        peers = [over_channel(base) for _ in range(LIMIT)]
+
+        def spin() -> None:
+            for peer in peers:
+                for state in (0, 1, 2, 3, 0xFFFFFFFF, 0, 1, 0):
+                    struct.pack_into("<I", of(peer).window, 0, state)
+
+        pids = in_processes(1, spin, 0.6)
+        time.sleep(0.2)
+        base.transport.close()
+        settled(server, 2)
+        for pid in pids:
+            assert os.waitpid(pid, 0)[1] == 0
+        for peer in peers:
+            peer.disconnect()
+
+
+# Closed under each other
+
+
+def test_an_fd_closed_while_another_channel_uses_it_never_becomes_another_file(server: Server) -> None:
+    """Its number is free for the next file at once; the call under way keeps the file it began with."""
+    for letter in b"ab":
+        (server.tree / chr(letter)).write_bytes(bytes((letter,)) * 100_000)
+    outcomes = {"read": 0, "refused": 0}
+    errors: list[BaseException] = []
+    target = 0
+    done = threading.Event()
+
+    def reads(peer: Peer) -> None:
+        try:
+            while not done.is_set():
+                try:
+                    data = peer.pread(target, 0, 100_000)
+                    assert data == b"a" * 100_000
+                    outcomes["read"] += 1
+                except OSError as e:
+                    assert e.errno == errno.EBADF
+                    outcomes["refused"] += 1
+        except BaseException as e:
+            errors.append(e)
+
+    with server.peer() as base:
+        channels = [over_channel(base) for _ in range(2)]
+        a, b = base.walk_to("a"), base.walk_to("b")
+        target = base.openat(a).fd
+        threads = [threading.Thread(target=reads, args=(peer,)) for peer in channels]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            old, target = target, base.openat(a).fd
+            base.close(old)  # and at once take its number
+            others = [base.openat(b).fd for _ in range(3)]
+            base.close(*others)
+            for fd in base.disown(base.owned[2:]):
+                os.close(fd)
+        done.set()
+        for thread in threads:
+            thread.join()
+        for peer in channels:
+            peer.disconnect()
+    assert errors == []
+    assert outcomes["read"] > 50, outcomes
+
+
+# What a client does with a directory; each is to happen in "a", whatever becomes of the FD on it meanwhile.
+IN_A_DIRECTORY: dict[str, Callable[[Peer, int, int], object]] = {
+    "Walk": lambda p, a, file: p.close(*(inode.fd for inode in p.walk(a, "sub")[1])),
+    "WalkStat": lambda p, a, file: p.walkstat(a, "sub"),
+    "OpenCreateAt": lambda p, a, file: p.opencreateat(a, "new").donated,
+    "MkdirAt": lambda p, a, file: p.mkdirat(a, "new"),
+    "MknodAt": lambda p, a, file: p.mknodat(a, "new"),
+    "SymlinkAt": lambda p, a, file: p.symlinkat(a, "new", "x"),
+    "LinkAt": lambda p, a, file: p.linkat(a, file, "new"),
+    "UnlinkAt": lambda p, a, file: p.unlinkat(a, "victim"),
+    "RenameAt": lambda p, a, file: p.renameat(a, "victim", a, "moved"),
+    "RenameAt2": lambda p, a, file: p.renameat2(a, "victim", a, "moved", 1),
+    "BindAt": lambda p, a, file: p.bindat(a, "new"),
+}
+
+
+@pytest.mark.serve("--host-uds", "all")
+@pytest.mark.parametrize("message", IN_A_DIRECTORY)
+def test_a_directory_closed_under_a_call_never_becomes_another(server: Server, message: str) -> None:
+    """The call must hold what it has looked up, not only its number: the next to get that may be anybody's."""
+    for name in "ab":
+        (server.tree / name / "sub").mkdir(parents=True)
+        (server.tree / name / "victim").touch()
+    errors: list[BaseException] = []
+    target = 0
+    done = threading.Event()
+
+    def act(peer: Peer, file: int) -> None:
+        try:
+            while not done.is_set():
+                try:
+                    IN_A_DIRECTORY[message](peer, target, file)
+                except OSError as e:
+                    assert e.errno in (errno.EBADF, errno.EEXIST, errno.ENOENT, errno.EADDRINUSE), e
+                for fd in peer.disown(peer.owned[:]):
+                    os.close(fd)
+        except BaseException as e:
+            errors.append(e)
+
+    with server.peer() as base:
+        file, target = base.walk_to("a", "victim"), base.walk_to("a")
+        channels = [over_channel(base) for _ in range(2)]
+        threads = [threading.Thread(target=act, args=(peer, file)) for peer in channels]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            old, target = target, base.walk_to("a")
+            base.close(old)
+            base.close(*(base.walk_to("b") for _ in range(3)))
+        done.set()
+        for thread in threads:
+            thread.join()
+        for peer in channels:
+            peer.disconnect()
+    assert errors == []
+    assert sorted(os.listdir(server.tree / "b")) == ["sub", "victim"]
+
+
+@pytest.mark.serve("--host-uds", "all")
+@pytest.mark.parametrize("message", ["Connect", "ConnectWithCreds"])
+def test_a_socket_closed_under_a_call_never_becomes_another(server: Server, message: str) -> None:
+    errors: list[BaseException] = []
+    target = 0
+    done = threading.Event()
+
+    def act(peer: Peer) -> None:
+        try:
+            while not done.is_set():
+                try:
+                    peer.connect(target) if message == "Connect" else peer.connectwithcreds(target, 5, 6)
+                except OSError as e:
+                    assert e.errno in (errno.EBADF, errno.EAGAIN), e
+                for fd in peer.disown(peer.owned[:]):
+                    os.close(fd)
+        except BaseException as e:
+            errors.append(e)
+
+    with contextlib.ExitStack() as stack:
+        a, b = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in "ab")
+        for sock, name in ((a, "a"), (b, "b")):
+            sock.bind(str(server.tree / name))
+            os.chmod(server.tree / name, 0o777)
+            sock.listen(100)
+            sock.setblocking(False)
+        base = stack.enter_context(server.peer())
+        target = base.walk_to("a")
+        channels = [over_channel(base) for _ in range(2)]
+        threads = [threading.Thread(target=act, args=(peer,)) for peer in channels]
+        for thread in threads:
+            thread.start()
+        end, accepted = time.monotonic() + 0.6, 0
+        while time.monotonic() < end:
+            old, target = target, base.walk_to("a")
+            base.close(old)
+            base.close(*(base.walk_to("b") for _ in range(3)))
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    a.accept()[0].close()
+                    accepted += 1
+        done.set()
+        for thread in threads:
+            thread.join()
+        for peer in channels:
+            peer.disconnect()
+        with pytest.raises(BlockingIOError):
+            b.accept()[0].close()
+    assert errors == [] and accepted > 20
+
+
+def test_everything_is_closed_while_calls_wait_and_they_end_as_they_began(server: Server) -> None:
+    (server.tree / "file").write_bytes(b"hello")
+    with server.peer() as base:
+        peer = over_channel(base)
+        fd = base.walk_to("file")
+        with leased(server.tree / "file"):
+            of(peer).hand_over(CHANNEL_HEADER.pack(Mid.OPENAT, 0, 0) + struct.pack("<QI4x", fd, os.O_RDWR))
+            time.sleep(0.05)
+            base.close(*range(1, 50))
+            assert of(peer).state == SERVER_ACTIVE
+        reply = Peer.check(Mid.OPENAT, of(peer).receive())
+        assert os.pread(reply.fds[0], 5, 0) == b"hello"
+        os.close(reply.fds[0])
+        peer.disconnect()
