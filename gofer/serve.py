@@ -77,7 +77,8 @@ def serve(options: Any, prog: str) -> int:
             if posture.overflow_is_root and 0 in allowed:
                 allowed.add(_OVERFLOW_UID)
             held, *lacks = posture.lines()
-            for line in (*lines, held):
+            lines[1] += f"; {held}"
+            for line in lines:
                 log.info(line)
             for line in lacks:
                 log.warning(line)
