@@ -1,0 +1,118 @@
+"""A server's parts inside this process, for fuzzing: one connection after another, each with an empty tree.
+
+Not for use beside other code: it changes the working directory, the umask and the limits of the process.
+"""
+
+import contextlib
+import os
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+from codec import MAX_MESSAGE  # noqa: E402
+from transport import HEADER, Reply, _rights  # noqa: E402
+
+atheris = sys.modules.get("atheris")  # where a fuzzer is to learn what of the server an input reaches
+with atheris.instrument_imports(include=["gofer"]) if atheris else contextlib.nullcontext():
+    from gofer import attrs, fds, mounts
+    from gofer.comm import Export, Options
+    from gofer.connection import Connection, Pool
+    from gofer.log import Log
+
+
+class Inside:
+    """place: holds `tree`, which is served with every option open, and `outside`, which nothing may change."""
+
+    def __init__(self) -> None:
+        self.place = tempfile.mkdtemp(prefix="fuzz-")
+        self.tree = f"{self.place}/tree"
+        os.mkdir(self.tree)
+        with open(f"{self.place}/outside", "w") as file:
+            file.write("secret")
+        self.said, log_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.log, self.pool = Log("error", fd=log_fd), Pool()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 26, 1 << 26))  # a fallocate is not to fill the memory
+        os.umask(0)
+        fds.pin_proc()
+        fds.enter_proc()
+        attrs.drop_fsetid()
+        mounts.open_table()
+        options = Options(
+            host_uds="all", host_fifo="open", char_devices="open", xattrs="all", channels=1, donate_root=True
+        )
+        self.export = Export(os.open(self.tree, fds.O_PATH_FLAGS), options)
+        self.before, self.fds = self._outside(), -1
+
+    def _outside(self) -> object:
+        return sorted(os.listdir(self.place)), os.stat(f"{self.place}/outside")[:9]
+
+    def connect(self) -> tuple[Connection, "Client"]:
+        """A connection that no loop watches, mounted, and the client's end of it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        return Connection(ours, self.export, self.log, self.pool, lambda: None), Client(theirs)
+
+    def end(self, conn: Connection, client: "Client") -> None:
+        """Close the connection; AssertionError where it has left or changed anything, or a fault was logged."""
+        conn.close()
+        while not conn.ended:
+            conn.close()
+            os.sched_yield()
+            if conn.done:
+                conn.resume()
+        conn.finish()
+        client.close()
+        for entry in os.scandir(self.tree):
+            shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+        os.chmod(self.tree, 0o755)
+        os.chown(self.tree, 0, 0)
+        assert self._outside() == self.before, "something outside the tree has changed"
+        try:
+            raise AssertionError(os.read(self.said, 65536).decode())
+        except BlockingIOError:
+            pass
+        held = len(os.listdir("/proc/self/fd"))
+        assert self.fds in (-1, held), f"{held} fds are open, {self.fds} were before"
+        self.fds = held
+
+    def close(self) -> None:
+        shutil.rmtree(self.place)
+
+
+class Client:
+    """Sends bytes and takes replies, without waiting for either."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.data = sock, b""
+        self.donated: list[int] = []
+        sock.setblocking(False)
+
+    def replies(self) -> Iterator[Reply]:
+        """Those that are there as a whole; what is donated is in `donated`."""
+        try:
+            while True:
+                part, ancillary, _, _ = self.sock.recvmsg(1 << 20, socket.CMSG_SPACE(32), socket.MSG_CMSG_CLOEXEC)
+                self.donated += _rights(ancillary)
+                self.data += part
+                if not part:
+                    break
+        except OSError:
+            pass
+        while len(self.data) >= HEADER.size:
+            length, mid, zero = HEADER.unpack_from(self.data)
+            assert zero == 0 and length <= MAX_MESSAGE
+            if len(self.data) < HEADER.size + length:
+                break
+            yield Reply(mid, self.data[HEADER.size : HEADER.size + length], [])
+            self.data = self.data[HEADER.size + length :]
+
+    def close(self) -> None:
+        self.sock.close()
+        for fd in self.donated:
+            os.close(fd)
