@@ -45,6 +45,12 @@ def bundle(place: Path, script: str, *mounts: Json, **changes: Any) -> Path:
     return place
 
 
+def host_mounts() -> list[str]:
+    """The host's mount table, but for what another run of this suite mounts in its own scratch directory meanwhile."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if "/gofer-" not in line or tempfile.gettempdir() in line]
+
+
 def busybox() -> str:
     path = shutil.which("busybox")
     assert path, "apt-get install busybox-static"

@@ -15,7 +15,19 @@ from typing import Any, Callable
 
 import pytest
 from hosts import wait_until
-from runsc import FLAGS, Json, Runsc, bind, bundle, ended, gofer_pid, one_file_gofer, pids_named, sandbox_pid
+from runsc import (
+    FLAGS,
+    Json,
+    Runsc,
+    bind,
+    bundle,
+    ended,
+    gofer_pid,
+    host_mounts,
+    one_file_gofer,
+    pids_named,
+    sandbox_pid,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -317,7 +329,7 @@ def test_the_gofer_ends_within_a_second_of_a_killed_sandbox(runsc: Runsc, place:
 
 
 def test_fifty_starts_four_at_a_time_leave_nothing(runsc: Runsc, place: Path, one_file: Path) -> None:
-    mounts = Path("/proc/self/mountinfo").read_text()
+    mounts = host_mounts()
     sockets = control_sockets()
     for i in range(4):
         (place / str(i)).mkdir()
@@ -332,7 +344,7 @@ def test_fifty_starts_four_at_a_time_leave_nothing(runsc: Runsc, place: Path, on
     assert runsc.served_by_us() == 50
     wait_until(lambda: not pids_named(str(runsc.state)) and not pids_named(str(one_file)), "all processes end")
     assert os.listdir(runsc.state) == []
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert host_mounts() == mounts
     assert control_sockets() <= sockets
 
 
@@ -351,10 +363,10 @@ def test_a_container_that_cannot_be_made_fails_with_our_reason_in_the_log(
     spoil(spec)
     (place / "config.json").write_text(json.dumps(spec))
     log = place / "engine.log"
-    before = Path("/proc/self/mountinfo").read_text()
+    before = host_mounts()
     done = runsc.run("run", f"--bundle={place}", "c", flags=[f"--log={log}", "--log-format=json"], check=False)
     assert done.returncode == 128 and done.stdout == ""
     errors = [json.loads(line) for line in re.sub(r"}\s*{", "}\n{", log.read_text()).splitlines()]
     assert any(says in error["msg"] and "No such file" in error["msg"] for error in errors), errors
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert host_mounts() == before
     wait_until(lambda: not pids_named(str(runsc.state)), "nothing goes on running")
