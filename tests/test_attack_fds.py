@@ -56,7 +56,7 @@ def test_fds_that_come_with_a_request_are_closed_at_once(
         sock_of(peer).sendmsg([FSTAT[:cut]], rights(*[writer] * count))
         os.close(writer)
         assert all_closed(reader)
-        assert len(server.open_fds()) == before
+        assert len(server.open_fds()) <= before
         sock_of(peer).sendall(FSTAT[cut:])
         assert peer.transport.receive().mid == Mid.FSTAT  # type: ignore[union-attr]
 
@@ -70,7 +70,7 @@ def test_a_flood_of_fds_leaves_none(server: Server, pipe: tuple[int, int]) -> No
             assert peer.transport.receive().mid == Mid.FSTAT  # type: ignore[union-attr]
         os.close(writer)
         assert all_closed(reader)
-        assert len(server.open_fds()) == before
+        assert len(server.open_fds()) <= before
         assert other.fstat(other.root)
 
 
@@ -88,7 +88,7 @@ def test_fds_that_wait_behind_replies_nobody_reads_end_with_the_connection(
         for _ in range(5):
             sock_of(peer).sendmsg([FSTAT], rights(writer))
         os.close(writer)
-        assert len(server.open_fds()) == before
+        assert len(server.open_fds()) <= before
         assert not all_closed(reader, 0.1)
     assert all_closed(reader)
 
@@ -132,4 +132,4 @@ def test_what_a_client_gets_donated_and_sends_back_is_closed(server: Server) -> 
         for _ in range(50):
             sock_of(peer).sendmsg([FSTAT], rights(*opened.donated))
             assert peer.transport.receive().mid == Mid.FSTAT  # type: ignore[union-attr]
-        assert len(server.open_fds()) == before
+        assert len(server.open_fds()) <= before
