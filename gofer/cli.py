@@ -100,6 +100,11 @@ _SERVE: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "shared-memory channels a client may have; 0: none (default: as many as CPUs, 2 to 4)",
     },
+    "--workers": {
+        "type": positive_number,
+        "metavar": "N",
+        "help": "processes that share the clients, so that these need not share one CPU (default: as many as CPUs, at most 4)",
+    },
     "--max-connections": {
         "type": positive_number,
         "default": 64,
@@ -115,7 +120,7 @@ _SERVE: dict[str, dict[str, Any]] = {
     "--fd-limit": {
         "type": positive_number,
         "metavar": "N",
-        "help": "RLIMIT_NOFILE of the server (default: as high as it may)",
+        "help": "RLIMIT_NOFILE of each worker (default: as high as it may)",
     },
     "--jail": {
         "choices": ("auto", "require", "off"),

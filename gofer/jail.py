@@ -8,7 +8,8 @@ the second half. From the outside in:
 
 1.  Namespaces (namespaces.py): pid, network, IPC, UTS, mount. A process cannot move itself into a new pid namespace,
     only what it forks is in it. So the process that was started becomes the supervisor (supervisor.py), which serves nobody,
-    and its child goes on as the server, as process 1 of its namespace.
+    and its child goes on as the server, as process 1 of its namespace. Here the server may become several workers
+    (workers.py), which go through what follows each on its own.
 2.  A new root that holds the served tree and nothing else.
 3.  Limits, supplementary groups, capabilities, no_new_privs, not dumpable: what the kernel lets the process do.
 4.  Landlock, on the tree; then seccomp. Last, because both would forbid what came before.
@@ -67,14 +68,23 @@ class Policy:
         self.others_connect = others_connect
 
 
-def enter(root: int, options: Options, policy: Policy, charge: supervisor.Charge) -> Posture:
+def enter(
+    root: int,
+    options: Options,
+    policy: Policy,
+    charge: supervisor.Charge,
+    split: Callable[[bool], None] = lambda _: None,
+) -> Posture:
     """Confine the server; returns in the process that is to serve, which is another one than called (see above).
 
     root: the O_PATH fd of the served tree; it keeps its number and then means the tree in the new root. charge: what the
-    supervisor is to see to. Mode "off" does nothing at all. OSError where mode "require" misses a layer.
+    supervisor is to see to. split(own_mounts): called in the server when it may become several processes, the last
+    time that it can; own_mounts: all but the first must leave the mount namespace, because each changes the root of its own.
+    Mode "off" does nothing else. OSError where mode "require" misses a layer.
     """
     posture = Posture()
     if policy.mode == "off":
+        split(False)
         return posture
     seccomp.prepare()
     try:
@@ -84,6 +94,7 @@ def enter(root: int, options: Options, policy: Policy, charge: supervisor.Charge
     trouble = _leave_namespaces(root, policy, posture)
     supervisor.fork(charge, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
     no_namespace = trouble.pop("mount") or why
+    split(not no_namespace)
     _change_root(root, name, options, posture, no_namespace)
     for kind, why in trouble.items():
         posture.lacks(kind, why) if why else posture.holds(kind)

@@ -78,7 +78,7 @@ _PLAIN = {
     "clock_gettime": (228, 113), "clock_getres": (229, 114), "gettimeofday": (96, 169),
     "getrandom": (318, 278), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139), "sigaltstack": (131, 132), "restart_syscall": (219, 128),
-    "capget": (125, 90), "capset": (126, 91),
+    "capget": (125, 90), "capset": (126, 91), "wait4": (61, 260),
 }  # fmt: skip
 # Allowed with some arguments.
 _JUDGED = {
@@ -90,7 +90,7 @@ _OF_SOCKETS = {"socket": (41, 198), "bind": (49, 200), "listen": (50, 201), "con
 _OF_CREDENTIALS = {
     "setresuid": (117, 147), "setresgid": (119, 149), "getgroups": (115, 158), "setgroups": (116, 159),
 }  # fmt: skip
-_OF_SUPERVISOR = {"rt_sigtimedwait": (128, 137), "wait4": (61, 260)}
+_OF_SUPERVISOR = {"rt_sigtimedwait": (128, 137)}
 # Answered ENOSYS, see above; from 424 on there is one table for all.
 _TRY_ANOTHER = {
     "clone3": 435, "faccessat2": 439, "futex_waitv": 449, "map_shadow_stack": 453,
@@ -155,7 +155,7 @@ def supervisor_rules(refuse: int, processes: Iterable[int]) -> Rules:
     me = (os.getpid(),)
     names = (
         "write", "close", "unlinkat", "newfstatat", "fstat", "exit_group", "munmap", "mremap", "madvise", "brk", "getpid",
-        "gettid", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "restart_syscall", *_OF_SUPERVISOR,
+        "gettid", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "restart_syscall", "wait4", *_OF_SUPERVISOR,
     )  # fmt: skip
     rules: Rules = dict.fromkeys(names)
     rules.update(

@@ -14,6 +14,10 @@ two turns, in `_tend`; while there is any, it turns every `_TEND` seconds at lea
 
 `stop` takes the listening sockets away, lets each connection answer what it has begun to serve, and then ends it; whoever
 takes longer than `_PATIENCE` for that is cut off.
+
+Where several workers serve (workers.py), each runs such a loop over listening sockets that are the same for all. One that
+is called to a connection while another has fewer does not look at them for `_GIVE_WAY` seconds, and takes what is still
+there then: so the connections spread, and a worker that is held up keeps nobody waiting.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from select import EPOLLIN, EPOLLOUT, epoll
 from gofer import attrs, mounts
 from gofer.connection import Connection, Export, Pool
 from gofer.fds import crowded
+from gofer.workers import Crew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 
 _REAP = 0.02
 _TEND = 0.25
+_GIVE_WAY = 0.005
 _PATIENCE = 5.0
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
@@ -44,12 +50,16 @@ _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 class Server:
     """Serves exports to clients until `stop`, or until no listening socket and no connection is left.
 
-    max_connections: clients at once; one more is accepted, logged and closed. idle_message_timeout: seconds a client may
-    take to send the rest of a message, or to take that of a reply, before it is dropped; 0: any time.
+    max_connections: clients at once, of all workers; one more is accepted, logged and closed. idle_message_timeout: seconds a
+    client may take to send the rest of a message, or to take that of a reply, before it is dropped; 0: any time. crew: the
+    workers, of which this is one; the first of them runs until the others have ended too.
     """
 
-    def __init__(self, log: Log, *, max_connections: int = 64, idle_message_timeout: float = 60.0) -> None:
+    def __init__(
+        self, log: Log, *, max_connections: int = 64, idle_message_timeout: float = 60.0, crew: Crew | None = None
+    ) -> None:
         self._log = log
+        self._crew = crew or Crew()
         self._max = max_connections
         self._half_most = idle_message_timeout
         self._epoll = epoll()
@@ -59,22 +69,19 @@ class Server:
         self._watched: dict[int, int] = {}  # epoll mask by fd of a connection
         self._ending: list[Connection] = []
         self._half: set[Connection] = set()  # with half a message or reply, or so it was when they got in here
-        self._paused = False  # not listening, for want of fds
+        self._paused = False  # not listening: for want of fds, or to leave a connection to another worker
         self._tend_at = 0.0  # when `_tend` is due
         self._stop_at: float | None = None  # when patience ends, once stopping
         self._refused = False  # connections are being refused, and that was logged
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, EPOLLIN)
+        if self._crew.lifeline >= 0:
+            self._epoll.register(self._crew.lifeline, 0)  # for its hang-up, which is told in any case
 
     @property
     def wake_fd(self) -> int:
         """The fd for signal.set_wakeup_fd."""
         return self._wake_write
-
-    @property
-    def most_clients(self) -> int:
-        """How many there may be at once."""
-        return self._max if self._listeners else max(1, len(self._connections))
 
     def listen(self, sock: socket, export: Export, allowed: Container[int] | None = None) -> None:
         """Accept connections from a listening socket, of which the server becomes the owner.
@@ -91,20 +98,22 @@ class Server:
         self._epoll.register(conn.fileno, EPOLLIN)
         self._connections[conn.fileno] = conn
         self._watched[conn.fileno] = EPOLLIN
+        self._count()
 
     def stop(self) -> None:
         """End `run` as soon as what is being served is answered. For signal handlers and other threads; idempotent."""
         if self._stop_at is None:
             self._stop_at = time.monotonic() + _PATIENCE
+        self._crew.dismiss()
         self._wake()
 
     def run(self) -> None:
-        """Serve; see the class. Everything the server owns is closed when it returns."""
+        """Serve; see the class. Everything the server owns is closed when it returns. Failure where another worker was lost."""
         attrs.drop_fsetid()
         mounts.open_table()
         poll, connections = self._epoll.poll, self._connections
         try:
-            while self._listeners or connections or self._ending:
+            while self._listeners or connections or self._ending or self._crew.look():
                 for fd, _ in poll(self._longest_turn()):
                     conn = connections.get(fd)
                     if conn is None:
@@ -132,7 +141,9 @@ class Server:
         """Seconds for which the loop may sleep; -1: until somebody wakes it."""
         if self._ending or self._stop_at is not None:
             return _REAP
-        return _TEND if self._half or self._paused else -1
+        if self._paused:
+            return max(0.0, min(_TEND, self._tend_at - time.monotonic()))
+        return _TEND if self._half else -1
 
     def _tend(self) -> None:
         """What is due at a time; see the head of this file."""
@@ -144,6 +155,8 @@ class Server:
             self._paused = False
             for fd in self._listeners:
                 self._epoll.register(fd, EPOLLIN)
+            for fd in self._listeners:
+                self._accept(fd, give_way=False)
         for conn in list(self._half):
             if not conn.half_since:
                 self._half.remove(conn)
@@ -158,12 +171,16 @@ class Server:
                 os.read(fd, 4096)
             except BlockingIOError:
                 pass
+            self._crew.look()
             for conn in [conn for conn in self._connections.values() if conn.done]:
                 try:
                     conn.resume()
                 except Exception as error:
                     conn.drop("failed", type(error).__name__)
                 self._watch(conn)
+        elif fd == self._crew.lifeline:
+            self._epoll.unregister(fd)
+            self.stop()
         elif fd in self._listeners:
             self._accept(fd)
 
@@ -189,7 +206,10 @@ class Server:
             self._epoll.modify(fd, want)
         self._watched[fd] = want
 
-    def _accept(self, fd: int) -> None:
+    def _accept(self, fd: int, give_way: bool = True) -> None:
+        if give_way and self._crew.busiest():
+            self._pause(_GIVE_WAY)
+            return
         listener, export, allowed = self._listeners[fd]
         try:
             host, _ = listener._accept()  # type: ignore[attr-defined]  # accept4 with CLOEXEC; `socket.accept` wraps it
@@ -203,7 +223,7 @@ class Server:
         if allowed is not None and uid not in allowed:
             why = f"refused process {pid} of user {uid}: --allow-uid {uid} would admit it"
             self._log.limited("warning", "user", why)
-        elif len(self._connections) + len(self._ending) >= self._max:
+        elif self._count(1) > self._max:
             self._refuse(f"refused a connection: {self._max} are open already (--max-connections)")
         elif crowded(host):
             self._refuse("refused a connection: too few file descriptors are left (--fd-limit)")
@@ -216,7 +236,12 @@ class Server:
                 self._refused = False
                 self._log.debug(f"client {host}: process {pid} of user {uid}")
                 return
+        self._count()
         sock.close()
+
+    def _count(self, coming: int = 0) -> int:
+        """How many connections all workers have, with those about to be added here."""
+        return self._crew.count(len(self._connections) + len(self._ending) + coming)
 
     def _refuse(self, why: str) -> None:
         """Say so once, until a connection is accepted again."""
@@ -224,10 +249,11 @@ class Server:
             self._refused = True
             self._log.limited("warning", "refused", why)
 
-    def _pause(self) -> None:
-        """Do not look at the listening sockets until `_tend` does."""
+    def _pause(self, seconds: float = _TEND) -> None:
+        """Do not look at the listening sockets until `_tend` does, so many seconds from now."""
         if not self._paused:
             self._paused = True
+            self._tend_at = time.monotonic() + seconds
             for fd in self._listeners:
                 self._epoll.unregister(fd)
 
@@ -240,6 +266,7 @@ class Server:
                 self._ending.remove(conn)
                 self._watched.pop(conn.fileno, None)
                 conn.finish()
+                self._count()
                 self._log.debug(f"client {conn.fileno}: gone")
             else:
                 conn.close()

@@ -33,6 +33,7 @@ from _signal import (
 from ctypes import c_int, c_ulong
 
 from gofer.sys import libc
+from gofer.workers import OF_FILTER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,8 +144,7 @@ def _wait(server: int, charge: Charge) -> int:
     number = os.WTERMSIG(status)
     charge.tidy(128 + number)
     if number == SIGSYS:
-        _say("the server made a system call that its filter forbids, and was killed: please report it; --seccomp=log "
-             "would let it pass, and the kernel's log name it")  # fmt: skip
+        _say(f"the server {OF_FILTER}")
     if number != SIGKILL:
         signal(number, SIG_DFL)
     pthread_sigmask(SIG_SETMASK, ())

@@ -26,7 +26,7 @@ TRANSPORTS = ("socket", "channel")
 
 
 class Server:
-    """One `gofer serve` process, and the directory or file it serves."""
+    """One `gofer serve`, and the directory or file it serves. One worker, so that `pid` is the process that serves all."""
 
     def __init__(self, tree: Path, *options: str, wrap: Sequence[str] = (), **popen: Any) -> None:
         """wrap: a command that execs the rest of its arguments; popen: arguments of subprocess.Popen."""
@@ -34,7 +34,7 @@ class Server:
         self.place = Path(tempfile.mkdtemp(prefix="server-"))
         self.path = self.place / "socket"
         self.log = self.place / "stderr"
-        argv = [*wrap, *GOFER, "serve", str(tree), "--socket", str(self.path), *options]
+        argv = [*wrap, *GOFER, "serve", str(tree), "--socket", str(self.path), "--workers", "1", *options]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **popen)
         self.pid = self.process.pid

@@ -11,7 +11,9 @@ from hosts import CHECKOUT
 # From the bottom up. A module imports from lines above its own only; `runsc.*` also from its own folder.
 LAYERS = """
     wire sys log
-    fds caps seccomp landlock supervisor posture kernel
+    fds caps seccomp landlock posture kernel
+    workers
+    supervisor sockets
     comm mounts attrs namespaces
     handlers.*
     handlers

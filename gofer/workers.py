@@ -1,0 +1,129 @@
+"""The processes that serve: one, or several that share the connections.
+
+Theory of operation
+-------------------
+An interpreter runs one thread of Python at a time, so the clients of one process share one cpu. Several processes, the
+workers, share only the listening sockets, the log's fd and one page of memory; each has its own epoll loop, FDs and fd limit.
+
+`split` makes the calling process the first worker; the others are its children, forked when everything is imported and nothing
+is confined yet, because afterwards no process may be made. Each then goes the same way: its own mount namespace and root,
+its own pinned /proc/self/fd, its own filter.
+
+Which connections a worker serves: of connected sockets the k-th goes to worker k modulo their number. Listening sockets
+are watched by all; on the shared page each says how many connections it has, and one that sees another with fewer leaves it
+the queue for a moment (server.py). What stands on that page is only ever counted with: a worker that lies there gets more
+connections, or fewer.
+
+The workers live and die together, as the threads of one process do. The first is the one that signals reach and that others
+wait for: it ends last, and when one of the others ends otherwise than in order, so does the first (`look`). The others hold
+the reading end of a pipe of which the first has the only other end: its hang-up means stop. If the first is killed the kernel
+kills them (PR_SET_PDEATHSIG; and by the end of the pid namespace, whose process 1 it is).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from _signal import SIGKILL, SIGSYS
+
+from gofer import Failure, kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+_MOST = 4  # by default: a sandbox has as many channels at most, and each worker costs some 4 MiB
+OF_FILTER = (
+    "made a system call that its filter forbids, and was killed: please report it; --seccomp=log would let it pass, and the "
+    "kernel's log name it"
+)
+
+
+def default_number() -> int:
+    """As many as this process has cpus, and not more than a few."""
+    return min(_MOST, len(os.sched_getaffinity(0)))
+
+
+class Crew:
+    """The workers, as one of them sees them: this is number `index` of `size`; 0 is the first.
+
+    lifeline: an fd that hangs up when this worker is to stop; -1 in the first.
+    """
+
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+        self.index = 0
+        self.lifeline = -1
+        self._others: dict[int, int] = {}  # in the first: who still runs, index by pid
+        self._leash = -1  # in the first: the other end of all lifelines
+        # One has nobody to tell. Anonymous memory is shared with what is forked.
+        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("I") if size > 1 else [0]
+
+    def split(self, prepare: Callable[[], None]) -> None:
+        """Become the first worker and fork the others; returns in each of them.
+
+        prepare(): called in each of the others at once, before the first goes on. Failure where one did not get that far.
+        Whoever calls has a handler for SIGCHLD, and asks `look` when it came.
+        """
+        if self.size == 1:
+            return
+        self.lifeline, self._leash = os.pipe2(os.O_CLOEXEC)
+        prepared, tell = os.pipe2(os.O_CLOEXEC)
+        for index in range(1, self.size):
+            pid = os.fork()
+            if pid == 0:
+                os.close(self._leash)
+                os.close(prepared)
+                kernel.set_parent_death_signal(SIGKILL)
+                self.index, self._leash = index, -1
+                self._others.clear()
+                prepare()
+                os.write(tell, b".")
+                os.close(tell)
+                return
+            self._others[pid] = index
+        os.close(self.lifeline)
+        os.close(tell)
+        self.lifeline = -1
+        ready = b""
+        while more := os.read(prepared, self.size):
+            ready += more
+        os.close(prepared)
+        if len(ready) < len(self._others):
+            raise Failure("cannot start all workers: one of them has said why")
+
+    def mine(self, number: int) -> bool:
+        """Whether this worker serves the connected socket `number`."""
+        return number % self.size == self.index
+
+    def count(self, connections: int) -> int:
+        """Tell the others how many connections this worker has; returns how many all have."""
+        self._counts[self.index] = connections
+        return sum(self._counts[: self.size])
+
+    def busiest(self) -> bool:
+        """Whether another worker has fewer connections than this one."""
+        return self.size > 1 and min(self._counts[: self.size]) < self._counts[self.index]
+
+    def look(self) -> bool:
+        """Whether others than this one still run. Failure where one of them has ended otherwise than in order."""
+        for pid, index in [*self._others.items()]:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del self._others[pid]
+                if status:
+                    raise Failure(f"worker {index} {_end(status)}")
+        return bool(self._others)
+
+    def dismiss(self) -> None:
+        """Have the others stop; from signal handlers as well. Idempotent."""
+        leash, self._leash = self._leash, -1
+        if leash >= 0:
+            os.close(leash)
+
+
+def _end(status: int) -> str:
+    if not os.WIFSIGNALED(status):
+        return f"ended with exit status {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    return OF_FILTER if number == SIGSYS else f"was killed by signal {number}"
