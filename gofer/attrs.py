@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from errno import ESTALE
+from errno import ENOSYS, EPERM, ESTALE
 
 from gofer import sys
 from gofer.fds import proc_path
@@ -34,7 +34,9 @@ def chmod(host: int, mode: int) -> None:
         except OSError:  # not permitted to us: then the kernel decides
             pass
     try:
-        if not sys.fchmod_path(host, mode):
+        if sys.fchmodat2(host, b"", mode, sys.AT_EMPTY_PATH):
+            if sys.get_errno() not in (ENOSYS, EPERM):  # before Linux 6.6 there is none; a filter may say EPERM
+                sys.raise_errno()
             sys.fchmodat(sys.AT_FDCWD, proc_path(host), mode)
     finally:
         if raised:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 STATX_MASK = STATX_BASIC_STATS | STATX_BTIME
 SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longer than a u16 can say
 _CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
-_MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
+MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
 _MODE_BYTE1 = Statx.stx_mode.offset + 1
 
 
@@ -140,7 +140,7 @@ class Communicator:
             if statx(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):  # the same again, for its errno
                 raise_errno()
         found = self.statx_bytes
-        found[1] &= _MASK_BYTE1  # newer kernels add bits for fields past the 144th byte
+        found[1] &= MASK_BYTE1  # newer kernels add bits for fields past the 144th byte
         return (found[_MODE_BYTE1] & 0xF0) << 8
 
     def stat_child(self, host: int, name: bytes) -> int:
@@ -148,7 +148,7 @@ class Communicator:
         if statx(host, name, _CHILD, STATX_MASK, self.statx_buffer):
             return -1
         found = self.statx_bytes
-        found[1] &= _MASK_BYTE1
+        found[1] &= MASK_BYTE1
         return (found[_MODE_BYTE1] & 0xF0) << 8
 
     def stat_mode(self) -> int:
@@ -173,7 +173,11 @@ class Communicator:
         more: how many FDs the call has made before, without a number either.
         """
         node = ControlFD(host, 0)
-        node.kind = kind = self.stat(host)
+        if statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):  # `stat`, without a call
+            self.stat(host)
+        found = self.statx_bytes
+        found[1] &= MASK_BYTE1
+        node.kind = kind = (found[_MODE_BYTE1] & 0xF0) << 8
         if kind not in WALKABLE:
             raise OSError(EPERM, "block devices are not served")
         if host >= MARKS[0]:
@@ -200,8 +204,11 @@ class Communicator:
 
 
 def check_name(name: bytes) -> None:
-    """EINVAL (ENAMETOOLONG above 255 bytes) for what cannot name one entry of a directory."""
-    if not name or b"/" in name or b"\0" in name or (name[0] == 46 and name in (b".", b"..")):
+    """EINVAL (ENAMETOOLONG above 255 bytes) for what cannot name one entry of a directory.
+
+    Bytes are looked for by number: `b"/" in name` first takes b"/" for a number, and fails at that by an exception.
+    """
+    if not name or 47 in name or 0 in name or (name[0] == 46 and name in (b".", b"..")):
         raise OSError(EINVAL, "not the name of a directory entry")
     if len(name) > 255:
         raise OSError(ENAMETOOLONG, "name above 255 bytes")

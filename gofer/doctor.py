@@ -141,7 +141,8 @@ def _statx(place: str) -> str:
 def _utimensat(place: str) -> str:
     fd = os.open(place, sys.O_PATH)
     try:
-        sys.utimensat(fd, b"", (1, 0, 1, 0), sys.AT_EMPTY_PATH)
+        if sys.utimensat(fd, b"", sys.timespecs(1, 0, 1, 0), sys.AT_EMPTY_PATH):
+            sys.raise_errno()
     finally:
         os.close(fd)
     return ""

@@ -123,12 +123,13 @@ class _Service:
 
         def on_signal(number: int, frame: object) -> None:
             if number == SIGCHLD:
-                if charge.finished():
-                    self._stop()
+                if charge.finished() and self._server is not None:
+                    self._server.stop()
             elif not charge.on_signal(number):
-                if self._stops:
+                self._stops += 1
+                if self._stops > 1 or self._server is None:
                     os._exit(charge.tidy(1))
-                self._stop()
+                self._server.stop()
 
         for number in (*_STOPPING, SIGCHLD):
             signal(number, on_signal)
@@ -150,7 +151,7 @@ class _Service:
         set_wakeup_fd(self._server.wake_fd, warn_on_full_buffer=False)
         pthread_sigmask(SIG_SETMASK, unblocked)
         if charge.finished():
-            self._stop()
+            self._server.stop()
         try:
             self._server.run()
         finally:
@@ -163,6 +164,8 @@ class _Service:
         try:
             return jail.enter(self._export.root.host, self._export.options, self._policy, charge, self._split)
         except OSError as e:
+            if self._crew.index and self._crew.left_alone(1):  # what stops one stops all, and the first has said so
+                os._exit(1)
             raise Failure(f"cannot confine the server: {e.strerror}") from None
 
     def _split(self, own_mounts: bool) -> None:
@@ -200,11 +203,6 @@ class _Service:
             self._log.info(line)
         for line in lacks:
             self._log.warning(line)
-
-    def _stop(self) -> None:
-        self._stops += 1
-        if self._server is not None:
-            self._server.stop()
 
 
 def _limit_fds(asked: int | None, clients: int) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from _functools import partial
 from ctypes import (
     c_char_p,
     c_int,
@@ -33,7 +34,6 @@ from ctypes import (
     c_void_p,
     get_errno,
 )
-from errno import ENOSYS, EPERM
 
 TYPE_CHECKING = False  # importing `typing` costs 5 ms of start-up: only the type checker does
 if TYPE_CHECKING:
@@ -107,11 +107,12 @@ def _bind(name: str, *argtypes: Any, restype: Any = c_int, prefer_libc: bool = T
 def _hot(name: str, restype: Any = c_int, prefer_libc: bool = True) -> Callable[..., int]:
     """An unchecked call without converters; see the head of this file."""
     function, first = _function(name, prefer_libc)
-    if not first:
-        function.restype = restype
-        hot: Callable[..., int] = function
-        return hot
-    return lambda *args: function(*first, *args)
+    if first:
+        call: Callable[..., int] = partial(function, _number(name))
+        return call
+    function.restype = restype
+    hot: Callable[..., int] = function
+    return hot
 
 
 def raise_errno() -> NoReturn:
@@ -246,11 +247,12 @@ class Cmsghdr(ctypes.Structure):
     _fields_ = [("cmsg_len", c_size_t), ("cmsg_level", c_int), ("cmsg_type", c_int)]
 
 
-_timespecs = struct.Struct("@qqqq").pack  # two struct timespec of a 64-bit kernel
+# two struct timespec of a 64-bit kernel: seconds and nanoseconds of the access, then of the modification time
+timespecs = struct.Struct("@qqqq").pack
 
 # Hot: the result is tested by the caller.
 _fchmodat = _hot("fchmodat")
-_fchmodat2 = _hot("fchmodat2", prefer_libc=False)
+fchmodat2 = _hot("fchmodat2", prefer_libc=False)
 fstatfs = _hot("fstatfs")
 getxattr = _hot("getxattr", c_ssize_t)
 openat = _hot("openat")
@@ -258,7 +260,7 @@ readlinkat = _hot("readlinkat", c_ssize_t)
 _sendmsg = _hot("sendmsg", c_ssize_t)
 statx = _hot("statx")
 statx_silent = ctypes.CDLL(None)["statx"] if hasattr(libc, "statx") else statx  # keeps no errno: 0.1 us less
-_utimensat = _hot("utimensat")
+utimensat = _hot("utimensat")  # its times: see `timespecs`
 
 # Checked.
 _capget = _bind("capget", c_void_p, c_void_p, prefer_libc=False)
@@ -285,15 +287,6 @@ def fchmodat(dirfd: int, path: bytes, mode: int) -> None:
     """The system call has no flags: it follows a symlink at the end of path, which is what a magic link needs."""
     if _fchmodat(dirfd, path, mode, 0):
         raise_errno()
-
-
-def fchmod_path(fd: int, mode: int) -> bool:
-    """chmod(2) of an O_PATH fd's inode; False where this kernel (before 6.6), or a filter, has no fchmodat2(2)."""
-    if _fchmodat2(fd, b"", mode, AT_EMPTY_PATH) == 0:
-        return True
-    if get_errno() not in (ENOSYS, EPERM):
-        raise_errno()
-    return False
 
 
 def fchownat(dirfd: int, path: bytes, uid: int, gid: int, flags: int) -> None:
@@ -326,12 +319,6 @@ def renameat2(olddirfd: int, oldpath: bytes, newdirfd: int, newpath: bytes, flag
 def setxattr(path: bytes, name: bytes, value: bytes, flags: int) -> None:
     """value may hold NULs: its length goes with it."""
     _setxattr(path, name, value, len(value), flags)
-
-
-def utimensat(dirfd: int, path: bytes, times: tuple[int, int, int, int], flags: int) -> None:
-    """times: seconds and nanoseconds of the access, then of the modification time."""
-    if _utimensat(dirfd, path, _timespecs(*times), flags):
-        raise_errno()
 
 
 def thread_setgroups(groups: tuple[int, ...]) -> None:

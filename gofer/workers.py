@@ -17,7 +17,8 @@ connections, or fewer.
 The workers live and die together, as the threads of one process do. The first is the one that signals reach and that others
 wait for: it ends last, and when one of the others ends otherwise than in order, so does the first (`look`). The others hold
 the reading end of a pipe of which the first has the only other end: its hang-up means stop. If the first is killed the kernel
-kills them (PR_SET_PDEATHSIG; and by the end of the pid namespace, whose process 1 it is).
+kills them, as it is process 1 of their pid namespace. Without that namespace they have the pipe, and PR_SET_PDEATHSIG, which
+Landlock intercepts where it keeps signals inside its domains (ABI 6): each worker is one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from __future__ import annotations
 import mmap
 import os
 from _signal import SIGKILL, SIGSYS
+from select import poll
 
 from gofer import Failure, kernel
 
@@ -114,6 +116,12 @@ class Crew:
                 if status:
                     raise Failure(f"worker {index} {_end(status)}")
         return bool(self._others)
+
+    def left_alone(self, seconds: float) -> bool:
+        """Whether the first worker has ended, or ends within so many seconds."""
+        hangup = poll()
+        hangup.register(self.lifeline, 0)
+        return bool(hangup.poll(seconds * 1000))
 
     def dismiss(self) -> None:
         """Have the others stop; from signal handlers as well. Idempotent."""

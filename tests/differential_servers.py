@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hosts import children
 from peer import Peer, over_channel
 from transport import SocketTransport
 
@@ -130,11 +131,13 @@ class Side:
 
     def held(self, ino: int) -> str:
         """A path that leads to a file which the server holds open, whether it has a name or not."""
+        wanted = os.stat(self.tree).st_dev, ino
         for pid in self._pids():
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 path = f"/proc/{pid}/fd/{fd}"
                 try:
-                    if os.stat(path).st_ino == ino:
+                    found = os.stat(path)
+                    if (found.st_dev, found.st_ino) == wanted:
                         return path
                 except FileNotFoundError:
                     pass
@@ -148,10 +151,10 @@ class Side:
                     listener.accept()[0].close()
 
     def _pids(self) -> list[int]:
-        """Of the processes started and their children: ours serves in a child."""
+        """Of the processes started, each followed by all below it: ours serves in children, and read-only in the last."""
         found = [process.pid for process in self.processes]
-        for pid in list(found):
-            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        for at, pid in enumerate(found):
+            found[at + 1 : at + 1] = children(pid)
         return found
 
     def _keep_alive(self) -> None:

@@ -41,7 +41,8 @@ class Server:
         try:
             with over_socket_of(self.connect):
                 pass  # what is made on first use is made now
-            self.pid = serving(self.process.pid)
+            if "jail: off" not in self.said():
+                self.pid = serving(self.process.pid)
             self.fds = self.settled_fds()
         except BaseException:
             self.kill()
@@ -197,9 +198,21 @@ def wait_until(condition: Callable[[], bool], what: Any, patience: float = PATIE
 
 
 def serving(pid: int) -> int:
-    """The process that serves, where `pid` was started: its child, or itself with --jail=off."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(children[0]) if children else pid
+    """The process that serves, the first worker, where `pid` was started: its child, or itself with --jail=off."""
+    below = children(pid)
+    return below[0] if below else pid
+
+
+def ended(pid: int) -> bool:
+    """Gone, or a zombie that nobody has fetched yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def open_fds(pid: int) -> list[str]:

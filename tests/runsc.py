@@ -286,14 +286,6 @@ def sandbox_pid(state: Path) -> int:
     return pids_named(str(state), "runsc-sandbox")[0]
 
 
-def ended(pid: int) -> bool:
-    """Gone, or a zombie that nobody has fetched yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
-        return True
-
-
 def one_file_gofer() -> Path:
     """The one file of this checkout, where every user can read it; built at the first call, gone with the scratch directory."""
     if not _built:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from hosts import wait_until
+from hosts import ended, wait_until
 from runsc import (
     FLAGS,
     Json,
     Runsc,
     bind,
     bundle,
-    ended,
     gofer_pid,
     host_mounts,
     one_file_gofer,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import CHECKOUT, wait_until
-from runsc import ended, one_file_gofer, pids_named
+from hosts import CHECKOUT, ended, wait_until
+from runsc import one_file_gofer, pids_named
 
 from gofer import __version__
 from gofer.runsc.redirect import starts_gofer

@@ -157,7 +157,7 @@ def test_times_are_set_through_an_o_path_fd(spot: Path) -> None:
     os.mkfifo(spot / "fifo")
     fd = os.open(spot / "fifo", os.O_PATH)
     try:
-        sys.utimensat(fd, b"", (5, 6, -7, 8), sys.AT_EMPTY_PATH)
+        assert sys.utimensat(fd, b"", sys.timespecs(5, 6, -7, 8), sys.AT_EMPTY_PATH) == 0
     finally:
         os.close(fd)
     assert (os.stat(spot / "fifo").st_atime_ns, os.stat(spot / "fifo").st_mtime_ns) == (5_000_000_006, -6_999_999_992)

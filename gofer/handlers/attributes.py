@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM
 
 from gofer import attrs, sys
+from gofer.comm import MASK_BYTE1, STATX_MASK
 from gofer.fds import HostFD, proc_path, reopen
-from gofer.sys import AT_EMPTY_PATH, STATX_ATIME, STATX_GID, STATX_MODE, STATX_MTIME, STATX_SIZE, STATX_UID
-from gofer.wire import NO_ID, FStatFSReq, FStatReq, SetStatReq, SetStatResp, Statx
+from gofer.sys import (
+    AT_EMPTY_PATH,
+    STATX_ATIME,
+    STATX_GID,
+    STATX_MODE,
+    STATX_MTIME,
+    STATX_SIZE,
+    STATX_UID,
+    statx_silent,
+)
+from gofer.wire import NO_ID, FStatFSReq, FStatFSResp, FStatReq, SetStatReq, SetStatResp, Statx
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +28,7 @@ if TYPE_CHECKING:
     from gofer.fds import ControlFD
 
 _NAMELEN = sys.Statfs.f_namelen.offset
+_Answer = struct.Struct("<56s8s").pack_into
 _OWNER = STATX_UID | STATX_GID
 _TIMES = STATX_ATIME | STATX_MTIME
 _SUPPORTED = STATX_MODE | _OWNER | STATX_SIZE | _TIMES
@@ -26,7 +38,9 @@ def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """Of a control FD, or of an open FD: then of the file it was opened from, as a FIFO's own fd was given away."""
     (fdid,) = FStatReq.unpack(req)
     node = comm.control.get(fdid) or comm.opened[fdid].node
-    comm.stat(node.host)
+    if statx_silent(node.host, b"", AT_EMPTY_PATH, STATX_MASK, comm.statx_buffer):  # `comm.stat`, without a call
+        comm.stat(node.host)
+    comm.statx_bytes[1] &= MASK_BYTE1
     Statx.pack(reply, 0, comm.statx_bytes)
     return Statx.size
 
@@ -34,7 +48,7 @@ def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 def setstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """Each change is tried; what fails is told in the reply, with the last errno. The message itself succeeds."""
     comm.must_write()
-    fdid, mask, mode, uid, gid, size, *times = SetStatReq.unpack(req)
+    fdid, mask, mode, uid, gid, size, asec, ansec, msec, mnsec = SetStatReq.unpack(req)
     node = comm.control[fdid]
     if mask & ~_SUPPORTED:
         raise OSError(EPERM, "SetStat of an attribute that cannot be set")
@@ -53,12 +67,18 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
             failed, errno = failed | mask & _OWNER, e.errno
     if mask & STATX_MODE:
         try:
-            _chmod(node, mode)
+            if node.kind == stat.S_IFLNK:
+                raise OSError(EOPNOTSUPP, "a symlink has no mode")
+            attrs.chmod(node.host, mode & 0o7777)
         except OSError as e:
             failed, errno = failed | STATX_MODE, e.errno
     if mask & _TIMES:
         try:
-            _set_times(node, mask, *times)
+            if not mask & STATX_ATIME:
+                ansec = sys.UTIME_OMIT
+            if not mask & STATX_MTIME:
+                mnsec = sys.UTIME_OMIT
+            _set_times(node.host, sys.timespecs(asec, ansec, msec, mnsec))
         except OSError as e:
             failed, errno = failed | mask & _TIMES, e.errno
     SetStatResp.pack(reply, 0, failed, errno or 0)
@@ -92,25 +112,10 @@ def _open_writer(comm: Communicator, node: ControlFD) -> int:
         return reopen(node.host, os.O_WRONLY)
 
 
-def _chmod(node: ControlFD, mode: int) -> None:
-    if node.kind == stat.S_IFLNK:
-        raise OSError(EOPNOTSUPP, "a symlink has no mode")
-    attrs.chmod(node.host, mode & 0o7777)
-
-
-def _set_times(node: ControlFD, mask: int, asec: int, ansec: int, msec: int, mnsec: int) -> None:
-    times = (
-        asec,
-        ansec if mask & STATX_ATIME else sys.UTIME_OMIT,
-        msec,
-        mnsec if mask & STATX_MTIME else sys.UTIME_OMIT,
-    )
-    try:
-        sys.utimensat(node.host, b"", times, AT_EMPTY_PATH)
-    except OSError as e:
-        if e.errno != EINVAL:
-            raise
-        sys.utimensat(sys.AT_FDCWD, proc_path(node.host), times, 0)  # Linux before 5.8
+def _set_times(host: int, times: bytes) -> None:
+    if sys.utimensat(host, b"", times, AT_EMPTY_PATH):
+        if sys.get_errno() != EINVAL or sys.utimensat(sys.AT_FDCWD, proc_path(host), times, 0):  # Linux before 5.8
+            sys.raise_errno()
 
 
 def fstatfs(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -120,6 +125,5 @@ def fstatfs(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if sys.fstatfs(node.host, comm.statfs_buffer):
         sys.raise_errno()
     found = comm.statfs_bytes
-    reply[:56] = found[:56]
-    reply[56:64] = found[_NAMELEN : _NAMELEN + 8]
-    return 64
+    _Answer(reply, 0, found, found[_NAMELEN : _NAMELEN + 8])
+    return FStatFSResp.size

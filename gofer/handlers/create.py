@@ -96,7 +96,7 @@ def symlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     target, at = take_str(req, at)
     expect_end(req, at)
     check_name(name)
-    if b"\0" in target:
+    if 0 in target:
         raise OSError(EINVAL, "NUL in a symlink's target")
     parent = directory(comm.control[dir_fd])
     os.symlink(target, name, dir_fd=parent.host)

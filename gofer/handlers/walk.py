@@ -31,14 +31,14 @@ def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """The FDs get into the table only when the whole walk is done: on an error the new ones just close."""
     (dir_fd,) = WalkReq.read(req)
     names = take_strs(req, WalkReq.size)
-    node = comm.control[dir_fd]
-    directory(node)
+    node = directory(comm.control[dir_fd])
     if WalkResp.size + len(names) * Inode.size > MAX_MESSAGE_SIZE:
         raise OSError(EIO, "the reply would exceed the message size")
     status, at = WALK_SUCCESS, WalkResp.size
     found: list[tuple[int, ControlFD]] = []
     for name in names:
-        check_name(name)
+        if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:  # most need no more than this look
+            check_name(name)
         if node.kind == S_IFLNK:
             status = WALK_SYMLINK
             break
@@ -72,7 +72,8 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if names:
         directory(node)
     for name in names:
-        check_name(name)
+        if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:
+            check_name(name)
     if itself:
         comm.stat(node.host)
         Statx.pack(reply, at, comm.statx_bytes)

@@ -98,7 +98,7 @@ def _name(comm: Communicator, name: bytes) -> bytes:
     """The name, where it may pass: ERANGE as xattr(7) for a length, EINVAL for a NUL, EOPNOTSUPP for what is switched off."""
     if not 0 < len(name) <= 255:
         raise OSError(ERANGE, "length of an xattr's name")
-    if b"\0" in name:
+    if 0 in name:
         raise OSError(EINVAL, "NUL in an xattr's name")
     if not _visible(comm, name):
         raise OSError(EOPNOTSUPP, "xattr not served: see --xattrs")
