@@ -44,13 +44,14 @@ if TYPE_CHECKING:
     from gofer.log import Log
 
 # Window     state[4] data_len[4] reserved[8] mid[2] num_fds[1] zero[1]
-_Header = Record("Window", state="I", data_len="I", _reserved="8x", mid="H", num_fds="B", _zero="x")
+_Header = Record("Window", state="I", data_len="I", _reserved="8x", mid="H", _rest="2x")
 _Reply = Record("Reply", data_len="I", _reserved="8x", mid="H", num_fds="B", _zero="x")  # from data_len on
 _DATA = 16  # where data begins, which data_len counts
 _PAYLOAD = _Header.size
 _RPC_HEAD = _PAYLOAD - _DATA
 _CLIENT, _SERVER = 0, 1  # who is active
 _HANDSHAKE = b"{}\n"
+_LENGTHS = 64  # of requests whose memoryviews are kept: most have one of few lengths
 _GRACE = 0.05  # seconds a client has to wake up and see its last reply: a shutdown seen first would lose it
 
 WINDOW_SIZE = (_PAYLOAD + MAX_MESSAGE_SIZE + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -153,26 +154,25 @@ class Channel:
 
     def _serve(self) -> None:
         comm, view, donated = self._comm, self._view, self._comm.donated
-        words, halves, answer = view.cast("I"), view.cast("H"), _Reply.pack
+        read, answer = _Header.read, _Reply.pack
         wait, wait_args, hand_over, hand_over_args = self._word.hot()
         handlers, refuse, known = dispatch.HANDLERS, dispatch.refuse, len(dispatch.HANDLERS)
         reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
-        most = _RPC_HEAD + MAX_MESSAGE_SIZE
+        requests: dict[int, memoryview] = {}  # by data_len
         while True:
             wait(*wait_args)
             self._serving = True
-            state, data_len, mid = words[0], words[1], halves[8]
+            state, data_len, mid = read(view)
             if state != _SERVER or self._closing:
                 self._serving = False
                 if state != _CLIENT or self._closing:
                     return
                 continue
             try:
-                if not _RPC_HEAD <= data_len <= most:
-                    raise OSError(EIO, "data_len beyond the window")
+                request = requests.get(data_len) or self._request(data_len, requests)
                 if mid >= known:
                     raise OSError(EOPNOTSUPP, "unknown message")
-                size = handlers[mid](comm, view[_PAYLOAD : _DATA + data_len], reply)
+                size = handlers[mid](comm, request, reply)
             except Exception as error:
                 size = refuse(comm, mid, error, reply, self._log, self._client)
                 mid = ERROR
@@ -181,11 +181,18 @@ class Channel:
             if self._closing:  # another thread has set it since the check above
                 pause = _thread.allocate_lock()  # type: ignore[unreachable]
                 pause.acquire()
-                pause.acquire(
-                    timeout=_GRACE
-                )  # a futex: time.sleep is select(2) before CPython 3.11, which seccomp forbids
+                pause.acquire(timeout=_GRACE)  # a futex: time.sleep is select(2) before CPython 3.11, which the filter forbids
                 return
             self._serving = False
+
+    def _request(self, data_len: int, kept: dict[int, memoryview]) -> memoryview:
+        """The request's payload in the window, to be kept as well. EIO where data_len cannot be."""
+        if not _RPC_HEAD <= data_len <= _RPC_HEAD + MAX_MESSAGE_SIZE:
+            raise OSError(EIO, "data_len beyond the window")
+        request = self._view[_PAYLOAD : _DATA + data_len]
+        if len(kept) < _LENGTHS:
+            kept[data_len] = request
+        return request
 
     def _donate(self) -> int:
         """Send what the handler donates, one message each; returns how many went. A client that does not take them loses them."""

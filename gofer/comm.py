@@ -40,6 +40,7 @@ STATX_MASK = STATX_BASIC_STATS | STATX_BTIME
 SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longer than a u16 can say
 _CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
 MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
+_new = ControlFD.__new__
 _MODE_BYTE1 = Statx.stx_mode.offset + 1
 
 
@@ -172,7 +173,8 @@ class Communicator:
         EPERM for a type that is not served (block devices), EMFILE where the connection holds too many; closed then.
         more: how many FDs the call has made before, without a number either.
         """
-        node = ControlFD(host, 0)
+        node = _new(ControlFD)  # its __init__, as a call of its own, would cost more than all it does
+        node.host = host
         if statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):  # `stat`, without a call
             self.stat(host)
         found = self.statx_bytes

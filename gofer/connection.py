@@ -8,8 +8,9 @@ is more, or room. While a reply waits nothing more is read, so a client can make
 `half_since` tells the loop since when a message, or a reply, has been under way, and the loop ends what takes too long.
 
 The two 2 MiB buffers (one to read into, one for the reply) are borrowed from the server's pool, and kept only by
-a connection in the middle of a message: idle clients cost no memory. recvmsg(2) is never asked for control data, so the kernel
-closes whatever fds a client sends.
+a connection in the middle of a message: idle clients cost no memory. A request that comes whole and alone, as nearly all do, is
+one recv(2), one send(2), and no buffer kept. recvmsg(2) is never asked for control data, so the kernel closes whatever fds a
+client sends.
 
 FSync can take long and has a thread of its own here (where there is one to be had): the connection is not read meanwhile, the
 others are. Every channel has a thread anyway (channel.py). `close` only starts the end of a connection: it ends when its
@@ -24,13 +25,14 @@ import os
 import time
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RD, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from ctypes import addressof, c_char
-from errno import EMFILE, ENFILE, ENOMEM, ETOOMANYREFS
+from errno import EMFILE, ENFILE, ENOMEM, EOPNOTSUPP, ETOOMANYREFS
 
 from gofer import dispatch, sys
 from gofer.channel import Channel, Windows
 from gofer.comm import Communicator, Export, Options
 from gofer.fds import FDTable, HostFD, admit
-from gofer.wire import FSYNC, MAX_MESSAGE_SIZE, SocketHeader
+from gofer.handlers import HANDLERS
+from gofer.wire import ERROR, FSYNC, MAX_MESSAGE_SIZE, SocketHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,36 +40,44 @@ if TYPE_CHECKING:
 
     from gofer.log import Log
 
-_HEAD = SocketHeader.size
+_HEAD, _read_header, _pack_header = SocketHeader.size, SocketHeader.read, SocketHeader.pack
+_KNOWN = len(HANDLERS)
 _FIRST_READ = 65536  # of an unknown message: a flood of small ones is served in portions of this size
 BUFFER_SIZE = MAX_MESSAGE_SIZE + _HEAD
 
 __all__ = ["Connection", "Export", "Options", "Pool"]
 
 
-class Buffer:
-    """One message's memory: view is all of it, address where it lies, for sendmsg."""
+class Buffers:
+    """Memory for one message each way, its pages taken only where they are written to.
 
-    __slots__ = ("view", "address", "_memory")
+    first: the part of `request` that a read of an unknown message goes to. payload: `reply` behind the header. address:
+    where the reply lies, for sendmsg.
+    """
+
+    __slots__ = ("request", "first", "reply", "payload", "address")
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, BUFFER_SIZE)
-        self.view = memoryview(self._memory)
-        self.address = addressof(c_char.from_buffer(self._memory))
+        self.request = memoryview(mmap.mmap(-1, BUFFER_SIZE))
+        self.first = self.request[:_FIRST_READ]
+        memory = mmap.mmap(-1, BUFFER_SIZE)
+        self.reply = memoryview(memory)
+        self.payload = self.reply[_HEAD:]
+        self.address = addressof(c_char.from_buffer(memory))
 
 
 class Pool:
     """Buffers between uses. Not for threads: the loop's own."""
 
     def __init__(self) -> None:
-        self._spare: list[Buffer] = []
+        self._spare: list[Buffers] = []
 
-    def take(self) -> Buffer:
-        return self._spare.pop() if self._spare else Buffer()
+    def take(self) -> Buffers:
+        return self._spare.pop() if self._spare else Buffers()
 
-    def give(self, buffer: Buffer) -> None:
-        if len(self._spare) < 2:  # the loop itself needs two; what slow clients borrowed beyond goes back to the kernel
-            self._spare.append(buffer)
+    def give(self, buffers: Buffers) -> None:
+        if not self._spare:  # the loop itself needs one; what slow clients borrowed beyond goes back to the kernel
+            self._spare.append(buffers)
 
 
 class Connection:
@@ -83,16 +93,17 @@ class Connection:
         self.table = FDTable()
         self.closing = False
         self.half_since = 0.0  # when what is half in, or half out, began (time.monotonic()); 0: there is nothing
+        self.blocked = False  # a reply waits for room in the client's socket
         self.busy = False  # a request is in a thread's hands
         self.done = False  # that thread has written the reply
         self._pool = pool
         self._wake = wake
+        self._transmit = sock.send
         self._sender = sys.FDSender(8)
         self._comm = self.communicator(may_block=False)
-        self._in: Buffer | None = None  # holds _have bytes of unserved requests from _at
-        self._at = self._have = 0
-        self._out: Buffer | None = None  # holds the reply's bytes from _sent to _size
-        self._sent = self._size = 0
+        self._buffers: Buffers | None = None
+        self._at = self._have = 0  # `request` holds _have bytes of unserved requests from _at
+        self._sent = self._size = 0  # `reply` holds the reply's bytes from _sent to _size
         self._warned: set[str] = set()
         self._windows: Windows | None = None
         self._channels: list[Channel] = []
@@ -103,103 +114,115 @@ class Connection:
 
     # The socket
 
-    def on_readable(self) -> None:
-        """Read what there is and serve what is complete. The connection is `closing` afterwards where the client has gone."""
-        buffer = self._in
-        if buffer is None:
-            buffer = self._in = self._pool.take()
-        end = self._at + self._have
-        most = min(BUFFER_SIZE, max(self._wanted(), _FIRST_READ) + self._at)
+    def on_readable(self) -> bool:
+        """Read what there is and serve what is complete; True where nothing is left over and all is as it was before."""
+        buffers = self._buffers
+        if buffers is None:
+            buffers = self._buffers = self._pool.take()
+            room = buffers.first
+        else:
+            room = buffers.request[self._at + self._have : min(BUFFER_SIZE, self._at + max(self._wanted(), _FIRST_READ))]
         try:
-            got = self.socket.recv_into(buffer.view[end:most])
+            got = self.socket.recv_into(room)
         except BlockingIOError:
-            got = -1
+            return self._serve(buffers, self._have)
         except OSError:
             got = 0
-        if got == 0:
-            self.close()
-            return
-        self._have += max(got, 0)
-        self.serve()
+        if got:
+            return self._serve(buffers, self._have + got)
+        self.close()
+        return False
 
     def on_writable(self) -> None:
         """Send what waits; then serve what came before it was all out."""
         self._send()
         if not self.blocked:
             self.half_since = 0.0
-        self.serve()
+        if self._buffers is not None and not self.closing:
+            self._serve(self._buffers, self._have)
 
-    @property
-    def blocked(self) -> bool:
-        """A reply waits for room in the client's socket."""
-        return self._out is not None and self._sent < self._size and not self.busy
+    def _serve(self, buffers: Buffers, have: int) -> bool:
+        """Serve what is complete of the `have` bytes read, until a reply has to wait to go out; see on_readable.
 
-    def serve(self) -> None:
-        """Serve every complete request that was read, until one has to wait for its reply to go out."""
-        while not (self.closing or self.blocked or self.busy) and self._have >= _HEAD:
-            assert self._in is not None
-            size, mid = SocketHeader.read(self._in.view, self._at)
+        Written out in one piece, as channel.py's loop is, and for the same reason.
+        """
+        at, request, reply, comm = self._at, buffers.request, buffers.reply, self._comm
+        while have >= _HEAD and not self.blocked:
+            size, mid = _read_header(request, at)
             if size > MAX_MESSAGE_SIZE:
                 self.drop("too long", f"a message of {size} bytes: {MAX_MESSAGE_SIZE} are the most")
-                return
-            if self._have < _HEAD + size:
+                return False
+            size += _HEAD
+            if have < size:
                 break
+            body = request[at + _HEAD : at + size]
+            at += size
+            have -= size
+            if mid == FSYNC:
+                self._at, self._have, self.half_since = at, have, 0.0
+                if self._start_thread(body):
+                    return False
+            try:
+                if mid >= _KNOWN:
+                    raise OSError(EOPNOTSUPP, "unknown message")
+                size = HANDLERS[mid](comm, body, buffers.payload) + _HEAD
+            except Exception as error:
+                size = dispatch.refuse(comm, mid, error, buffers.payload, self.log, self.fileno) + _HEAD
+                mid = ERROR
+            _pack_header(reply, 0, size - _HEAD, mid)
             self.half_since = 0.0
-            start = self._at + _HEAD
-            self._at, self._have = start + size, self._have - _HEAD - size
-            request = self._in.view[start : start + size]
-            self._out = self._out or self._pool.take()
-            if mid == FSYNC and self._start_thread(mid, request):
-                break
-            self._answer(mid, request)
-            self._send()
-        self._tidy()
+            try:
+                sent = 0 if comm.donated else self._transmit(reply[:size], MSG_NOSIGNAL)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close()
+                return False
+            if sent != size:
+                self._sent, self._size = sent, size
+                self._send()
+                if self.closing:
+                    return False
+        self._at, self._have = at, have
+        if have or self.blocked:
+            self._make_room(buffers)
+            return False
+        self._pool.give(buffers)
+        self._buffers, self._at = None, 0
+        return True
 
     def _wanted(self) -> int:
         """Bytes of the message that has begun, header included; 0 where its header is not there yet."""
-        if self._in is None or self._have < _HEAD:
+        if self._buffers is None or self._have < _HEAD:
             return 0
-        size: int = SocketHeader.read(self._in.view, self._at)[0]
+        size: int = _read_header(self._buffers.request, self._at)[0]
         return _HEAD + size
 
-    def _tidy(self) -> None:
-        """Give back the buffers not needed until the next bytes come; make room in the one that is."""
-        if self.busy:
-            return
-        if self._in is not None:
-            if self._have == 0:
-                self._pool.give(self._in)
-                self._in, self._at = None, 0
-            elif self._at:
-                view = self._in.view
-                view[: self._have] = view[self._at : self._at + self._have]
-                self._at = 0
-        blocked = self.blocked
-        if self._out is not None and not blocked:
-            self._pool.give(self._out)
-            self._out = None
-        if (self._have or blocked) and not self.half_since:
+    def _make_room(self, buffers: Buffers) -> None:
+        """Move what is left to the front, and note since when it has been there."""
+        if self._at:
+            buffers.request[: self._have] = buffers.request[self._at : self._at + self._have]
+            self._at = 0
+        if not self.half_since:
             self.half_since = time.monotonic()
 
-    def _answer(self, mid: int, request: memoryview) -> None:
-        """Serve one request; the reply lies in _out afterwards, ready to send."""
-        assert self._out is not None
-        mid, size = dispatch.serve(self._comm, mid, request, self._out.view[_HEAD:], self.log, self.fileno)
-        SocketHeader.pack(self._out.view, 0, size, mid)
-        self._sent, self._size = 0, _HEAD + size
-
-    def _start_thread(self, mid: int, request: memoryview) -> bool:
-        """Let a thread answer; False where the system gives none."""
+    def _start_thread(self, request: memoryview) -> bool:
+        """Let a thread answer the FSync; False where the system gives none."""
         self.busy = True
         try:
-            _thread.start_new_thread(self._answer_in_thread, (mid, request))
+            _thread.start_new_thread(self._sync, (request,))
         except RuntimeError:
             self.busy = False
         return self.busy
 
-    def _answer_in_thread(self, mid: int, request: memoryview) -> None:
+    def _sync(self, request: memoryview) -> None:
+        """Of a thread: answer; the reply lies in the buffer afterwards, ready to send."""
+        buffers = self._buffers
+        assert buffers is not None
         try:
-            self._answer(mid, request)
+            mid, size = dispatch.serve(self._comm, FSYNC, request, buffers.payload, self.log, self.fileno)
+            _pack_header(buffers.reply, 0, size, mid)
+            self._sent, self._size = 0, _HEAD + size
         finally:
             self.done = True
             self._wake()
@@ -214,16 +237,16 @@ class Connection:
 
     def _send(self) -> None:
         """Send what the socket takes of the reply; what is donated rides on its first byte."""
-        out, donated = self._out, self._comm.donated
-        if out is None:
+        buffers, donated = self._buffers, self._comm.donated
+        if buffers is None:
             return
         try:
             if donated and not self._sent:
                 fds = tuple([each.host for each in donated])
-                self._sent = self._sender.send(self.fileno, out.address, self._size, fds, MSG_DONTWAIT | MSG_NOSIGNAL)
+                self._sent = self._sender.send(self.fileno, buffers.address, self._size, fds, MSG_DONTWAIT | MSG_NOSIGNAL)
                 donated.clear()
             else:
-                self._sent += self.socket.send(out.view[self._sent : self._size], MSG_NOSIGNAL)
+                self._sent += self.socket.send(buffers.reply[self._sent : self._size], MSG_NOSIGNAL)
         except BlockingIOError:
             pass
         except OSError as e:
@@ -232,6 +255,8 @@ class Connection:
                 self._send()
             else:
                 self.close()
+            return
+        self.blocked = self._sent < self._size
 
     # Channels
 
@@ -302,11 +327,11 @@ class Connection:
         self.socket.close()
 
     def _release_buffers(self) -> None:
-        for buffer in (self._in, self._out):
-            if buffer is not None:
-                self._pool.give(buffer)
-        self._in = self._out = None
+        if self._buffers is not None:
+            self._pool.give(self._buffers)
+            self._buffers = None
         self._have = self._at = self._sent = self._size = 0
+        self.blocked = False
         self.half_since = 0.0
 
     def _warn(self, message: str) -> None:

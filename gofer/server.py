@@ -114,20 +114,19 @@ class Server:
         poll, connections = self._epoll.poll, self._connections
         try:
             while self._listeners or connections or self._ending or self._crew.look():
-                for fd, _ in poll(self._longest_turn()):
+                for fd, _ in poll(self._longest_turn() if self._ending or self._half or self._paused or self._stop_at else -1):
                     conn = connections.get(fd)
                     if conn is None:
                         self._on_other(fd)
                         continue
                     try:
-                        if self._watched[fd] == EPOLLIN:
-                            conn.on_readable()
-                        else:
+                        if conn.blocked:
                             conn.on_writable()
+                        elif conn.on_readable():
+                            continue
                     except Exception as error:  # not a handler's: no memory for a buffer
                         conn.drop("failed", type(error).__name__)
-                    if conn.closing or conn.busy or conn.blocked or conn.half_since or self._watched[fd] != EPOLLIN:
-                        self._watch(conn)
+                    self._watch(conn)
                 if self._half or self._paused:
                     self._tend()
                 if self._stop_at is not None and self._drained():

@@ -240,17 +240,20 @@ def take_str(buffer: Buffer, at: int) -> tuple[bytes, int]:
 
 def take_strs(buffer: Buffer, at: int) -> list[bytes]:
     """The str* that must fill the buffer from `at` to its end."""
-    raw = bytes(buffer)  # a slice of bytes costs a third of a memoryview's, and a byte of it a third of unpack_from
+    raw = bytes(buffer)  # a slice of bytes costs a third of a memoryview's
+    (count,) = _u16(raw, at)
+    at += 2
+    if count == 1:  # the usual case
+        (size,) = _u16(raw, at)
+        name = raw[at + 2 :]
+        if len(name) == size:
+            return [name]
     found = []
-    try:
-        count = raw[at] | raw[at + 1] << 8
-        at += 2
-        for _ in range(count):
-            start = at + 2
-            at = start + (raw[at] | raw[at + 1] << 8)
-            found.append(raw[start:at])
-    except IndexError:
-        at = -1
+    for _ in range(count):
+        (size,) = _u16(raw, at)
+        start = at + 2
+        at = start + size
+        found.append(raw[start:at])
     if at != len(raw):  # a str that runs past the end comes to this as well
         raise struct.error("the strings do not end where the message does")
     return found

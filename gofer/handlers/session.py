@@ -51,6 +51,8 @@ def channel(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 
 def close(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    forget = comm.control.pop
     for fdid in wire.take_fdids(req):
-        comm.table.close(fdid)
+        if forget(fdid, None) is None:
+            comm.table.close(fdid)
     return 0

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Instructions the server executes in user space for each RPC, counted by valgrind's callgrind: the same on a busy machine.
+
+Each operation is done some times and then three times as often; the difference, divided, is one operation. Beside it
+stands what budget.json allows for this Python; more than a tenth above it is an error, exit status 1. After a change that
+is worth its price, or that makes the server cheaper: --write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import rpc
+import servers
+
+BUDGET = servers.HERE / "budget.json"
+TOLERANCE = 1.10
+TIMES = 40  # small: valgrind makes everything fifty times as slow; a count needs no average
+SLOW = {"PRead 1 MiB": 4, "PWrite 1 MiB": 4, "Getdents64 of 1000": 4}
+Counts = dict[str, dict[str, float]]  # transport -> operation -> instructions
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parser().parse_args(argv)
+    version = python_version(args.interpreter)
+    budgets: dict[str, Counts] = json.loads(args.budget.read_text()) if args.budget.exists() else {}
+    if version not in budgets and not args.write:
+        sys.exit(f"instructions.py: {args.budget} has no budget for CPython {version}; --write would make one")
+    chosen = rpc.choose(args.ops) if args.ops else list(rpc.OPERATIONS)
+    counts = dict(measured(args.interpreter, args.transport.split(","), chosen))
+    if args.write:
+        for transport, row in counts.items():
+            budgets.setdefault(version, {}).setdefault(transport, {}).update(row)
+        args.budget.write_text(json.dumps(budgets, indent=1, sort_keys=True) + "\n")
+    return show(counts, budgets[version])
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    it.add_argument("--transport", default="channel,socket", help="channel, socket, or both with a comma (default)")
+    it.add_argument("--ops", help="operations with commas, by name or any part of it (default: all)")
+    it.add_argument("--interpreter", default="/usr/bin/python3", help="default: that of dist/gofer, /usr/bin/python3")
+    it.add_argument("--budget", type=pathlib.Path, default=BUDGET, metavar="FILE", help=f"default: {BUDGET.name}")
+    it.add_argument("--write", action="store_true", help="make what is counted the budget")
+    return it
+
+
+def python_version(interpreter: str) -> str:
+    """As 3.11: the interpreter's own instructions change with it, within one hardly."""
+    said = [interpreter, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    return subprocess.run(said, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+
+
+def measured(interpreter: str, transports: Sequence[str], chosen: Sequence[str]) -> Iterator[tuple[str, dict[str, float]]]:
+    """(transport, instructions by operation). A server of its own for each transport."""
+    for transport in transports:
+        with servers.workplace() as place:
+            out = place / "callgrind.out"
+            tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", f"--log-file={place / 'valgrind'}"]
+            # A fixed hash seed: dicts then probe the same way each time.
+            command = ["env", "PYTHONHASHSEED=0", *tool, interpreter, "-Is", str(servers.PROJECT)]
+            served = servers.serve("ours", place, servers.make_tree(place / "tree"), command=command, options=["--jail=off"])
+            try:
+                yield transport, {name: one_operation(served, out, transport, name) for name in chosen}
+            finally:
+                served.close()
+
+
+def one_operation(served: servers.Served, out: pathlib.Path, transport: str, name: str) -> float:
+    op, few = rpc.OPERATIONS[name][0], SLOW.get(name, TIMES)
+    counts = []
+    for times in (few, few, 3 * few):  # the first fills caches, the interpreter's too
+        served.client.run(transport, op, times)
+        counts.append(counted(served.process.pid, out))
+    return round((counts[2] - counts[1]) / (2 * few))
+
+
+def counted(pid: int, out: pathlib.Path) -> int:
+    """Instructions of the process since the last call."""
+    null = subprocess.DEVNULL
+    subprocess.run(["callgrind_control", "--dump", str(pid)], stdout=null, stderr=null, check=True)
+    (dump,) = map(pathlib.Path, glob.glob(f"{out}.*"))
+    found = re.search(r"^summary: (\d+)", dump.read_text(), re.MULTILINE)
+    dump.unlink()
+    if found is None:
+        raise RuntimeError("callgrind's dump has no summary")
+    return int(found.group(1))
+
+
+def show(counts: Counts, budget: Counts) -> int:
+    """Print the table; returns the exit status."""
+    over = []
+    for transport, row in counts.items():
+        print(f"\n### Over the {transport}\n")
+        print(f"| {'operation':26} | {'instructions':>12} | {'budget':>9} | of it |")
+        print("|---|--:|--:|--:|")
+        for name, count in row.items():
+            allowed = budget.get(transport, {}).get(name, 0)
+            print(f"| {name:26} | {count:12,.0f} | {allowed:9,.0f} | {count / allowed if allowed else 0:5.2f} |")
+            if count > allowed * TOLERANCE:
+                over.append(f"{name} over the {transport}")
+    if over:
+        print(f"\nmore than a tenth above budget: {', '.join(over)}")
+    return int(bool(over))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
