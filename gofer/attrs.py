@@ -56,14 +56,13 @@ def settle(comm: Communicator, node: ControlFD, mode: int, uid: int, gid: int) -
     actual ones: in a set-group-id directory the group is not the server's.
     mode: as requested. ESTALE where another process has put a file with more links in its place.
     """
-    owner = comm.stat_owner()
-    if uid not in (NO_ID, owner[0]) or gid not in (NO_ID, owner[1]):
-        if node.kind != stat.S_IFDIR and comm.stat_links() != 1:
+    links, owner, group, now = comm.stat_access()
+    if uid not in (NO_ID, owner) or gid not in (NO_ID, group):
+        if node.kind != stat.S_IFDIR and links != 1:
             raise OSError(ESTALE, "replaced while it was made")
         chown(node.host, uid, gid)
         comm.stat(node.host)
-    now = stat.S_IMODE(comm.stat_mode())
-    wanted = now | mode & 0o6000
-    if wanted != now and node.kind != stat.S_IFLNK:
-        chmod(node.host, wanted)
+        now = comm.stat_access()[3]
+    if mode & 0o6000 & ~now and node.kind != stat.S_IFLNK:
+        chmod(node.host, (now | mode & 0o6000) & 0o7777)
         comm.stat(node.host)

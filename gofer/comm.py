@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import struct
 from errno import EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
 from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit
@@ -25,7 +26,7 @@ from gofer.sys import (
     statx,
     statx_silent,
 )
-from gofer.wire import MAX_MESSAGE_SIZE, Inode
+from gofer.wire import MAX_MESSAGE_SIZE, Inode, take_last
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longe
 _CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
 MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
 _new = ControlFD.__new__
+_ACCESS = struct.Struct("=IIIH")  # stx_nlink, stx_uid, stx_gid, stx_mode
 _MODE_BYTE1 = Statx.stx_mode.offset + 1
 
 
@@ -129,7 +131,7 @@ class Communicator:
         self.statx_buffer = ctypes.byref((ctypes.c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes))
         self.statfs_bytes = bytearray(ctypes.sizeof(Statfs))
         self.statfs_buffer = ctypes.byref((ctypes.c_char * len(self.statfs_bytes)).from_buffer(self.statfs_bytes))
-        self._scratch: Any = None
+        self._scratch: tuple[Any, memoryview] | None = None
 
     def stat(self, host: int) -> int:
         """statx(2) into `statx_bytes`, of which the first 144 go on the wire; returns the file's type bits.
@@ -152,20 +154,10 @@ class Communicator:
         found[1] &= MASK_BYTE1
         return (found[_MODE_BYTE1] & 0xF0) << 8
 
-    def stat_mode(self) -> int:
-        """Type and mode bits of the last `stat`."""
-        mode: int = Statx.from_buffer(self.statx_bytes).stx_mode
-        return mode
-
-    def stat_owner(self) -> tuple[int, int]:
-        """uid and gid of the last `stat`."""
-        found = Statx.from_buffer(self.statx_bytes)
-        return found.stx_uid, found.stx_gid
-
-    def stat_links(self) -> int:
-        """Number of links of the last `stat`."""
-        links: int = Statx.from_buffer(self.statx_bytes).stx_nlink
-        return links
+    def stat_access(self) -> tuple[int, int, int, int]:
+        """Number of links, uid, gid, type and mode bits of the last `stat`."""
+        links, uid, gid, mode = _ACCESS.unpack_from(self.statx_bytes, Statx.stx_nlink.offset)
+        return links, uid, gid, mode
 
     def adopt(self, host: int, more: int = 0) -> ControlFD:
         """The control FD, not yet numbered, that owns the O_PATH fd `host`; `statx_bytes` then holds its statx.
@@ -193,10 +185,11 @@ class Communicator:
         self.control[fdid] = node
         return Inode.size
 
-    def scratch(self) -> Any:
-        """A ctypes buffer of SCRATCH_SIZE bytes, made at the first use."""
+    def scratch(self) -> tuple[Any, memoryview]:
+        """A buffer of SCRATCH_SIZE bytes, as ctypes takes it and as Python reads it; made at the first use."""
         if self._scratch is None:
-            self._scratch = ctypes.create_string_buffer(SCRATCH_SIZE)
+            buffer = (ctypes.c_char * SCRATCH_SIZE)()
+            self._scratch = ctypes.byref(buffer), memoryview(buffer).cast("B")
         return self._scratch
 
     def must_write(self) -> None:
@@ -216,6 +209,14 @@ def check_name(name: bytes) -> None:
         raise OSError(ENAMETOOLONG, "name above 255 bytes")
 
 
+def last_name(req: memoryview, at: int) -> bytes:
+    """The checked name of a directory entry that ends the request."""
+    name = take_last(req, at)
+    if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:  # most need no more than this look
+        check_name(name)
+    return name
+
+
 def directory(node: ControlFD) -> ControlFD:
     """The control FD itself, which must be a directory.
 
@@ -227,4 +228,4 @@ def directory(node: ControlFD) -> ControlFD:
     return node
 
 
-__all__ = ["MAX_MESSAGE_SIZE", "Communicator", "Export", "Options", "check_name", "directory"]
+__all__ = ["MAX_MESSAGE_SIZE", "Communicator", "Export", "Options", "check_name", "directory", "last_name"]

@@ -82,12 +82,11 @@ class OpenFD(HostFD):
     __slots__ = ("node", "readable", "writable", "device")
 
     def __init__(self, host: int, node: ControlFD, flags: int) -> None:
-        mode = flags & os.O_ACCMODE
         self.host = host
         self.node = node
-        self.readable = mode in (os.O_RDONLY, os.O_RDWR)
-        self.writable = mode in (os.O_WRONLY, os.O_RDWR)
-        self.device: tuple[int, ...] | None = None  # see handlers/directory.py
+        self.readable = flags & 3 != 1  # O_ACCMODE: O_RDONLY 0, O_WRONLY 1, O_RDWR 2
+        self.writable = flags & 3 != 0
+        self.device: bytes | None = None  # see handlers/directory.py
 
 
 class BoundSocketFD:

@@ -238,6 +238,15 @@ def take_str(buffer: Buffer, at: int) -> tuple[bytes, int]:
     return bytes(buffer[at + 2 : end]), end
 
 
+def take_last(buffer: Buffer, at: int) -> bytes:
+    """The str at offset `at` that must end the message, copied out."""
+    (size,) = _u16(buffer, at)
+    value = bytes(buffer[at + 2 :])
+    if len(value) != size:
+        raise struct.error("the str does not end where the message does")
+    return value
+
+
 def take_strs(buffer: Buffer, at: int) -> list[bytes]:
     """The str* that must fill the buffer from `at` to its end."""
     raw = bytes(buffer)  # a slice of bytes costs a third of a memoryview's

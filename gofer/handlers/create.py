@@ -8,7 +8,7 @@ from errno import EINVAL, EPERM
 
 from gofer import sys
 from gofer.attrs import settle
-from gofer.comm import check_name, directory
+from gofer.comm import check_name, directory, last_name
 from gofer.fds import O_PATH_FLAGS, HostFD, OpenFD, admit, open_path, proc_path, reopen
 from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE
 from gofer.wire import (
@@ -35,7 +35,7 @@ _PERMISSIONS = 0o1777  # set-id bits come after the owner: see attrs.settle
 def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
     dir_fd, uid, gid, mode, flags = OpenCreateAtReq.read(req)
-    name = _last_name(req, OpenCreateAtReq.size)
+    name = last_name(req, OpenCreateAtReq.size)
     parent = directory(comm.control[dir_fd])
     flags &= O_ACCMODE | os.O_TRUNC
     if flags & O_ACCMODE == O_ACCMODE:
@@ -70,7 +70,7 @@ def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 def mkdirat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
     dir_fd, uid, gid, mode = MkdirAtReq.read(req)
-    name = _last_name(req, MkdirAtReq.size)
+    name = last_name(req, MkdirAtReq.size)
     parent = directory(comm.control[dir_fd])
     os.mkdir(name, mode & 0o7777, dir_fd=parent.host)
     return _answer(comm, reply, parent, name, stat.S_IFDIR, mode, uid, gid, os.rmdir)
@@ -80,7 +80,7 @@ def mknodat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """Regular files, and the overlay whiteout (character device 0:0), which needs no privilege."""
     comm.must_write()
     dir_fd, uid, gid, mode, minor, major = MknodAtReq.read(req)
-    name = _last_name(req, MknodAtReq.size)
+    name = last_name(req, MknodAtReq.size)
     parent = directory(comm.control[dir_fd])
     kind = stat.S_IFMT(mode)
     if kind != stat.S_IFREG and (kind, minor, major) != (stat.S_IFCHR, 0, 0):
@@ -107,7 +107,7 @@ def linkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """By the magic link: AT_EMPTY_PATH asks for a capability in the first user namespace."""
     comm.must_write()
     dir_fd, target_fd = LinkAtReq.read(req)
-    name = _last_name(req, LinkAtReq.size)
+    name = last_name(req, LinkAtReq.size)
     parent = directory(comm.control[dir_fd])
     target = comm.control[target_fd]
     if target.kind == stat.S_IFDIR:
@@ -118,13 +118,6 @@ def linkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     except BaseException:
         _discard(os.unlink, name, parent)
         raise
-
-
-def _last_name(req: memoryview, at: int) -> bytes:
-    name, at = take_str(req, at)
-    expect_end(req, at)
-    check_name(name)
-    return name
 
 
 def _answer(

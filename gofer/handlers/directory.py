@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import struct
@@ -19,16 +18,25 @@ if TYPE_CHECKING:
     from gofer.comm import Communicator
     from gofer.fds import OpenFD
 
-# struct linux_dirent64: ino[8] off[8] reclen[2] type[1] name, NUL, padded to 8
-_KERNEL = struct.Struct("<QqHB")
+# struct linux_dirent64: ino[8] off[8] reclen[2] type[1] name, NUL, padded to 8. What only passes through stays bytes.
+_KERNEL = struct.Struct("<8s8sHB")
 _NAME = _KERNEL.size
-_DEVICE, _DEVICE_OFFSET = struct.Struct("<II"), sys.Statx.stx_dev_major.offset
+_MAJOR, _MINOR = sys.Statx.stx_dev_major.offset, sys.Statx.stx_dev_minor.offset
 _CHUNK = 32768  # bytes of one kernel read; fits the communicator's scratch memory
 # A kernel dirent takes 24 bytes or more, on the wire one of 24 takes 28: so at most 65535 entries, which the u16 count
 # can say, and less than the message size.
 _MOST = 65535 * 24
 
-_codes: dict[int, Callable[..., None]] = {}  # by name length: pack of a whole Dirent
+
+class _Codes(dict):  # type: ignore[type-arg]
+    """By length of the name: pack of a whole Dirent."""
+
+    def __missing__(self, length: int) -> Callable[..., None]:
+        pack = self[length] = struct.Struct(f"<8s8s8sBH{length}s").pack_into  # of wire.Dirent: ino, device, off...
+        return pack
+
+
+_codes = _Codes()
 
 
 def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -46,19 +54,18 @@ def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if file.device is None:
         file.device = _common_device(comm, file)
     count = min(count, _MOST)
-    buffer = comm.scratch()
-    address = ctypes.addressof(buffer)
+    buffer, found = comm.scratch()
     entries, at, read = 0, Count.size, 0
     while read < count or not entries:  # a read that held only `.` and `..` is not the end
         try:
-            size = sys.getdents64(file.host, address, min(count - read if entries else count, _CHUNK))
+            size = sys.getdents64(file.host, buffer, min(count - read if entries else count, _CHUNK))
         except OSError as e:
             if e.errno == EINVAL and entries:  # too small for the next entry: it comes next time
                 break
             raise
         if not size:
             break
-        made, at = _convert(comm, file, ctypes.string_at(buffer, size), reply, at)
+        made, at = _convert(comm, file, bytes(found[:size]), reply, at)
         entries += made
         read += size
     Count.pack(reply, 0, entries)
@@ -67,36 +74,38 @@ def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def _convert(comm: Communicator, file: OpenFD, raw: bytes, reply: memoryview, at: int) -> tuple[int, int]:
     """Write the kernel's dirents `raw` to the reply from `at`; returns how many, and the offset behind them."""
-    read, find, codes, end = _KERNEL.unpack_from, raw.index, _codes, len(raw)
-    device = file.device
-    major, minor = device or (0, 0)
+    read, find, codes, end, name_at, head = _KERNEL.unpack_from, raw.index, _codes, len(raw), _NAME, Dirent.size
+    common = device = file.device or b""
     entries = here = 0
     while here < end:
         ino, off, reclen, kind = read(raw, here)
-        start = here + _NAME
+        start = here + name_at
         name = raw[start : find(0, start)]
         here += reclen
-        if name == b"." or name == b"..":
+        length = len(name)
+        if length < 3 and (name == b"." or name == b".."):
             continue
-        if not device:
+        if not common:
             if statx(file.host, name, AT_SYMLINK_NOFOLLOW, 0, comm.statx_buffer):
                 if get_errno() == ENOENT:  # vanished meanwhile
                     continue
                 sys.raise_errno()
-            major, minor = _DEVICE.unpack_from(comm.statx_bytes, _DEVICE_OFFSET)
-        length = len(name)
-        pack = codes.get(length)
-        if pack is None:
-            pack = codes[length] = struct.Struct(f"<QIIQBH{length}s").pack_into
-        pack(reply, at, ino, minor, major, off, kind, length, name)
-        at += Dirent.size + length
+            device = _device(comm)
+        codes[length](reply, at, ino, device, off, kind, length, name)
+        at += head + length
         entries += 1
     return entries, at
 
 
-def _common_device(comm: Communicator, file: OpenFD) -> tuple[int, ...]:
-    """(major, minor) that every entry of the directory has, or () where each must be asked."""
+def _common_device(comm: Communicator, file: OpenFD) -> bytes:
+    """The device that every entry of the directory has, or b"" where each must be asked."""
     if not mounts.one_device(file.host, comm.export.root.host):
-        return ()
+        return b""
     comm.stat(file.host)
-    return _DEVICE.unpack_from(comm.statx_bytes, _DEVICE_OFFSET)
+    return _device(comm)
+
+
+def _device(comm: Communicator) -> bytes:
+    """Of the last statx, as on the wire: dev_minor[4] dev_major[4]."""
+    found = comm.statx_bytes
+    return bytes(found[_MINOR : _MINOR + 4] + found[_MAJOR : _MAJOR + 4])

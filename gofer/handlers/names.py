@@ -7,7 +7,7 @@ import stat
 from errno import EINVAL
 
 from gofer import sys
-from gofer.comm import check_name, directory
+from gofer.comm import check_name, directory, last_name
 from gofer.wire import ReadLinkAtReq, RenameAtReq, U32Field, UnlinkAtReq, expect_end, pack_str, take_str
 
 TYPE_CHECKING = False
@@ -20,9 +20,7 @@ _RENAME_FLAGS = sys.RENAME_NOREPLACE | sys.RENAME_EXCHANGE | sys.RENAME_WHITEOUT
 def unlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
     dir_fd, flags = UnlinkAtReq.read(req)
-    name, at = take_str(req, UnlinkAtReq.size)
-    expect_end(req, at)
-    check_name(name)
+    name = last_name(req, UnlinkAtReq.size)
     parent = directory(comm.control[dir_fd])
     if flags == sys.AT_REMOVEDIR:
         os.rmdir(name, dir_fd=parent.host)
@@ -35,8 +33,10 @@ def unlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
-    old_dir, new_dir, old_name, new_name, at = _names(req)
-    expect_end(req, at)
+    old_dir, new_dir = RenameAtReq.read(req)
+    old_name, at = take_str(req, RenameAtReq.size)
+    new_name = last_name(req, at)
+    check_name(old_name)
     old, new = directory(comm.control[old_dir]), directory(comm.control[new_dir])
     os.rename(old_name, new_name, src_dir_fd=old.host, dst_dir_fd=new.host)
     return 0
@@ -44,23 +44,18 @@ def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def renameat2(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
-    old_dir, new_dir, old_name, new_name, at = _names(req)
+    old_dir, new_dir = RenameAtReq.read(req)
+    old_name, at = take_str(req, RenameAtReq.size)
+    new_name, at = take_str(req, at)
     (flags,) = U32Field.read(req, at)
     expect_end(req, at + U32Field.size)
+    check_name(old_name)
+    check_name(new_name)
     old, new = directory(comm.control[old_dir]), directory(comm.control[new_dir])
     if flags & ~_RENAME_FLAGS:
         raise OSError(EINVAL, "RenameAt2 flags")
     sys.renameat2(old.host, old_name, new.host, new_name, flags)
     return 0
-
-
-def _names(req: memoryview) -> tuple[int, int, bytes, bytes, int]:
-    old_dir, new_dir = RenameAtReq.read(req)
-    old_name, at = take_str(req, RenameAtReq.size)
-    new_name, at = take_str(req, at)
-    check_name(old_name)
-    check_name(new_name)
-    return old_dir, new_dir, old_name, new_name, at
 
 
 def readlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:

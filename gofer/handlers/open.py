@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import stat
 from errno import EINVAL, EISDIR, EPERM, EROFS
+from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 
 from gofer.fds import ControlFD, HostFD, OpenFD, admit, reopen
 from gofer.sys import O_ACCMODE
 from gofer.wire import OpenAtReq, OpenAtResp
+
+_FLAGS, _O_NONBLOCK = O_ACCMODE | os.O_TRUNC, os.O_NONBLOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,23 +19,25 @@ if TYPE_CHECKING:
 
 def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     fdid, flags = OpenAtReq.unpack(req)
-    flags &= O_ACCMODE | os.O_TRUNC
+    flags &= _FLAGS
     if comm.read_only and flags:
         raise OSError(EROFS, "served read-only")
     if flags & O_ACCMODE == O_ACCMODE:
         raise OSError(EINVAL, "neither reading nor writing")
     node = comm.control[fdid]
     kind = node.kind
-    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+    if kind == S_IFREG:
+        pass
+    elif kind != S_IFDIR:
         _permit(comm, kind)
-    elif kind == stat.S_IFDIR and flags:
+    elif flags:
         raise OSError(EISDIR, "a directory opens for reading only")
     file = OpenFD(_open(comm, node, flags), node, flags)
     admit(file.host, comm.table)
-    if kind == stat.S_IFREG:
+    if kind == S_IFREG:
         if comm.options.donate:
             comm.donated.append(file)
-    elif kind != stat.S_IFDIR:
+    elif kind != S_IFDIR:
         # The client reads and writes these itself: a call of ours could block, and an fd kept here would hold
         # the far end of a FIFO open. The FD itself counts as if it had one, or there would be no end of them.
         admit(comm.table.held(), comm.table)
@@ -49,11 +53,11 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 def _permit(comm: Communicator, kind: int) -> None:
     """EINVAL for a symlink, EPERM and a warning that names the option for what the export does not open."""
     options = comm.options
-    if kind == stat.S_IFLNK:
+    if kind == S_IFLNK:
         raise OSError(EINVAL, "a symlink cannot be opened")
-    if kind == stat.S_IFIFO:
+    if kind == S_IFIFO:
         allowed, option = options.host_fifo == "open", "--host-fifo=open"
-    elif kind == stat.S_IFSOCK:
+    elif kind == S_IFSOCK:
         allowed, option = options.uds_open, "--host-uds=open"
     else:
         allowed, option = options.char_devices == "open", "--char-devices=open"
@@ -69,9 +73,9 @@ def _open(comm: Communicator, node: ControlFD, flags: int) -> int:
     Where a transport has a thread of its own, it then waits for the lease as open(2) does.
     """
     try:
-        return reopen(node.host, flags | os.O_NONBLOCK)
+        return reopen(node.host, flags | _O_NONBLOCK)
     except BlockingIOError:
-        if not comm.may_block or node.kind != stat.S_IFREG:
+        if not comm.may_block or node.kind != S_IFREG:
             raise
         host = reopen(node.host, flags)
         os.set_blocking(host, False)

@@ -14,7 +14,7 @@ from errno import EADDRINUSE, EEXIST, EINVAL, ENOTSOCK, ENXIO, EPERM
 
 from gofer import attrs, sys
 from gofer.attrs import settle
-from gofer.comm import check_name, directory
+from gofer.comm import directory, last_name
 from gofer.fds import BoundSocketFD, HostFD, admit, open_path, proc_path
 from gofer.wire import (
     AcceptReq,
@@ -23,9 +23,7 @@ from gofer.wire import (
     ConnectReq,
     ConnectWithCredsReq,
     ListenReq,
-    expect_end,
     pack_str,
-    take_str,
 )  # fmt: skip
 
 TYPE_CHECKING = False
@@ -120,9 +118,7 @@ def bindat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """The socket's own mode, set before bind(2), is the mode its name is made with."""
     comm.must_write()
     dir_fd, uid, gid, mode, sock_type = BindAtReq.read(req)
-    name, at = take_str(req, BindAtReq.size)
-    expect_end(req, at)
-    check_name(name)
+    name = last_name(req, BindAtReq.size)
     parent = directory(comm.control[dir_fd])
     if not comm.options.uds_create:
         comm.warn("refused to make a Unix socket on the host: --host-uds=create would allow it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from errno import E2BIG, EINVAL, EOPNOTSUPP, ERANGE
 
 from gofer import sys
@@ -16,6 +15,7 @@ from gofer.wire import (
     FSetXattrReq,
     expect_end,
     pack_str,
+    take_last,
     take_str,
 )  # fmt: skip
 
@@ -30,15 +30,15 @@ _PRIVILEGED = (b"security.", b"trusted.")
 def fgetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """size 0: the whole value. ERANGE where it is longer than size, E2BIG above 65535 bytes."""
     fdid, size = FGetXattrReq.read(req)
-    name = _name(comm, _only(req, FGetXattrReq.size))
+    name = _name(comm, take_last(req, FGetXattrReq.size))
     node = comm.control[fdid]
-    buffer = comm.scratch()
+    buffer, found = comm.scratch()
     length = sys.getxattr(proc_path(node.host), name, buffer, min(size, SCRATCH_SIZE) or SCRATCH_SIZE)
     if length < 0:
         sys.raise_errno()
     if length > _MOST:
         raise OSError(E2BIG, "xattr above 65535 bytes")
-    return pack_str(reply, 0, memoryview(buffer).cast("B")[:length])
+    return pack_str(reply, 0, found[:length])
 
 
 def fsetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -59,9 +59,9 @@ def flistxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """size, in bytes with a NUL after each name; 0: all of them. ERANGE where the list is longer."""
     fdid, size = FListXattrReq.unpack(req)
     node = comm.control[fdid]
-    buffer = comm.scratch()
-    length = sys.listxattr(proc_path(node.host), ctypes.addressof(buffer), SCRATCH_SIZE)
-    names = [name for name in ctypes.string_at(buffer, length).split(b"\0")[:-1] if _visible(comm, name)]
+    buffer, found = comm.scratch()
+    length = sys.listxattr(proc_path(node.host), buffer, SCRATCH_SIZE)
+    names = [name for name in bytes(found[:length]).split(b"\0")[:-1] if _visible(comm, name)]
     total = sum(len(name) + 1 for name in names)
     if total > _MOST:
         raise OSError(E2BIG, "list of xattrs above 65535 bytes")
@@ -77,16 +77,10 @@ def flistxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 def fremovexattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
     (fdid,) = FRemoveXattrReq.read(req)
-    name = _name(comm, _only(req, FRemoveXattrReq.size))
+    name = _name(comm, take_last(req, FRemoveXattrReq.size))
     node = comm.control[fdid]
     sys.removexattr(proc_path(node.host), name)
     return 0
-
-
-def _only(req: memoryview, at: int) -> bytes:
-    name, at = take_str(req, at)
-    expect_end(req, at)
-    return name
 
 
 def _visible(comm: Communicator, name: bytes) -> bool:
