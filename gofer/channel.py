@@ -28,7 +28,7 @@ import mmap
 import os
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
 from ctypes import addressof, c_char
-from errno import EIO, EOPNOTSUPP
+from errno import EIO
 from fcntl import fcntl
 
 from gofer import dispatch, sys
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 # Window     state[4] data_len[4] reserved[8] mid[2] num_fds[1] zero[1]
 _Header = Record("Window", state="I", data_len="I", _reserved="8x", mid="H", _rest="2x")
-_Reply = Record("Reply", data_len="I", _reserved="8x", mid="H", num_fds="B", _zero="x")  # from data_len on
+_LENGTH, _HEAD = 1, 4  # data_len, and mid with num_fds and zero, as words of 32 bits (little-endian, as the wire is)
 _DATA = 16  # where data begins, which data_len counts
 _PAYLOAD = _Header.size
 _RPC_HEAD = _PAYLOAD - _DATA
@@ -102,16 +102,23 @@ class Channel:
         self._client = client
         self._on_end = on_end
         self._closing = False
-        self._serving = False  # between a request and its hand-over
 
     def start(self) -> None:
         """Serve from now on, on a thread of its own."""
         _thread.start_new_thread(self._run, ())
 
     def shut_down(self) -> None:
-        """End the channel, from any thread and as often as needed; a request being served is answered first."""
+        """End the channel, from any thread and as often as needed; a request being served is answered first.
+
+        Where the server is active, so that there may be one, its thread ends the channel: woken in case the client has
+        written that word without a wake.
+        """
         self._closing = True
-        if not (self._serving or self.ended):
+        if self.ended:
+            return
+        if _Header.read(self._view)[0] == _SERVER:
+            self._word.wake_all()
+        else:
             self._word.set_two_and_wake_all()
 
     def _run(self) -> None:
@@ -154,36 +161,34 @@ class Channel:
 
     def _serve(self) -> None:
         comm, view, donated = self._comm, self._view, self._comm.donated
-        read, answer = _Header.read, _Reply.pack
+        read, words = _Header.read, view.cast("I")
         wait, wait_args, hand_over, hand_over_args = self._word.hot()
-        handlers, refuse, known = dispatch.HANDLERS, dispatch.refuse, len(dispatch.HANDLERS)
+        handlers, refuse = dispatch.HANDLERS, dispatch.refuse
         reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
         requests: dict[int, memoryview] = {}  # by data_len
         while True:
             wait(*wait_args)
-            self._serving = True
             state, data_len, mid = read(view)
             if state != _SERVER or self._closing:
-                self._serving = False
                 if state != _CLIENT or self._closing:
                     return
                 continue
             try:
                 request = requests.get(data_len) or self._request(data_len, requests)
-                if mid >= known:
-                    raise OSError(EOPNOTSUPP, "unknown message")
                 size = handlers[mid](comm, request, reply)
             except Exception as error:
                 size = refuse(comm, mid, error, reply, self._log, self._client)
                 mid = ERROR
-            answer(view, 4, _RPC_HEAD + size, mid, self._donate() if donated else 0)
+            words[_LENGTH] = _RPC_HEAD + size
+            words[_HEAD] = mid | self._donate() << 16 if donated else mid
             hand_over(*hand_over_args)
             if self._closing:  # another thread has set it since the check above
                 pause = _thread.allocate_lock()  # type: ignore[unreachable]
                 pause.acquire()
-                pause.acquire(timeout=_GRACE)  # a futex: time.sleep is select(2) before CPython 3.11, which the filter forbids
+                pause.acquire(
+                    timeout=_GRACE
+                )  # a futex: time.sleep is select(2) before CPython 3.11, which the filter forbids
                 return
-            self._serving = False
 
     def _request(self, data_len: int, kept: dict[int, memoryview]) -> memoryview:
         """The request's payload in the window, to be kept as well. EIO where data_len cannot be."""

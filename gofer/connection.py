@@ -25,7 +25,7 @@ import os
 import time
 from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RD, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from ctypes import addressof, c_char
-from errno import EMFILE, ENFILE, ENOMEM, EOPNOTSUPP, ETOOMANYREFS
+from errno import EMFILE, ENFILE, ENOMEM, ETOOMANYREFS
 
 from gofer import dispatch, sys
 from gofer.channel import Channel, Windows
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from gofer.log import Log
 
 _HEAD, _read_header, _pack_header = SocketHeader.size, SocketHeader.read, SocketHeader.pack
-_KNOWN = len(HANDLERS)
 _FIRST_READ = 65536  # of an unknown message: a flood of small ones is served in portions of this size
 BUFFER_SIZE = MAX_MESSAGE_SIZE + _HEAD
 
@@ -163,8 +162,6 @@ class Connection:
                 if self._start_thread(body):
                     return False
             try:
-                if mid >= _KNOWN:
-                    raise OSError(EOPNOTSUPP, "unknown message")
                 size = HANDLERS[mid](comm, body, buffers.payload) + _HEAD
             except Exception as error:
                 size = dispatch.refuse(comm, mid, error, buffers.payload, self.log, self.fileno) + _HEAD

@@ -26,8 +26,6 @@ def serve(
     client: the connection's number in the logs.
     """
     try:
-        if mid >= len(HANDLERS):
-            raise OSError(EOPNOTSUPP, "unknown message")
         return mid, HANDLERS[mid](comm, request, reply)
     except Exception as error:
         return ERROR, refuse(comm, mid, error, reply, log, client)
@@ -43,6 +41,8 @@ def refuse(comm: Communicator, mid: int, error: Exception, reply: memoryview, lo
         code = EIO
     elif isinstance(error, MemoryError):
         code = ENOMEM
+    elif isinstance(error, IndexError) and mid >= len(HANDLERS):  # the table's: there is no such message
+        code = EOPNOTSUPP
     else:
         code = EREMOTEIO
         log.limited("error", f"fault in {name}", f"client {client}: fault in {name}: {_trace(error)}")

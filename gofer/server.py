@@ -15,9 +15,9 @@ two turns, in `_tend`; while there is any, it turns every `_TEND` seconds at lea
 `stop` takes the listening sockets away, lets each connection answer what it has begun to serve, and then ends it; whoever
 takes longer than `_PATIENCE` for that is cut off.
 
-Where several workers serve (workers.py), each runs such a loop over listening sockets that are the same for all. One that
-is called to a connection while another has fewer does not look at them for `_GIVE_WAY` seconds, and takes what is still
-there then: so the connections spread, and a worker that is held up keeps nobody waiting.
+Where several workers serve (workers.py), each runs such a loop over listening sockets that are the same for all, and is told
+of each new connection (hence EPOLLET). Whoever has no more connections than any other takes it; the rest look again
+`_GIVE_WAY` seconds later, and take what is still there: a worker that is held up keeps nobody waiting for long.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import struct
 import time
 from _socket import SO_PEERCRED, SOL_SOCKET, socket
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
-from select import EPOLLIN, EPOLLOUT, epoll
+from select import EPOLLET, EPOLLIN, EPOLLOUT, epoll
 
 from gofer import attrs, mounts
 from gofer.connection import Connection, Export, Pool
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 _REAP = 0.02
 _TEND = 0.25
-_GIVE_WAY = 0.005
+_GIVE_WAY = 0.1  # far more than a worker takes that is not held up, also on a busy machine
+_AT_ONCE = 16  # connections accepted before clients are served again
 _PATIENCE = 5.0
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
@@ -69,7 +70,9 @@ class Server:
         self._watched: dict[int, int] = {}  # epoll mask by fd of a connection
         self._ending: list[Connection] = []
         self._half: set[Connection] = set()  # with half a message or reply, or so it was when they got in here
-        self._paused = False  # not listening: for want of fds, or to leave a connection to another worker
+        self._paused = False  # not listening, for want of fds
+        self._late_at = 0.0  # when to take what other workers have left; 0: they were left nothing
+        self._listen_mask = EPOLLIN | EPOLLET if self._crew.size > 1 else EPOLLIN
         self._tend_at = 0.0  # when `_tend` is due
         self._stop_at: float | None = None  # when patience ends, once stopping
         self._refused = False  # connections are being refused, and that was logged
@@ -77,6 +80,8 @@ class Server:
         self._epoll.register(self._wake_read, EPOLLIN)
         if self._crew.lifeline >= 0:
             self._epoll.register(self._crew.lifeline, 0)  # for its hang-up, which is told in any case
+        if self._crew.turns >= 0:
+            self._epoll.register(self._crew.turns, EPOLLIN)
 
     @property
     def wake_fd(self) -> int:
@@ -90,7 +95,7 @@ class Server:
         """
         sock.setblocking(False)
         self._listeners[sock.fileno()] = sock, export, allowed
-        self._epoll.register(sock.fileno(), EPOLLIN)
+        self._epoll.register(sock.fileno(), self._listen_mask)
 
     def add(self, sock: socket, export: Export) -> None:
         """Serve a connected AF_UNIX stream socket, of which the server becomes the owner."""
@@ -111,10 +116,11 @@ class Server:
         """Serve; see the class. Everything the server owns is closed when it returns. Failure where another worker was lost."""
         attrs.drop_fsetid()
         mounts.open_table()
+        self._crew.begin()
         poll, connections = self._epoll.poll, self._connections
         try:
             while self._listeners or connections or self._ending or self._crew.look():
-                for fd, _ in poll(self._longest_turn() if self._ending or self._half or self._paused or self._stop_at else -1):
+                for fd, _ in poll(self._longest_turn()):
                     conn = connections.get(fd)
                     if conn is None:
                         self._on_other(fd)
@@ -127,7 +133,7 @@ class Server:
                     except Exception as error:  # not a handler's: no memory for a buffer
                         conn.drop("failed", type(error).__name__)
                     self._watch(conn)
-                if self._half or self._paused:
+                if self._half or self._paused or self._late_at:
                     self._tend()
                 if self._stop_at is not None and self._drained():
                     break
@@ -140,22 +146,24 @@ class Server:
         """Seconds for which the loop may sleep; -1: until somebody wakes it."""
         if self._ending or self._stop_at is not None:
             return _REAP
-        if self._paused:
-            return max(0.0, min(_TEND, self._tend_at - time.monotonic()))
-        return _TEND if self._half else -1
+        if self._late_at:
+            return max(0.0, self._late_at - time.monotonic())
+        return _TEND if self._half or self._paused else -1
 
     def _tend(self) -> None:
         """What is due at a time; see the head of this file."""
         now = time.monotonic()
+        if 0 < self._late_at <= now:
+            self._late_at = 0.0
+            for fd in self._listeners:
+                self._accept(fd, give_way=False)
         if now < self._tend_at:
             return
         self._tend_at = now + _TEND
         if self._paused:
             self._paused = False
             for fd in self._listeners:
-                self._epoll.register(fd, EPOLLIN)
-            for fd in self._listeners:
-                self._accept(fd, give_way=False)
+                self._epoll.register(fd, self._listen_mask)
         for conn in list(self._half):
             if not conn.half_since:
                 self._half.remove(conn)
@@ -180,6 +188,10 @@ class Server:
         elif fd == self._crew.lifeline:
             self._epoll.unregister(fd)
             self.stop()
+        elif fd == self._crew.turns:
+            os.read(fd, 4096)
+            for listener in self._listeners:
+                self._accept(listener)
         elif fd in self._listeners:
             self._accept(fd)
 
@@ -206,9 +218,21 @@ class Server:
         self._watched[fd] = want
 
     def _accept(self, fd: int, give_way: bool = True) -> None:
-        if give_way and self._crew.busiest():
-            self._pause(_GIVE_WAY)
+        """Accept a connection; where there are more workers, all that are there and not another's turn."""
+        if self._crew.size == 1:
+            self._accept_one(fd)
             return
+        for _ in range(_AT_ONCE):
+            if give_way and self._crew.busiest():
+                self._late_at = self._late_at or time.monotonic() + _GIVE_WAY
+                return
+            if not self._accept_one(fd):
+                return
+            self._crew.poke()
+        self._late_at = time.monotonic()  # there may be more: at the next turn, after the clients
+
+    def _accept_one(self, fd: int) -> bool:
+        """False where there was none to accept, or none could be."""
         listener, export, allowed = self._listeners[fd]
         try:
             host, _ = listener._accept()  # type: ignore[attr-defined]  # accept4 with CLOEXEC; `socket.accept` wraps it
@@ -216,7 +240,7 @@ class Server:
             if e.errno in (EMFILE, ENFILE, ENOMEM, ENOBUFS):  # it stays in the queue, so epoll would call again at once
                 self._refuse(f"cannot accept a connection now: {e.strerror}")
                 self._pause()
-            return
+            return False
         sock = socket(fileno=host)
         pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))
         if allowed is not None and uid not in allowed:
@@ -234,9 +258,10 @@ class Server:
             else:
                 self._refused = False
                 self._log.debug(f"client {host}: process {pid} of user {uid}")
-                return
+                return True
         self._count()
         sock.close()
+        return True
 
     def _count(self, coming: int = 0) -> int:
         """How many connections all workers have, with those about to be added here."""
@@ -248,11 +273,10 @@ class Server:
             self._refused = True
             self._log.limited("warning", "refused", why)
 
-    def _pause(self, seconds: float = _TEND) -> None:
-        """Do not look at the listening sockets until `_tend` does, so many seconds from now."""
+    def _pause(self) -> None:
+        """Do not look at the listening sockets until `_tend` does."""
         if not self._paused:
             self._paused = True
-            self._tend_at = time.monotonic() + seconds
             for fd in self._listeners:
                 self._epoll.unregister(fd)
 

@@ -138,6 +138,7 @@ FUTEX_OP_ANDN = 3
 FUTEX_OP_OR = 2
 FUTEX_OP_SET = 0
 FUTEX_WAIT = 0
+FUTEX_WAKE = 1
 FUTEX_WAKE_OP = 5
 
 MAX_OFFSET = (1 << 63) - 1
@@ -386,7 +387,7 @@ class FDSender:
 
 
 class FutexWord:
-    """A futex(2) word in shared memory, with the three operations a channel needs, arguments prebuilt.
+    """A futex(2) word in shared memory, with the operations a channel needs, arguments prebuilt.
 
     Shared futexes, not PRIVATE ones: the peer is another process. Their results are not looked at, so they are called
     without the copying of errno; the two that only wake cannot block, and keep the interpreter's lock.
@@ -400,6 +401,7 @@ class FutexWord:
         close = FUTEX_OP_SET << 28 | 2 << 12
         self._wait = _plain_call, (number, word, FUTEX_WAIT, 0, None)
         self._hand_over = _unlocked_call, (number, word, FUTEX_WAKE_OP, 1, 0, word, hand_over)
+        self._wake = _unlocked_call, (number, word, FUTEX_WAKE, 0x7FFFFFFF)
         self._close = _unlocked_call, (number, word, FUTEX_WAKE_OP, 0x7FFFFFFF, 0, word, close)
 
     def wait_while_zero(self) -> None:
@@ -410,6 +412,11 @@ class FutexWord:
     def clear_bit0_and_wake(self) -> None:
         """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays."""
         function, args = self._hand_over
+        function(*args)
+
+    def wake_all(self) -> None:
+        """Wake every waiter; the word stays as it is."""
+        function, args = self._wake
         function(*args)
 
     def set_two_and_wake_all(self) -> None:

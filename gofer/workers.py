@@ -10,9 +10,9 @@ is confined yet, because afterwards no process may be made. Each then goes the s
 its own pinned /proc/self/fd, its own filter.
 
 Which connections a worker serves: of connected sockets the k-th goes to worker k modulo their number. Listening sockets
-are watched by all; on the shared page each says how many connections it has, and one that sees another with fewer leaves it
-the queue for a moment (server.py). What stands on that page is only ever counted with: a worker that lies there gets more
-connections, or fewer.
+are watched by all; on the shared page each says how many connections it has, and whoever has more than another leaves the next
+one to it (server.py). What stands on that page is only ever counted with: a worker that lies there gets more connections, or
+fewer. Whoever has taken one tells the others, as it may be their turn now (`poke`, a pipe to each).
 
 The workers live and die together, as the threads of one process do. The first is the one that signals reach and that others
 wait for: it ends last, and when one of the others ends otherwise than in order, so does the first (`look`). The others hold
@@ -49,15 +49,19 @@ def default_number() -> int:
 class Crew:
     """The workers, as one of them sees them: this is number `index` of `size`; 0 is the first.
 
-    lifeline: an fd that hangs up when this worker is to stop; -1 in the first.
+    lifeline: an fd that hangs up when this worker is to stop; -1 in the first. turns: an fd that has bytes to read when it may
+    be this one's turn to accept connections; -1 where there is no other.
     """
 
     def __init__(self, size: int = 1) -> None:
         self.size = size
         self.index = 0
         self.lifeline = -1
+        self.turns = -1
+        self._pokes: list[int] = []  # the other ends of the other workers' `turns`
         self._others: dict[int, int] = {}  # in the first: who still runs, index by pid
         self._leash = -1  # in the first: the other end of all lifelines
+        self._gate = -1  # a pipe: the others wait for its end (`begin`)
         # One has nobody to tell. Anonymous memory is shared with what is forked.
         self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("I") if size > 1 else [0]
 
@@ -70,29 +74,57 @@ class Crew:
         if self.size == 1:
             return
         self.lifeline, self._leash = os.pipe2(os.O_CLOEXEC)
+        self._gate, gate = os.pipe2(os.O_CLOEXEC)
+        pipes = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(self.size)]
         prepared, tell = os.pipe2(os.O_CLOEXEC)
         for index in range(1, self.size):
             pid = os.fork()
             if pid == 0:
-                os.close(self._leash)
-                os.close(prepared)
+                for fd in (self._leash, gate, prepared):
+                    os.close(fd)
                 kernel.set_parent_death_signal(SIGKILL)
                 self.index, self._leash = index, -1
                 self._others.clear()
+                self._take_turns(pipes)
                 prepare()
                 os.write(tell, b".")
                 os.close(tell)
                 return
             self._others[pid] = index
-        os.close(self.lifeline)
-        os.close(tell)
-        self.lifeline = -1
+        for fd in (self.lifeline, self._gate, tell):
+            os.close(fd)
+        self.lifeline, self._gate = -1, gate
+        self._take_turns(pipes)
         ready = b""
         while more := os.read(prepared, self.size):
             ready += more
         os.close(prepared)
         if len(ready) < len(self._others):
             raise Failure("cannot start all workers: one of them has said why")
+
+    def _take_turns(self, pipes: list[tuple[int, int]]) -> None:
+        for index, (reader, writer) in enumerate(pipes):
+            if index == self.index:
+                self.turns = reader
+                os.close(writer)
+            else:
+                self._pokes.append(writer)
+                os.close(reader)
+
+    def poke(self) -> None:
+        """Let the others look whether it is their turn."""
+        for writer in self._pokes:
+            try:
+                os.write(writer, b".")
+            except OSError:  # full: it will look; gone: so will this one be
+                pass
+
+    def begin(self) -> None:
+        """Called by each when it is ready to serve. The others wait for the first: what it has to say comes first."""
+        if self.size > 1:
+            if self.index:
+                os.read(self._gate, 1)
+            os.close(self._gate)
 
     def mine(self, number: int) -> bool:
         """Whether this worker serves the connected socket `number`."""

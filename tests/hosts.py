@@ -207,7 +207,7 @@ def ended(pid: int) -> bool:
     """Gone, or a zombie that nobody has fetched yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 

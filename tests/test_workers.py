@@ -46,6 +46,7 @@ def status(pid: int) -> dict[str, str]:
 def test_connections_are_spread(start: Start, count: int) -> None:
     server = start("--workers", "3")
     workers = crew(server)
+    wait_until(lambda: not any(map(connections, workers)), "nobody is connected any more")
     with clients(server, count):
         assert len(workers) == 3
         assert sorted(map(connections, workers)) == sorted(len(range(number, count, 3)) for number in range(3))
