@@ -10,6 +10,7 @@
  *   during TRANSPORT OP SECONDS  -> ok OPERATIONS_PER_SECOND FAILED ERRNO
  *   hold PREFIX FIRST COUNT      -> ok HELD ERRNO      keeps one control FD each of the files many/PREFIX<number>
  *   channels COUNT               -> ok OPEN ERRNO
+ *   pause MICROSECONDS           -> ok                 before every request over a channel: the server is asleep by then
  * An operation's time excludes the Close of what Walk left behind: clients close in batches, later (see "Close").
  */
 #define _GNU_SOURCE
@@ -40,7 +41,7 @@ static int open_channels;
 static uint8_t socket_message[8 + MAX_MESSAGE];
 static uint8_t *message, *cursor;     /* the payload of the request, then of the reply; where the next field goes */
 static int received[MAX_FDS], num_received;
-static long failed, last_errno;
+static long failed, last_errno, pause_us;
 
 static void die(const char *what) { printf("error %s: %s\n", what, strerror(errno)); exit(1); }
 
@@ -108,6 +109,7 @@ static size_t over_channel(uint16_t *mid, size_t length) {
     memcpy(via->data, mid, 2);
     via->data[2] = via->data[3] = 0;
     *via->length = length + 4;
+    if (pause_us) usleep(pause_us);
     hand_over(via);
     memcpy(mid, via->data, 2);
     for (int donated = via->data[2]; donated > 0; donated--) {
@@ -336,6 +338,9 @@ static void command(char *line) {
         last_errno = 0;
         while (open_channels < amount && open_channel() == 0) {}
         printf("ok %d %ld\n", open_channels, last_errno);
+    } else if (sscanf(line, "pause %lf", &amount) == 1) {
+        pause_us = amount;
+        puts("ok");
     } else {
         printf("error cannot do: %s (errno %ld)\n", line, last_errno);
     }

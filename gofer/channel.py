@@ -7,9 +7,10 @@ the channel down. Whoever is active owns the rest of the window; it hands over b
 who sleeps on the word. Python has no compare-and-swap, and needs none: FUTEX_WAKE_OP with ANDN 1 is one atomic step of
 the kernel's that turns 1 into 0, leaves a 2 that came meanwhile, and wakes the client.
 
-The server's side is one thread a channel. It goes to sleep "while the word is 0" after every hand-over and reads the window
-only after that call has returned: the kernel then has seen the client's change, and entering and leaving it ordered our
-loads behind it (on machines where that matters).
+The server's side is one thread a channel. After a hand-over it looks at the word before it sleeps "while the word is 0": where
+both share a cpu the kernel lets the client run as soon as it is woken, and the next request is there before we get to sleep.
+On machines that may load the rest of the window before the word, the call to sleep comes all the same, before anything is
+read: it returns at once, and entering and leaving the kernel orders our loads.
 
 The client is not to be trusted, and can write to the window at any time, also while we work on it:
 
@@ -50,6 +51,7 @@ _DATA = 16  # where data begins, which data_len counts
 _PAYLOAD = _Header.size
 _RPC_HEAD = _PAYLOAD - _DATA
 _CLIENT, _SERVER = 0, 1  # who is active
+_LOADS_IN_ORDER = sys.MACHINE == "x86_64"
 _HANDSHAKE = b"{}\n"
 _LENGTHS = 64  # of requests whose memoryviews are kept: most have one of few lengths
 _GRACE = 0.05  # seconds a client has to wake up and see its last reply: a shutdown seen first would lose it
@@ -167,12 +169,15 @@ class Channel:
         reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
         requests: dict[int, memoryview] = {}  # by data_len
         while True:
-            wait(*wait_args)
             state, data_len, mid = read(view)
             if state != _SERVER or self._closing:
                 if state != _CLIENT or self._closing:
                     return
+                wait(*wait_args)
                 continue
+            if not _LOADS_IN_ORDER:
+                wait(*wait_args)  # returns at once
+                state, data_len, mid = read(view)
             try:
                 request = requests.get(data_len) or self._request(data_len, requests)
                 size = handlers[mid](comm, request, reply)

@@ -4,8 +4,11 @@ import errno
 import fcntl
 import mmap
 import os
+import socket
 import stat as modes
 import struct
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,8 +16,9 @@ from pathlib import Path
 import pytest
 from codec import MAX_MESSAGE, Mid
 from conftest import Start
-from hosts import Server, fails, wait_until
-from peer import Peer, open_channel, over_channel
+from corpus import session
+from hosts import CHECKOUT, Server, fails, wait_until
+from peer import Peer, open_channel, over_channel, over_socket
 from transport import CHANNEL_HEADER, DATA, SERVER_ACTIVE, SHUT_DOWN, ChannelTransport
 from watch import leased
 
@@ -325,3 +329,35 @@ def test_a_client_that_dies_in_a_call_takes_nothing_with_it(server: Server, tree
     with server.peer("channel") as peer:
         assert modes.S_ISDIR(peer.fstat(peer.root).mode)
     server.check_idle()
+
+
+def test_a_word_written_without_a_wake_keeps_no_channel_alive(server: Server) -> None:
+    """The server's thread sleeps then, while the word says that it is at work. `server` sees that it ends."""
+    with server.peer("channel") as peer:
+        peer.fstat(peer.root)
+        wait_until(lambda: asleep(server), "the channel's thread sleeps")
+        struct.pack_into("<I", of(peer).window, 0, SERVER_ACTIVE)
+
+
+def asleep(server: Server) -> bool:
+    """Whether a thread of the server waits for a futex."""
+    return any("futex" in (task / "wchan").read_text() for task in Path(f"/proc/{server.pid}/task").iterdir())
+
+
+def test_where_loads_may_overtake_each_other_every_message_is_served_all_the_same(spot: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        options = ["serve", str(spot), "--quiet", "--host-uds=all", "--xattrs=all", f"--fd={theirs.fileno()}"]
+        code = (
+            f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n"
+            "from gofer import channel, cli\n"
+            "channel._LOADS_IN_ORDER = False\n"
+            f"sys.exit(cli.main({options!r}))"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
+    base = over_socket(ours)
+    peer = over_channel(base)
+    session(peer)
+    peer.disconnect()
+    base.disconnect()
+    assert process.wait(10) == 0
