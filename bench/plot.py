@@ -9,8 +9,8 @@ from html import escape
 
 Line = list[tuple[float, float]]
 
-COLOURS = {"go": "#2563eb", "ours": "#d9480f"}
-NAMES = {"go": "runsc gofer (Go)", "ours": "gofer (Python)"}
+COLOURS = {"go": "#2563eb", "ours": "#d9480f", "kernel": "#868e96"}
+NAMES = {"go": "runsc gofer (Go)", "ours": "gofer (Python)", "kernel": "the system call alone"}
 WIDTH, HEIGHT = 440, 250  # of a panel, in pixels
 HEAD = 56  # above the panels: legend and caption
 LEFT, RIGHT, TOP, BOTTOM = 56, 30, 40, 44  # its margins

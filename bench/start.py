@@ -24,6 +24,9 @@ Table = dict[str, dict[str, list[float]]]  # quantity -> server -> one value per
 
 def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
+    if args.imports:
+        show_imports(args.imports)
+        return 0
     os.sched_setaffinity(0, servers.available_cpus()[-1:])
     commands = {"go": [], "ours": args.command.split() if args.command else servers.ours(args.interpreter)}
     kinds = {kind: commands[kind] for kind in args.servers.split(",")}
@@ -52,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--options", default="", help="further words for our server's command line")
     it.add_argument("--directory", help="where the tree is made (default: the temporary directory)")
     it.add_argument("--json", action="store_true")
+    it.add_argument(
+        "--imports", metavar="PYTHON", help="list instead what `serve` imports under this Python, and what each costs"
+    )
     return it
 
 
@@ -101,6 +107,31 @@ def show(table: Table, kinds: Sequence[str]) -> None:
         if both:
             cells += f" {statistics.median(a / b for a, b in zip(row['ours'], row['go'])):7.2f} |"
         print(f"| {name:40} |{cells}")
+
+
+def show_imports(python: str) -> None:
+    """Every module on the way to the first reply: microseconds of its own, the least of some runs."""
+    least: dict[str, int] = {}
+    before = loaded(python, "pass")
+    for _ in range(7):
+        for name, own in loaded(python, "from gofer import cli, serve").items():
+            least[name] = min(least.get(name, own), own)
+    groups: dict[str, list[str]] = {"a bare `python3 -IS` too": [], "more of the standard library": [], "gofer": []}
+    for name in least:
+        group = "gofer" if name.split(".")[0] == "gofer" else list(groups)[name not in before]
+        groups[group].append(name)
+    print("| imported | ms | modules, with µs |\n|---|--:|---|")
+    for group, names in groups.items():
+        each = ", ".join(f"{name} {least[name]}" for name in sorted(names, key=lambda name: -least[name]))
+        print(f"| {group} | {sum(least[name] for name in names) / 1000:.1f} | {each} |")
+
+
+def loaded(python: str, code: str) -> dict[str, int]:
+    """Microseconds by module, as -X importtime has them: without what it imports itself."""
+    code = f"import sys; sys.path.insert(0, {str(servers.PROJECT)!r}); {code}"
+    run = subprocess.run([python, "-IS", "-X", "importtime", "-c", code], stderr=subprocess.PIPE, check=True, text=True)
+    rows = [line.removeprefix("import time:").split("|") for line in run.stderr.splitlines()[1:]]
+    return {name.strip(): int(own) for own, _, name in rows}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from gofer import dispatch, sys
 from gofer.channel import Channel, Windows
 from gofer.comm import Communicator, Export, Options
 from gofer.fds import FDTable, HostFD, admit
-from gofer.handlers import HANDLERS
 from gofer.wire import ERROR, FSYNC, MAX_MESSAGE_SIZE, SocketHeader
 
 TYPE_CHECKING = False
@@ -162,7 +161,7 @@ class Connection:
                 if self._start_thread(body):
                     return False
             try:
-                size = HANDLERS[mid](comm, body, buffers.payload) + _HEAD
+                size = dispatch.HANDLERS[mid](comm, body, buffers.payload) + _HEAD
             except Exception as error:
                 size = dispatch.refuse(comm, mid, error, buffers.payload, self.log, self.fileno) + _HEAD
                 mid = ERROR

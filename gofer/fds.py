@@ -84,8 +84,9 @@ class OpenFD(HostFD):
     def __init__(self, host: int, node: ControlFD, flags: int) -> None:
         self.host = host
         self.node = node
-        self.readable = flags & 3 != 1  # O_ACCMODE: O_RDONLY 0, O_WRONLY 1, O_RDWR 2
-        self.writable = flags & 3 != 0
+        access = flags & 3  # O_RDONLY 0, O_WRONLY 1, O_RDWR 2
+        self.readable = not access & 1
+        self.writable = 0 < access < 3
         self.device: bytes | None = None  # see handlers/directory.py
 
 
