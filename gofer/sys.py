@@ -257,7 +257,6 @@ fchmodat2 = _hot("fchmodat2", prefer_libc=False)
 fstatfs = _hot("fstatfs")
 getxattr = _hot("getxattr", c_ssize_t)
 openat = _hot("openat")
-readlinkat = _hot("readlinkat", c_ssize_t)
 _sendmsg = _hot("sendmsg", c_ssize_t)
 statx = _hot("statx")
 statx_silent = ctypes.CDLL(None)["statx"] if hasattr(libc, "statx") else statx  # keeps no errno: 0.1 us less
@@ -295,8 +294,8 @@ def fchownat(dirfd: int, path: bytes, uid: int, gid: int, flags: int) -> None:
     _fchownat(dirfd, path, uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, flags)
 
 
-def getdents64(fd: int, buffer: int, size: int) -> int:
-    """Fill size bytes at address buffer with struct linux_dirent64; returns the bytes used, 0 at the end."""
+def getdents64(fd: int, buffer: Any, size: int) -> int:
+    """Fill size bytes at buffer (a byref) with struct linux_dirent64; returns the bytes used, 0 at the end."""
     return _getdents64(fd, buffer, size)
 
 
@@ -304,8 +303,8 @@ def linkat(olddirfd: int, oldpath: bytes, newdirfd: int, newpath: bytes, flags: 
     _linkat(olddirfd, oldpath, newdirfd, newpath, flags)
 
 
-def listxattr(path: bytes, buffer: int, size: int) -> int:
-    """Names, each ended by NUL, to address buffer; returns their total length, also where size is 0."""
+def listxattr(path: bytes, buffer: Any, size: int) -> int:
+    """Names, each ended by NUL, to buffer (a byref); returns their total length, also where size is 0."""
     return _listxattr(path, buffer, size)
 
 

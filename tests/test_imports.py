@@ -18,7 +18,7 @@ LAYERS = """
     handlers.*
     handlers
     dispatch
-    channel
+    channel transport
     connection
     server client jail
     runsc.* runsc
