@@ -288,8 +288,8 @@ class Server:
             if conn.ended:
                 self._ending.remove(conn)
                 self._watched.pop(conn.fileno, None)
+                self._count()  # first: whoever sees the socket close may come again at once
                 conn.finish()
-                self._count()
                 self._log.debug(f"client {conn.fileno}: gone")
             else:
                 conn.close()

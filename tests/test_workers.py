@@ -116,6 +116,7 @@ def test_there_are_no_more_workers_than_clients_there_may_be(spot: Path, start: 
 
 def test_the_limit_of_connections_is_that_of_all_workers(start: Start) -> None:
     server = start("--workers", "3", "--max-connections", "4")
+    wait_until(lambda: not any(map(connections, crew(server))), "nobody is connected any more")
     with clients(server, 3) as peers:
         with server.peer() as fourth:
             fourth.fstat(fourth.root)
