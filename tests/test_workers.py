@@ -84,9 +84,16 @@ def test_all_workers_are_confined_alike(start: Start) -> None:
         assert len({os.readlink(f"/proc/{pid}/ns/{kind}") for pid in (first, *others)}) == 1, kind
     assert len({os.readlink(f"/proc/{pid}/ns/mnt") for pid in (first, *others)}) == 3
     same = ("Seccomp", "NoNewPrivs", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-    wait_until(lambda: status(first)["Seccomp"] == "2", "the first, which has served nobody yet, is confined too")
+
+    def held(pid: int) -> dict[str, str]:
+        found = status(pid)
+        return {name: found[name] for name in same}
+
+    with clients(server, 3) as peers:  # one of each worker: it is confined before it serves
+        assert [peer.fstat(peer.root).ino for peer in peers] == [os.stat(server.tree).st_ino] * 3
+        wait_until(lambda: all(held(pid) == held(first) for pid in others), lambda: [held(pid) for pid in crew(server)])
+    assert held(first)["Seccomp"] == "2"
     for pid in others:
-        assert {name: status(pid)[name] for name in same} == {name: status(first)[name] for name in same}
         assert Path(f"/proc/{pid}/limits").read_text() == Path(f"/proc/{first}/limits").read_text()
         assert os.listdir(f"/proc/{pid}/root") == ["here"]
         assert len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines()) == 1
