@@ -48,9 +48,10 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     chosen = choose(args.ops) if args.ops else list(OPERATIONS)
     cpus = servers.available_cpus()
-    if args.two and len(cpus) < 2:
-        sys.exit("rpc.py: --two needs two cpus")
-    os.sched_setaffinity(0, cpus[-2:] if args.two else cpus[-1:])
+    both = args.two or args.apart
+    if both and len(cpus) < 2:
+        sys.exit("rpc.py: --two and --apart need two cpus")
+    os.sched_setaffinity(0, cpus[-2:] if both else cpus[-1:])
     command = args.command.split() if args.command else servers.ours(args.interpreter)
     report: dict[str, object] = {"machine": servers.machine(command)}
     if not args.json:
@@ -65,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
             options = args.options.split()
             running[kind] = servers.serve(kind, place, tree, 2 if args.two else 1, command=command, options=options)
             stack.callback(running[kind].close)
+            if args.apart:
+                running[kind].part(*cpus[-2:])
         for transport in args.transport.split(","):
             report[transport] = rounds = measure(running, transport, chosen, args)
             if not args.json:
@@ -82,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--scale", type=float, default=1.0, help="repetitions per round, times this")
     it.add_argument("--servers", default="floor,go,ours", help="which of floor, go, ours")
     it.add_argument("--two", action="store_true", help="two clients on two cpus at once: total operations per second")
+    it.add_argument("--apart", action="store_true", help="the server's threads on one cpu, the client on another")
     it.add_argument("--seconds", type=float, default=0.3, help="with --two: how long a measurement lasts")
     it.add_argument("--interpreter", help="the Python that runs our server (default: as dist/gofer says)")
     it.add_argument("--command", help="our server's command line instead, up to the word serve")

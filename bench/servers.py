@@ -187,6 +187,14 @@ class Served:
     def client(self) -> Client:
         return self.clients[0]
 
+    def part(self, of_server: int, of_client: int) -> None:
+        """Hold what runs of the server, and the first channel's thread, on one cpu, and the client on another."""
+        self.client.run("channel", "FStat", 1)
+        for process in (self.process.pid, *descendants(self.process.pid)):
+            for task in os.listdir(f"/proc/{process}/task"):
+                os.sched_setaffinity(int(task), [of_server])
+        os.sched_setaffinity(self.client.process.pid, [of_client])
+
 
 def serve(
     kind: str,

@@ -33,6 +33,7 @@ from errno import EIO
 from fcntl import fcntl
 
 from gofer import dispatch, sys
+from gofer.busypoll import BusyPoll
 from gofer.fds import HostFD
 from gofer.wire import ERROR, MAX_MESSAGE_SIZE, Record
 
@@ -80,7 +81,7 @@ class Channel:
     """The server's side of one channel.
 
     offset, length: of the window in the memfd. fd_socket: our end of the SEQPACKET pair; the channel owns it.
-    on_end(): called on the channel's thread when it ends.
+    busy_poll: microseconds to look for a request before sleeping. on_end(): called on the channel's thread when it ends.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Channel:
         comm: Communicator,
         log: Log,
         client: int,
+        busy_poll: int,
         on_end: Callable[[], None],
     ) -> None:
         self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
@@ -102,6 +104,7 @@ class Channel:
         self._comm = comm
         self._log = log
         self._client = client
+        self._busy_poll = busy_poll
         self._on_end = on_end
         self._closing = False
 
@@ -168,12 +171,14 @@ class Channel:
         handlers, refuse = dispatch.HANDLERS, dispatch.refuse
         reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
         requests: dict[int, memoryview] = {}  # by data_len
+        look = BusyPoll(self._busy_poll).look if self._busy_poll else None
         while True:
             state, data_len, mid = read(view)
             if state != _SERVER or self._closing:
                 if state != _CLIENT or self._closing:
                     return
-                wait(*wait_args)
+                if look is None or not look(words):
+                    wait(*wait_args)
                 continue
             if not _LOADS_IN_ORDER:
                 wait(*wait_args)  # returns at once

@@ -13,6 +13,7 @@ import stat
 import struct
 from errno import EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
+from gofer import busypoll
 from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit
 from gofer.sys import (
     AT_EMPTY_PATH,
@@ -58,11 +59,13 @@ class Options:
         "donate",
         "donate_root",
         "channels",
+        "busy_poll",
     )
 
     def __init__(
         self, *, read_only: bool = False, host_uds: str = "none", host_fifo: str = "none", char_devices: str = "none",
         xattrs: str = "user", donate: bool = True, donate_root: bool = False, channels: int | None = None,
+        busy_poll: int | None = None,
     ) -> None:  # fmt: skip
         self.read_only = read_only
         self.host_uds = host_uds
@@ -72,6 +75,7 @@ class Options:
         self.donate = donate
         self.donate_root = donate_root
         self.channels = min(4, max(2, os.cpu_count() or 2)) if channels is None else channels
+        self.busy_poll = busypoll.microseconds(busy_poll)
 
     @property
     def uds_open(self) -> bool:

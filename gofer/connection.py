@@ -119,7 +119,9 @@ class Connection:
             buffers = self._buffers = self._pool.take()
             room = buffers.first
         else:
-            room = buffers.request[self._at + self._have : min(BUFFER_SIZE, self._at + max(self._wanted(), _FIRST_READ))]
+            room = buffers.request[
+                self._at + self._have : min(BUFFER_SIZE, self._at + max(self._wanted(), _FIRST_READ))
+            ]
         try:
             got = self.socket.recv_into(room)
         except BlockingIOError:
@@ -239,7 +241,9 @@ class Connection:
         try:
             if donated and not self._sent:
                 fds = tuple([each.host for each in donated])
-                self._sent = self._sender.send(self.fileno, buffers.address, self._size, fds, MSG_DONTWAIT | MSG_NOSIGNAL)
+                self._sent = self._sender.send(
+                    self.fileno, buffers.address, self._size, fds, MSG_DONTWAIT | MSG_NOSIGNAL
+                )
                 donated.clear()
             else:
                 self._sent += self.socket.send(buffers.reply[self._sent : self._size], MSG_NOSIGNAL)
@@ -275,8 +279,9 @@ class Connection:
                 raise
 
     def _make_channel(self) -> tuple[int, int, HostFD, HostFD]:
+        options = self.export.options
         if self._windows is None:
-            self._windows = Windows(self.export.options.channels)
+            self._windows = Windows(options.channels)
         ends = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         ours, client_end = ends[0], HostFD(ends[1].detach())
         try:
@@ -285,7 +290,9 @@ class Connection:
             ours.shutdown(SHUT_RD)
             memfd = HostFD(os.dup(self._windows.memfd.host))
             comm = self.communicator(may_block=True)
-            channel = Channel(self._windows, len(self._channels), ours, comm, self.log, self.fileno, self._wake)
+            channel = Channel(
+                self._windows, len(self._channels), ours, comm, self.log, self.fileno, options.busy_poll, self._wake
+            )
             channel.start()
         except BaseException:
             ours.close()

@@ -29,7 +29,7 @@ from _socket import SO_PEERCRED, SOL_SOCKET, socket
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from select import EPOLLET, EPOLLIN, EPOLLOUT, epoll
 
-from gofer import attrs, mounts
+from gofer import attrs, busypoll, mounts
 from gofer.connection import Connection, Export, Pool
 from gofer.fds import crowded
 from gofer.workers import Crew
@@ -117,10 +117,11 @@ class Server:
         attrs.drop_fsetid()
         mounts.open_table()
         self._crew.begin()
-        poll, connections = self._epoll.poll, self._connections
+        poll, connections, last_served = self._epoll.poll, self._connections, busypoll.last
         try:
             while self._listeners or connections or self._ending or self._crew.look():
                 for fd, _ in poll(self._longest_turn()):
+                    last_served[0] = None
                     conn = connections.get(fd)
                     if conn is None:
                         self._on_other(fd)

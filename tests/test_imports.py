@@ -12,7 +12,7 @@ from hosts import CHECKOUT
 LAYERS = """
     wire sys log
     fds caps seccomp landlock posture kernel
-    workers
+    workers busypoll
     supervisor sockets
     comm mounts attrs namespaces
     handlers.*
