@@ -31,6 +31,8 @@ WORKLOADS = {
     "start": "true",
     "untar 2,000 files": "tar xf files.tar",
     "find over 20,000 files": "find tree -type f | wc -l > found",
+    "two finds at once": "find tree -type f > found & find tree -type f > found2; wait",
+    "find beside a busy loop": "(while :; do :; done) & find tree -type f > found; kill $!",
     "git status, 2,000 files": "git -C repository status --porcelain > said",
     f"python imports {IMPORTS} modules": "python3 -IS imports.py",
     f"write {MIB} MiB": f"dd if=/dev/zero of=big bs=1M count={MIB} 2> said",

@@ -181,7 +181,7 @@ class Served:
     def close(self) -> None:
         for client in self.clients:
             client.close()
-        self.process.wait(10)
+        self.process.wait(60)  # where files are held by the hundred thousand it takes a while
 
     @property
     def client(self) -> Client:

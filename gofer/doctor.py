@@ -90,7 +90,7 @@ def layers() -> list[Row]:
         said: Any = "the jail cannot be entered"
         try:
             fds.pin_proc()
-            held = jail.enter(os.open(place, sys.O_PATH), Options(), jail.Policy(), supervisor.Charge())
+            held = jail.enter(os.open(place, sys.O_PATH), Options(), posture.Policy(), supervisor.Charge())
             said = [(layer.name, layer.state, layer.detail) for layer in held.layers]
         except OSError as error:
             said = str(error)

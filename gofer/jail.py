@@ -39,7 +39,7 @@ from ctypes import c_int, c_ulong
 from errno import EPERM
 
 from gofer import caps, fds, landlock, namespaces, seccomp, supervisor
-from gofer.posture import Posture
+from gofer.posture import Policy, Posture
 from gofer.sys import libc, raise_errno
 
 TYPE_CHECKING = False
@@ -50,22 +50,6 @@ if TYPE_CHECKING:
     from gofer.comm import Options
 
     Roots = Sequence[tuple[int, Options]]  # the O_PATH fd of a served tree or file, and how it is served
-
-MODES = ("auto", "require", "off")
-
-
-class Policy:
-    """How to confine. mode: one of MODES; seccomp: one of seccomp.ACTIONS.
-
-    others_connect: other users than this one and root may connect, so that their peer credentials must be told apart.
-    """
-
-    __slots__ = ("mode", "seccomp", "others_connect")
-
-    def __init__(self, mode: str = "auto", seccomp: str = "kill", others_connect: bool = False) -> None:
-        self.mode = mode
-        self.seccomp = seccomp
-        self.others_connect = others_connect
 
 
 def enter(
@@ -80,12 +64,9 @@ def enter(
     root: the O_PATH fd of the served tree; it keeps its number and then means the tree in the new root. charge: what the
     supervisor is to see to. split(own_mounts): called in the server when it may become several processes, the last
     time that it can; own_mounts: all but the first must leave the mount namespace, because each changes the root of its own.
-    Mode "off" does nothing else. OSError where mode "require" misses a layer.
+    policy: of another mode than "off". OSError where mode "require" misses a layer.
     """
     posture = Posture()
-    if policy.mode == "off":
-        split(False)
-        return posture
     seccomp.prepare()
     try:
         name, why = namespaces.enter_directory_of(root), ""

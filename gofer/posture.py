@@ -1,7 +1,9 @@
-"""What a server's confinement came to: one line for each layer, in words for whoever has to decide whether it is enough."""
+"""How a server is to be confined, and what came of it: one line for each layer, in words for whoever has to decide whether
+it is enough."""
 
 from __future__ import annotations
 
+MODES = ("auto", "require", "off")
 IN_FORCE, MISSING = "in force", "missing"
 
 # What is lost where a layer is missing: said of a server that a client has taken over, which is what the jail is for.
@@ -21,6 +23,20 @@ LOSSES = {
     "landlock": "only the root and the filter keep it from opening other files",
     "seccomp": "every system call is open to it",
 }
+
+
+class Policy:
+    """How to confine. mode: one of MODES; seccomp: one of seccomp.ACTIONS.
+
+    others_connect: other users than this one and root may connect, so that their peer credentials must be told apart.
+    """
+
+    __slots__ = ("mode", "seccomp", "others_connect")
+
+    def __init__(self, mode: str = "auto", seccomp: str = "kill", others_connect: bool = False) -> None:
+        self.mode = mode
+        self.seccomp = seccomp
+        self.others_connect = others_connect
 
 
 class Layer:

@@ -24,10 +24,10 @@ from _signal import (  # `signal` adds enums: 2 ms
 from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from gofer import Failure, __version__, fds, jail, kernel, sockets
+from gofer import Failure, __version__, fds, kernel, sockets
 from gofer.connection import Export, Options
 from gofer.log import Log
-from gofer.posture import Posture
+from gofer.posture import Policy, Posture
 from gofer.server import Server
 from gofer.supervisor import Charge
 from gofer.workers import Crew, default_number
@@ -90,7 +90,7 @@ class _Service:
         if options.socket or options.command or not inherited:
             self.listening = sockets.Listening(options)
             self._listeners.append(self.listening.socket)
-        self._policy = jail.Policy(options.jail, options.seccomp, _others_connect(options, bool(activated)))
+        self._policy = Policy(options.jail, options.seccomp, _others_connect(options, bool(activated)))
         self._lines = _announcement(options, prog, kind, self.listening, inherited)
         most = options.max_connections if self._listeners else len(self._connected)
         self._crew = Crew(min(options.workers or default_number(), most))
@@ -161,6 +161,11 @@ class _Service:
         return charge.tidy(0)
 
     def _enter_jail(self, charge: Charge) -> Posture:
+        if self._policy.mode == "off":
+            self._split(own_mounts=False)
+            return Posture()
+        from gofer import jail  # a fifth of our own modules' start-up, for what is in it
+
         try:
             return jail.enter(self._export.root.host, self._export.options, self._policy, charge, self._split)
         except OSError as e:

@@ -18,7 +18,7 @@ PYTHON = "/usr/bin/python3"  # one that every user may run
 SCRIPT = """
 import ctypes, errno, mmap, os, resource, signal, socket, sys, threading, time, fcntl, _thread
 sys.path.insert(0, {package!r})
-from gofer import caps, fds, jail, supervisor
+from gofer import caps, fds, jail, posture, supervisor
 from gofer.comm import Options
 libc = ctypes.CDLL(None, use_errno=True)
 syscall = libc.syscall
@@ -31,7 +31,9 @@ root = os.open({tree!r}, os.O_PATH)
 fds.pin_proc()
 fds.enter_proc()
 {before}
-posture = jail.enter(root, Options(**{options!r}), jail.Policy(**{policy!r}), supervisor.Charge())
+policy = posture.Policy(**{policy!r})
+if policy.mode != "off":
+    posture = jail.enter(root, Options(**{options!r}), policy, supervisor.Charge())
 try:
     result = eval({attempt!r})
 except OSError as e:
@@ -44,7 +46,7 @@ os._exit(0)
 def attempt(what: str, tree: Path, *, before: str = "", user: int = 0, groups: Any = (), **choices: Any) -> str:
     """Evaluate an expression in the jail; its value as text, or the name of the errno it failed with.
 
-    before: statements to run before the jail is entered. choices: of jail.Policy (mode, seccomp, others_connect) and
+    before: statements to run before the jail is entered. choices: of posture.Policy (mode, seccomp, others_connect) and
     of gofer's Options. A process that is killed is "killed by" and the signal's number, one that never got so far what
     it said.
     """

@@ -1,6 +1,7 @@
 """Which module may import which: lower layers know nothing of upper ones. Read from the syntax trees."""
 
 import ast
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,16 @@ def test_serving_loads_none_of_the_slow_modules_of_the_standard_library() -> Non
     code = f"{SEARCH}import gofer.cli, gofer.server; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-BIS", "-c", code], stdout=subprocess.PIPE, check=True, text=True)
     assert slow & set(run.stdout.split()) == set()
+
+
+@pytest.mark.parametrize(("jail", "needed"), [("auto", True), ("off", False)])
+def test_the_layers_of_the_jail_are_imported_only_where_there_is_one(spot: Path, jail: str, needed: bool) -> None:
+    layers = {"gofer.jail", "gofer.caps", "gofer.landlock", "gofer.namespaces", "gofer.seccomp"}
+    ours, theirs = socket.socketpair()
+    ours.close()  # the server ends as soon as it looks
+    argv = [sys.executable, "-ISX", "importtime", str(CHECKOUT), "serve", str(spot), f"--jail={jail}"]
+    with theirs:
+        fd = theirs.fileno()
+        run = subprocess.run([*argv, "--fd", str(fd)], pass_fds=[fd], stderr=subprocess.PIPE, check=True, text=True)
+    loaded = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "gofer.server" in loaded and layers & loaded == (layers if needed else set())

@@ -26,6 +26,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from gofer import __version__, fds, jail, kernel
 from gofer.comm import Export, Options
+from gofer.posture import Policy
 from gofer.runsc.errors import Fault, UsageFault
 from gofer.runsc.flags import Globals, GoferFlags, MountConf, parse_globals, parse_gofer
 from gofer.runsc.logs import RunscLog
@@ -258,7 +259,7 @@ class _Start:
         limit = fds.set_fd_limit(self.flags.fd_limit, len(exports))
         if limit < (self.flags.fd_limit or 0):
             self.log.warning(f"--fdlimit={self.flags.fd_limit} is above the hard limit: {limit} is in force")
-        policy = jail.Policy(mode="auto" if self.gofer.apply_caps else "off")
+        policy = Policy(mode="auto" if self.gofer.apply_caps else "off")
         posture = jail.confine([(export.root.host, export.options) for export in exports], policy)
         for line in posture.lines():
             self.log.info(line)
