@@ -152,6 +152,7 @@ class _Service:
         pthread_sigmask(SIG_SETMASK, unblocked)
         if charge.finished():
             self._server.stop()
+        gc.enable()
         try:
             self._server.run()
         finally:

@@ -115,3 +115,15 @@ def test_the_layers_of_the_jail_are_imported_only_where_there_is_one(spot: Path,
         run = subprocess.run([*argv, "--fd", str(fd)], pass_fds=[fd], stderr=subprocess.PIPE, check=True, text=True)
     loaded = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
     assert "gofer.server" in loaded and layers & loaded == (layers if needed else set())
+
+
+@pytest.mark.parametrize("jail", ["auto", "off"])
+def test_garbage_is_collected_while_it_serves_and_not_while_it_starts(spot: Path, jail: str) -> None:
+    code = (
+        f"{SEARCH}import gc; from gofer import cli; from gofer.server import Server; collections = []; "
+        "gc.callbacks.append(lambda phase, info: collections.append(phase)); "
+        "Server.run = lambda self: print(gc.isenabled(), len(collections), flush=True); "
+        f"cli.main(['serve', {str(spot)!r}, '--quiet', '--workers=1', '--socket={spot}/socket', '--jail={jail}'])"
+    )
+    run = subprocess.run([sys.executable, "-BISc", code], stdout=subprocess.PIPE, check=True, text=True)
+    assert run.stdout == "True 0\n"

@@ -100,6 +100,7 @@ class _Start:
         self._confine(exports)
         for sock, export in zip(sockets, exports):
             server.add(sock, export)
+        gc.enable()
         server.run()
         self.log.info("all connections have ended")
         return 0
