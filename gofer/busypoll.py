@@ -9,7 +9,7 @@ interpreter's lock, which it holds meanwhile. So it does not look
 *   on one cpu, where no client can run meanwhile;
 *   where another thread of this process has served since it did: they would hold each other up by that lock;
 *   for a number of waits after it has looked in vain, or has lost its cpu to somebody else (a hole in the time it sees):
-    twice as many each time, up to `_REST`. One look that finds something and the count begins anew.
+    twice as many each time, up to `_REST`, and half as many after each look that finds something.
 """
 
 from __future__ import annotations

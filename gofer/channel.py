@@ -9,8 +9,9 @@ the kernel's that turns 1 into 0, leaves a 2 that came meanwhile, and wakes the 
 
 The server's side is one thread a channel. After a hand-over it looks at the word before it sleeps "while the word is 0": where
 both share a cpu the kernel lets the client run as soon as it is woken, and the next request is there before we get to sleep.
-On machines that may load the rest of the window before the word, the call to sleep comes all the same, before anything is
-read: it returns at once, and entering and leaving the kernel orders our loads.
+Where each has one, it goes on looking for a while (busypoll.py). On machines that may load the rest of the window before the
+word, the call to sleep comes all the same, before anything is read: it returns at once, and entering and leaving the kernel
+orders our loads.
 
 The client is not to be trusted, and can write to the window at any time, also while we work on it:
 
