@@ -64,7 +64,7 @@ def calls(peer: Peer) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_client_killed_at_every_point_of_a_call_leaves_nothing(server: Server, transport: str) -> None:
-    step, survived = 1, False
+    step, survived, fds = 1, False, len(server.open_fds())
     while not survived:
         pid = os.fork()
         if pid == 0:
@@ -76,6 +76,7 @@ def test_a_client_killed_at_every_point_of_a_call_leaves_nothing(server: Server,
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert status in (0, -signal.SIGKILL)
         survived = status == 0
+        wait_until(lambda: len(server.open_fds()) <= fds, "what the dead one had asked for is done")
         (server.tree / "new").unlink(missing_ok=True)
         step += 1
     assert step > 25
