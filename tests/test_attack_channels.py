@@ -13,6 +13,7 @@ from typing import Callable
 
 import pytest
 from codec import Mid
+from conftest import Start
 from corpus import recorded
 from hosts import Server, wait_until
 from peer import Peer, open_channel, over_channel
@@ -198,9 +199,12 @@ def test_a_storm_of_wakes_disturbs_nobody(server: Server) -> None:
             peer.disconnect()
 
 
-@pytest.mark.serve("--host-uds", "all")
-def test_a_storm_of_hand_overs_from_many_processes_is_answered_or_ends_that_channel(server: Server) -> None:
-    """Several clients in one window at once, so that states and data come from different ones."""
+def test_a_storm_of_hand_overs_from_many_processes_is_answered_or_ends_that_channel(start: Start) -> None:
+    """Several clients in one window at once, so that states and data come from different ones.
+
+    No file above 64 MiB: an FAllocate with another request's data would fill the disk.
+    """
+    server = start("--host-uds", "all", wrap=("prlimit", "--fsize=67108864"))
     with server.peer() as base:
         requests = [request for request in recorded(base) if len(request[1]) < 280 and request[0] != Mid.CHANNEL]
         channels = [over_channel(base)]
