@@ -16,44 +16,45 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Callable
 
 FAILED = 1
 _MOST = 0xFFFFFFFE  # the largest uid; fd numbers and limits are below it, and all of it fits a C long
 
 
-def count(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= _MOST:
-        raise ValueError("must be 0 to 4294967294")
+def between(least: int, most: int, text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if not least <= number <= most:
+        raise ValueError(f"must be a number from {least} to {most}")
     return number
+
+
+def count(text: str) -> int:
+    return between(0, _MOST, text)
 
 
 def positive_number(text: str) -> int:
-    number = count(text)
-    if number < 1:
-        raise ValueError("must be above zero")
-    return number
+    return between(1, _MOST, text)
 
 
 def microseconds(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 1000:
-        raise ValueError("must be 0 to 1000")
-    return number
+    return between(0, 1000, text)
 
 
 def seconds(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
     if not 0 <= number <= _MOST:
-        raise ValueError("must be 0 to 4294967294")
+        raise ValueError(f"must be a number of seconds from 0 to {_MOST}")
     return number
 
 
 def octal_mode(text: str) -> int:
-    number = int(text, 8)
+    number = int(text, 8) if set(text) <= set("01234567") and text else -1
     if not 0 <= number <= 0o777:
-        raise ValueError("must be 0000 to 0777")
+        raise ValueError("must be permissions in octal, from 0000 to 0777")
     return number
 
 
@@ -295,7 +296,20 @@ def _add_serve(commands: Any) -> None:
     )
     serve.add_argument("path", metavar="PATH", help="what to serve")
     for option, words in _SERVE.items():
-        serve.add_argument(option, **words)
+        serve.add_argument(option, **{**words, "type": _explaining(words["type"])} if "type" in words else words)
+
+
+def _explaining(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The same, for argparse, which passes on the words of one kind of error only."""
+    import argparse
+
+    def call(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+    return call
 
 
 def _add_looks(commands: Any) -> None:

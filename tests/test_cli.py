@@ -36,6 +36,24 @@ def test_wrong_usage_is_status_two_and_a_usage_line(argv: list[str]) -> None:
     assert done.stdout == "" and "usage: " in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "right"),
+    [
+        ("--fd", "x", "a number from 0 to 4294967294"), ("--fd", "", "a number from 0 to 4294967294"),
+        ("--workers", "0", "a number from 1 to 4294967294"), ("--channels", "\xb2", "a number from 0 to 4294967294"),
+        ("--busy-poll", "1001", "a number from 0 to 1000"), ("--busy-poll", "+1", "a number from 0 to 1000"),
+        ("--mode", "0o600", "permissions in octal, from 0000 to 0777"),
+        ("--mode", "1777", "permissions in octal, from 0000 to 0777"),
+        ("--idle-message-timeout", "soon", "a number of seconds from 0 to 4294967294"),
+        ("--idle-message-timeout", "nan", "a number of seconds from 0 to 4294967294"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_told_with_what_is_right(option: str, value: str, right: str) -> None:
+    done = run("serve", ".", f"{option}={value}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(f"error: argument {option}: {value!r} must be {right}")
+
+
 def test_the_version_is_told() -> None:
     from gofer import __version__
 
