@@ -25,7 +25,7 @@ mount -t ext4 /dev/ubda $place/tmp
 ulimit -n 1000000
 cd $PWD
 $command
-echo "exit status: \$?"
+echo \$? > $place/status
 umount $place/tmp
 echo o > /proc/sysrq-trigger
 sleep 60
@@ -33,3 +33,4 @@ INIT
 chmod +x "$place/init"
 TMPDIR=/dev/shm linux.uml mem=6G "ubd0=$place/disk" root=/dev/root rootfstype=hostfs rootflags=/ rw quiet \
     con=null con0=fd:0,fd:1 "init=$place/init" < /dev/null
+exit "$(cat "$place/status")"
