@@ -1,4 +1,5 @@
-"""The jail: what the server gives up before it serves the first byte, layer by layer, and what came of each.
+"""The jail: what the server gives up before it serves the first byte, layer by layer, and what came of each. Whoever is to
+serve without one (mode "off") does not come here.
 
 Theory of operation
 -------------------
@@ -64,7 +65,7 @@ def enter(
     root: the O_PATH fd of the served tree; it keeps its number and then means the tree in the new root. charge: what the
     supervisor is to see to. split(own_mounts): called in the server when it may become several processes, the last
     time that it can; own_mounts: all but the first must leave the mount namespace, because each changes the root of its own.
-    policy: of another mode than "off". OSError where mode "require" misses a layer.
+    OSError where mode "require" misses a layer.
     """
     posture = Posture()
     seccomp.prepare()
@@ -86,9 +87,8 @@ def enter(
 def confine(roots: Roots, policy: Policy) -> Posture:
     """The layers that need no namespace, for a server that has a root of its own already; see `enter`."""
     posture = Posture()
-    if policy.mode != "off":
-        seccomp.prepare()
-        _confine(posture, roots, policy)
+    seccomp.prepare()
+    _confine(posture, roots, policy)
     return posture
 
 

@@ -3,7 +3,6 @@ it is enough."""
 
 from __future__ import annotations
 
-MODES = ("auto", "require", "off")
 IN_FORCE, MISSING = "in force", "missing"
 
 # What is lost where a layer is missing: said of a server that a client has taken over, which is what the jail is for.
@@ -26,7 +25,7 @@ LOSSES = {
 
 
 class Policy:
-    """How to confine. mode: one of MODES; seccomp: one of seccomp.ACTIONS.
+    """How to confine. mode: "auto", "require", or "off": then there is no jail to enter; seccomp: one of seccomp.ACTIONS.
 
     others_connect: other users than this one and root may connect, so that their peer credentials must be told apart.
     """

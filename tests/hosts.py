@@ -21,6 +21,7 @@ from peer import Peer, over_channel, over_socket
 CHECKOUT = Path(__file__).resolve().parent.parent
 GOFER = [sys.executable, str(CHECKOUT)]
 PATIENCE = 10.0  # seconds until what ought to happen at once counts as never
+NO_LARGE_FILES = ("prlimit", "--fsize=67108864")  # a server's wrap: an FAllocate of random length cannot fill the disk
 FAULTS = re.compile("Traceback|fault in|channel failed|Exception")
 TRANSPORTS = ("socket", "channel")
 

@@ -18,8 +18,9 @@ PYTHON = "/usr/bin/python3"  # one that every user may run
 SCRIPT = """
 import ctypes, errno, mmap, os, resource, signal, socket, sys, threading, time, fcntl, _thread
 sys.path.insert(0, {package!r})
-from gofer import caps, fds, jail, posture, supervisor
+from gofer import caps, fds, jail, supervisor
 from gofer.comm import Options
+from gofer.posture import Policy
 libc = ctypes.CDLL(None, use_errno=True)
 syscall = libc.syscall
 syscall.restype = ctypes.c_long
@@ -31,7 +32,7 @@ root = os.open({tree!r}, os.O_PATH)
 fds.pin_proc()
 fds.enter_proc()
 {before}
-policy = posture.Policy(**{policy!r})
+policy = Policy(**{policy!r})
 if policy.mode != "off":
     posture = jail.enter(root, Options(**{options!r}), policy, supervisor.Charge())
 try:
@@ -46,7 +47,7 @@ os._exit(0)
 def attempt(what: str, tree: Path, *, before: str = "", user: int = 0, groups: Any = (), **choices: Any) -> str:
     """Evaluate an expression in the jail; its value as text, or the name of the errno it failed with.
 
-    before: statements to run before the jail is entered. choices: of posture.Policy (mode, seccomp, others_connect) and
+    before: statements to run before the jail is entered. choices: of gofer.posture.Policy (mode, seccomp, others_connect) and
     of gofer's Options. A process that is killed is "killed by" and the signal's number, one that never got so far what
     it said.
     """

@@ -15,7 +15,7 @@ import pytest
 from codec import Mid
 from conftest import Start
 from corpus import recorded
-from hosts import Server, wait_until
+from hosts import NO_LARGE_FILES, Server, wait_until
 from peer import Peer, open_channel, over_channel
 from transport import CHANNEL_HEADER, DATA, SHUT_DOWN, ChannelTransport
 
@@ -200,11 +200,8 @@ def test_a_storm_of_wakes_disturbs_nobody(server: Server) -> None:
 
 
 def test_a_storm_of_hand_overs_from_many_processes_is_answered_or_ends_that_channel(start: Start) -> None:
-    """Several clients in one window at once, so that states and data come from different ones.
-
-    No file above 64 MiB: an FAllocate with another request's data would fill the disk.
-    """
-    server = start("--host-uds", "all", wrap=("prlimit", "--fsize=67108864"))
+    """Several clients in one window at once, so that states and data come from different ones."""
+    server = start("--host-uds", "all", wrap=NO_LARGE_FILES)
     with server.peer() as base:
         requests = [request for request in recorded(base) if len(request[1]) < 280 and request[0] != Mid.CHANNEL]
         channels = [over_channel(base)]

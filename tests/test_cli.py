@@ -41,7 +41,7 @@ def test_wrong_usage_is_status_two_and_a_usage_line(argv: list[str]) -> None:
     [
         ("--fd", "x", "a number from 0 to 4294967294"), ("--fd", "", "a number from 0 to 4294967294"),
         ("--workers", "0", "a number from 1 to 4294967294"), ("--channels", "\xb2", "a number from 0 to 4294967294"),
-        ("--busy-poll", "1001", "a number from 0 to 1000"), ("--busy-poll", "+1", "a number from 0 to 1000"),
+        *(("--busy-poll", value, "a number from 0 to 1000") for value in ("1001", "+1", "-1", "1.5", "much", "")),
         ("--mode", "0o600", "permissions in octal, from 0000 to 0777"),
         ("--mode", "1777", "permissions in octal, from 0000 to 0777"),
         ("--idle-message-timeout", "soon", "a number of seconds from 0 to 4294967294"),

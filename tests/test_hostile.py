@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 from codec import MAX_MESSAGE, Mid
 from corpus import Request, assert_well_formed, recorded
-from hosts import TRANSPORTS, Server, empty, wait_until
+from hosts import NO_LARGE_FILES, TRANSPORTS, Server, empty, wait_until
 from peer import Peer, over_channel, over_socket
 from transport import CHANNEL_HEADER, DATA, HEADER, ChannelTransport, SocketTransport
 from watch import leased
 
-# Everything open, so that everything can be attacked; no file above 64 MiB, so that a fallocate cannot fill the disk.
+# Everything open, so that everything can be attacked.
 EVERYTHING = ("--host-uds", "all", "--host-fifo", "open", "--char-devices", "open", "--xattrs", "all")
 MESSAGES = [mid for mid in Mid if mid != Mid.ERROR]
 BOUNDARIES = {
@@ -41,7 +41,7 @@ def arena() -> Iterator[Server]:
     """One server for all attacks."""
     tree = Path(tempfile.mkdtemp(prefix="arena-"))
     (tree / "root").mkdir()
-    server = Server(tree / "root", *EVERYTHING, wrap=("prlimit", "--fsize=67108864"))
+    server = Server(tree / "root", *EVERYTHING, wrap=NO_LARGE_FILES)
     yield server
     server.stop()
     empty(tree)

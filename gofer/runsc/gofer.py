@@ -26,7 +26,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from gofer import __version__, fds, jail, kernel
 from gofer.comm import Export, Options
-from gofer.posture import Policy
+from gofer.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
 from gofer.runsc.flags import Globals, GoferFlags, MountConf, parse_globals, parse_gofer
 from gofer.runsc.logs import RunscLog
@@ -260,8 +260,9 @@ class _Start:
         limit = fds.set_fd_limit(self.flags.fd_limit, len(exports))
         if limit < (self.flags.fd_limit or 0):
             self.log.warning(f"--fdlimit={self.flags.fd_limit} is above the hard limit: {limit} is in force")
-        policy = Policy(mode="auto" if self.gofer.apply_caps else "off")
-        posture = jail.confine([(export.root.host, export.options) for export in exports], policy)
+        posture = Posture()
+        if self.gofer.apply_caps:
+            posture = jail.confine([(export.root.host, export.options) for export in exports], Policy())
         for line in posture.lines():
             self.log.info(line)
 
