@@ -76,6 +76,12 @@ class ControlFD(HostFD):
         self.kind = kind
 
 
+class MountPoint(ControlFD):
+    """The root of the connection's tree, as Mount answers it; what is walked to, also by another way, is none."""
+
+    __slots__ = ()
+
+
 class OpenFD(HostFD):
     """An opened file. node: the control FD it was opened from. A FIFO's or device's host fd was given away: -1."""
 
@@ -250,7 +256,7 @@ O_PATH_FLAGS = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 WALKABLE = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR))
 
 __all__ = [
-    "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "OpenFD", "admit", "crowded",
-    "enter_proc", "get_errno", "open_path", "pin_proc", "proc_path", "reopen", "set_fd_limit",
+    "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "MountPoint", "OpenFD", "admit",
+    "crowded", "enter_proc", "get_errno", "open_path", "pin_proc", "proc_path", "reopen", "set_fd_limit",
 ]  # fmt: skip
 set_fd_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -6,7 +6,7 @@ import os
 from errno import EINVAL, EISDIR, EPERM, EROFS
 from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 
-from gofer.fds import ControlFD, HostFD, OpenFD, admit, reopen
+from gofer.fds import ControlFD, HostFD, MountPoint, OpenFD, admit, reopen
 from gofer.sys import O_ACCMODE
 from gofer.wire import OpenAtReq, OpenAtResp
 
@@ -37,7 +37,11 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if kind == S_IFREG:
         if comm.options.donate:
             comm.donated.append(file)
-    elif kind != S_IFDIR:
+    elif kind == S_IFDIR:
+        if comm.options.donate_root and type(node) is MountPoint:  # a directfs client opens all others itself
+            # Opened once more: the client's seeks must not move the offset that Getdents64 reads at.
+            comm.donated.append(HostFD(_open(comm, node, flags)))
+    else:
         # The client reads and writes these itself: a call of ours could block, and an fd kept here would hold
         # the far end of a FIFO open. The FD itself counts as if it had one, or there would be no end of them.
         admit(comm.table.held(), comm.table)

@@ -7,7 +7,8 @@ import stat
 from errno import EINVAL
 
 from gofer import wire
-from gofer.fds import O_PATH_FLAGS, HostFD, reopen
+from gofer.fds import O_PATH_FLAGS, HostFD, MountPoint, reopen
+from gofer.sys import O_PATH
 from gofer.wire import Count, MountResp
 
 TYPE_CHECKING = False
@@ -25,7 +26,8 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     wire.expect_end(req, 0)
     from gofer.handlers import HANDLERS  # the table imports this module
 
-    root = comm.adopt(reopen(comm.export.root.host, O_PATH_FLAGS & ~os.O_NOFOLLOW))
+    node = comm.adopt(reopen(comm.export.root.host, O_PATH_FLAGS & ~os.O_NOFOLLOW))
+    root, node.host = MountPoint(node.host, node.kind), -1
     fdid = comm.next_id()
     # Flush is answered, but not offered: it does nothing here, and a client that knows of it sends one with every close.
     mids = [mid for mid in range(1, len(HANDLERS)) if mid != wire.FLUSH]
@@ -35,10 +37,24 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     for mid in mids:
         Count.pack(reply, at, mid)
         at += Count.size
-    if comm.options.donate_root and root.kind == stat.S_IFDIR:
-        comm.donated.append(HostFD(reopen(root.host, os.O_RDONLY | os.O_DIRECTORY)))
+    if comm.options.donate_root:
+        comm.donated.append(_donation(root))
     comm.control[fdid] = root
     return at
+
+
+def _donation(root: MountPoint) -> HostFD:
+    """What a directfs client works with in place of the root's control FD; it refuses a Mount without one.
+
+    Open for reading, as fchmod(2) and fgetxattr(2) take no O_PATH fd. But not a FIFO: its reader is a peer, for whom
+    writers elsewhere would no longer wait. Nor a device, which may do things when it is opened.
+    """
+    if root.kind in (stat.S_IFDIR, stat.S_IFREG):
+        try:
+            return HostFD(reopen(root.host, os.O_RDONLY | os.O_NONBLOCK))
+        except OSError:  # not readable to us, or leased: the client can do without
+            pass
+    return HostFD(reopen(root.host, O_PATH))
 
 
 def channel(comm: Communicator, req: memoryview, reply: memoryview) -> int:
