@@ -18,7 +18,8 @@ itself tells how full the table is, and `admit` needs no counter. From the botto
 connection may hold at most `_GREED` times as many as are still free, so that one client that opens all it can leaves
 something of the rest to the next; then comes a quarter of the range where only who holds less than his share is given
 one, so that each connection can have that, whatever the others do; then the numbers for connections; and the last few
-for what an answer needs for a moment, and for turning clients away. Where there can be one connection only, it has all.
+for what an answer needs for a moment, and for turning clients away. Where there can be one client only, as in the stand-in
+for `runsc gofer`, all of it is its, over however many connections.
 """
 
 from __future__ import annotations
@@ -180,10 +181,11 @@ def crowded(host: int) -> bool:
     return host >= _shares[2]
 
 
-def set_fd_limit(limit: int | None = None, connections: int = 64) -> int:
+def set_fd_limit(limit: int | None = None, clients: int = 64) -> int:
     """Set RLIMIT_NOFILE to limit (None: the hard limit) and the marks of `admit`; returns the limit in force.
 
-    connections: how many there may be, to share it; one has it all.
+    clients: how many there may be, to share it, with a connection each. One has it all, over however many connections
+    it has: what it closes on one is free for another at once.
     A limit above the hard one is cut to it where the process may not raise it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -194,11 +196,11 @@ def set_fd_limit(limit: int | None = None, connections: int = 64) -> int:
         wanted = hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     last = max(wanted - LAST, 0)
-    ceiling = max(last - connections, last * 3 // 4)
+    ceiling = max(last - clients, last * 3 // 4)
     top = int(ceiling * SHARES_FROM)
     # An FD can keep two fds open, its own and that of its control FD. A client must get as far as Mount.
-    share = max(1, ((ceiling - top) // connections - _CHANNELS) // 2)
-    MARKS[:] = int(ceiling * FAIR_FROM) if connections > 1 else ceiling, ceiling
+    share = max(1, ((ceiling - top) // clients - _CHANNELS) // 2)
+    MARKS[:] = int(ceiling * FAIR_FROM) if clients > 1 else ceiling, ceiling
     _shares[:] = top, share, last
     return wanted
 

@@ -257,7 +257,7 @@ class _Start:
             os.close(self.gofer.mounts_fd)
 
     def _confine(self, exports: list[Export]) -> None:
-        limit = fds.set_fd_limit(self.flags.fd_limit, len(exports))
+        limit = fds.set_fd_limit(self.flags.fd_limit, clients=1)  # one sandbox, however many connections it has
         if limit < (self.flags.fd_limit or 0):
             self.log.warning(f"--fdlimit={self.flags.fd_limit} is above the hard limit: {limit} is in force")
         posture = Posture()
