@@ -15,9 +15,11 @@ What is refused gets the chosen action, with two exceptions that answer ENOSYS, 
 library tries before one that is allowed (`_TRY_ANOTHER`), and any number above `_NEWEST`, which is a call that this file
 does not know. Neither lets anything through, and a newer C library falls back instead of dying.
 
-The allow-list is what strace shows of the test suite on CPython 3.9 to 3.13, and what newer and other C libraries use for
-the same functions. Whatever maps executable memory must have been done before: making ctypes callbacks, and loading
-libgcc_s, which glibc does when a thread ends (`prepare`).
+The allow-list is what the C libraries' sources say of each function that the server, or the interpreter beneath it, uses:
+glibc 2.31 to 2.43 and musl 1.2.2 to 1.2.6, on CPython 3.9 to 3.15. It holds what each of them calls, so that no filter has to be
+made for one of them. strace of the test suite is the check of that list, not its source: it shows what one C library calls
+on one kernel. Whatever maps executable memory must have been done before: making ctypes callbacks, and loading libgcc_s,
+which glibc does when a thread ends (`prepare`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import struct
 from ctypes import c_long, c_uint, c_ulong, c_void_p
 from errno import EINVAL, ENOSYS, EPERM
 
+from gofer import callnames
 from gofer.sys import MACHINE, get_errno, libc, raise_errno
 
 TYPE_CHECKING = False
@@ -47,56 +50,46 @@ KILL_PROCESS, LOG, ALLOW, ERRNO = 0x80000000, 0x7FFC0000, 0x7FFF0000, 0x00050000
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC00000F3}
 _X32_BIT = 0x40000000
 
-# System calls and their numbers: (x86_64, the generic table of aarch64 and riscv64); -1: there is none.
-# Allowed to the server whatever the arguments.
-_PLAIN = {
-    # data and waiting
+# Allowed to the server whatever the arguments, because every C library makes them, or one of them, in its place.
+_RUNTIME = (
+    # memory: malloc's heap, its large blocks, and giving both back. What maps is judged below
+    *("munmap", "mremap", "madvise", "brk"),
+    # glibc and musl start and end a thread so; mimalloc, which free-threaded CPython has, asks for a cpu's memory node
+    *("exit", "exit_group", "set_robust_list", "rseq", "gettid", "getpid", "sched_getaffinity", "getcpu"),
+    # clocks, where there is no vDSO to read them from, and time.sleep (select(2) before CPython 3.11)
+    *("clock_gettime", "clock_getres", "gettimeofday", "time", "nanosleep", "clock_nanosleep", "sched_yield"),
+    # signals: handlers, and the masks that C libraries set around what must not be interrupted
+    *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall"),
+)
+_PLAIN = (
     # futex is the hottest call, and its operations are not told apart: what is allowed whatever its arguments the
     # kernel finds in a bitmap (Linux 5.11), without running the filter
-    "futex": (202, 98), "pread64": (17, 67), "preadv": (295, 69), "preadv2": (327, 286), "pwrite64": (18, 68),
-    "pwritev": (296, 70), "pwritev2": (328, 287), "statx": (332, 291), "openat": (257, 56),
-    "close": (3, 57), "sendmsg": (46, 211), "recvfrom": (45, 207),
-    "sendto": (44, 206), "shutdown": (48, 210), "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66),
-    "poll": (7, -1), "ppoll": (271, 73), "epoll_ctl": (233, 21), "epoll_wait": (232, -1),
-    "epoll_pwait": (281, 22), "select": (23, -1), "pselect6": (270, 72),
-    # files
-    "getdents64": (217, 61), "lseek": (8, 62), "fstat": (5, 80), "newfstatat": (262, 79),
-    "readlink": (89, -1), "readlinkat": (267, 78), "mkdirat": (258, 34),
-    "symlinkat": (266, 36), "linkat": (265, 37), "unlinkat": (263, 35), "renameat": (264, 38),
-    "renameat2": (316, 276), "fchmodat": (268, 53), "fchmodat2": (452, 452), "fchmod": (91, 52), "fchownat": (260, 54),
-    "utimensat": (280, 88), "ftruncate": (77, 46), "fallocate": (285, 47), "fsync": (74, 82),
-    "fdatasync": (75, 83), "fstatfs": (138, 44), "getxattr": (191, 8), "setxattr": (188, 5),
-    "listxattr": (194, 11), "removexattr": (197, 14),
-    # sockets
-    "accept4": (288, 242), "getsockopt": (55, 209), "getsockname": (51, 204), "getpeername": (52, 205),
-    # memory, threads, time, signals
-    "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233), "brk": (12, 214),
-    "memfd_create": (319, 279), "exit": (60, 93), "exit_group": (231, 94), "set_robust_list": (273, 99),
-    "rseq": (334, 293), "gettid": (186, 178), "getpid": (39, 172), "getuid": (102, 174),
-    "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "sched_yield": (24, 124),
-    "sched_getaffinity": (204, 123), "nanosleep": (35, 101), "clock_nanosleep": (230, 115),
-    "clock_gettime": (228, 113), "clock_getres": (229, 114), "gettimeofday": (96, 169),
-    "getrandom": (318, 278), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135),
-    "rt_sigreturn": (15, 139), "sigaltstack": (131, 132), "restart_syscall": (219, 128),
-    "capget": (125, 90), "capset": (126, 91), "wait4": (61, 260),
-}  # fmt: skip
-# Allowed with some arguments.
-_JUDGED = {
-    "clone": (56, 220), "fcntl": (72, 25), "ioctl": (16, 29), "kill": (62, 129), "mknodat": (259, 33),
-    "mmap": (9, 222), "mprotect": (10, 226), "prctl": (157, 167), "prlimit64": (302, 261),
-    "socketpair": (53, 199), "tgkill": (234, 131),
-}  # fmt: skip
-_OF_SOCKETS = {"socket": (41, 198), "bind": (49, 200), "listen": (50, 201), "connect": (42, 203)}
-_OF_CREDENTIALS = {
-    "setresuid": (117, 147), "setresgid": (119, 149), "getgroups": (115, 158), "setgroups": (116, 159),
-}  # fmt: skip
-_OF_SUPERVISOR = {"rt_sigtimedwait": (128, 137)}
-# Answered ENOSYS, see above; from 424 on there is one table for all.
-_TRY_ANOTHER = {
-    "clone3": 435, "faccessat2": 439, "futex_waitv": 449, "map_shadow_stack": 453,
-    "futex_wake": 454, "futex_wait": 455, "futex_requeue": 456, "mseal": 462,
-}  # fmt: skip
-NUMBERS = {**_PLAIN, **_JUDGED, **_OF_SOCKETS, **_OF_CREDENTIALS, **_OF_SUPERVISOR}
+    "futex",
+    # file data and the transports; the vectors are musl's stdio
+    *("pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "statx", "openat", "close", "sendmsg"),
+    *("recvfrom", "sendto", "shutdown", "read", "write", "readv", "writev", "lseek"),
+    # waiting for fds: C libraries put the newer in the older one's place, or the other way round
+    *("poll", "ppoll", "epoll_ctl", "epoll_wait", "epoll_pwait", "select", "pselect6"),
+    # files, by an fd and one name
+    *("getdents64", "readlinkat", "mkdirat", "symlinkat", "linkat", "unlinkat", "renameat", "renameat2"),
+    *("fchmodat", "fchmodat2", "fchmod", "fchownat", "utimensat", "ftruncate", "fallocate", "fsync", "fdatasync"),
+    *("fstatfs", "getxattr", "setxattr", "listxattr", "removexattr"),
+    # stat(3) and its kin by a path, which leads nowhere but into the tree: glibc before 2.33 and musl have calls of
+    # their own for it. The interpreter does so where it reports an error, glibc's strftime for /etc/localtime
+    *("fstat", "newfstatat", "stat", "lstat", "readlink", "access", "faccessat", "getcwd"),
+    # accept is what musl's accept4 tries where that is EINVAL: on a socket that does not listen
+    *("accept4", "accept", "getsockopt", "getsockname", "getpeername"),
+    *("memfd_create", "getrandom", "getuid", "geteuid", "getgid", "getegid"),
+    # a thread's capability while it works for a client; waiting for workers
+    *("capget", "capset", "wait4"),
+    *_RUNTIME,
+)
+_OF_SOCKETS = ("socket", "bind", "listen", "connect")
+_OF_CREDENTIALS = ("setresuid", "setresgid", "getgroups", "setgroups")
+# Answered ENOSYS, see above.
+_TRY_ANOTHER = (
+    *("clone3", "faccessat2", "futex_waitv", "map_shadow_stack", "futex_wake", "futex_wait", "futex_requeue", "mseal"),
+)  # fmt: skip
 _NEWEST = 462
 _SECCOMP = (317, 277)
 
@@ -116,7 +109,10 @@ _AF_UNIX = 1
 _CLONE_THREAD = 0x10000
 _CLONE_NEW = 0x7E020000  # every CLONE_NEW* that clone(2) takes: namespaces
 _FCNTL = (0, 1, 2, 3, 4, 1030, 1033, 1034)  # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC, ADD_SEALS, GET_SEALS
-_IOCTL = (0x5401, 0x5413, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONBIO, FIONCLEX, FIOCLEX
+# isatty(3), which whatever opens a file to read it calls, by TCGETS, or TCGETS2 (glibc 2.42), or TIOCGWINSZ (musl); FIONBIO,
+# FIONCLEX and FIOCLEX
+_IOCTL = (0x5401, 0x802C542A, 0x5413, 0x5421, 0x5450, 0x5451)
+_MEMBARRIER = (8, 16)  # PRIVATE_EXPEDITED and its registration, which is how musl's first pthread_create begins
 _PRCTL = (15, 0x53564D41)  # SET_NAME, SET_VMA: newer C libraries name threads and their stacks
 
 
@@ -138,9 +134,11 @@ def server_rules(refuse: int, sockets: bool, credentials: bool) -> Rules:
         mmap=_without(refuse, 2, _PROT_EXEC),
         mprotect=_without(refuse, 2, _PROT_EXEC),
         prctl=_one_of(refuse, 0, _PRCTL),
+        membarrier=_one_of(refuse, 0, _MEMBARRIER),
         prlimit64=_null(refuse, 2),
         socketpair=_one_of(refuse, 0, (_AF_UNIX,)),
-        tgkill=_one_of(refuse, 0, me),
+        tgkill=_one_of(refuse, 0, me),  # how glibc raises a signal in its own process, for abort(3)
+        tkill=_one_of(refuse, 0, me),  # and musl, where only the first thread can be told from other processes
     )
     if sockets:
         rules.update(dict.fromkeys(_OF_SOCKETS))
@@ -153,16 +151,14 @@ def server_rules(refuse: int, sockets: bool, credentials: bool) -> Rules:
 def supervisor_rules(refuse: int, processes: Iterable[int]) -> Rules:
     """What the supervisor may call; processes: those it may signal, itself aside."""
     me = (os.getpid(),)
-    names = (
-        "write", "close", "unlinkat", "newfstatat", "fstat", "exit_group", "munmap", "mremap", "madvise", "brk", "getpid",
-        "gettid", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "restart_syscall", "wait4", *_OF_SUPERVISOR,
-    )  # fmt: skip
+    names = ("futex", "write", "close", "unlinkat", "newfstatat", "fstat", "wait4", "rt_sigtimedwait", *_RUNTIME)
     rules: Rules = dict.fromkeys(names)
     rules.update(
         kill=_one_of(refuse, 0, (*me, *processes)),
         mmap=_without(refuse, 2, _PROT_EXEC),
         mprotect=_without(refuse, 2, _PROT_EXEC),
         tgkill=_one_of(refuse, 0, me),
+        tkill=_one_of(refuse, 0, me),
     )
     return rules
 
@@ -174,16 +170,16 @@ def refusal(action: str) -> int:
 
 def assemble(rules: Rules, refuse: int, machine: str = MACHINE) -> bytes:
     """The program, as an array of struct sock_filter."""
-    column = int(machine != "x86_64")
+    numbers = callnames.numbers(machine)
     code: list[Instruction] = [(_LD, 0, 0, _DATA_ARCH), (_JEQ, 1, 0, _AUDIT_ARCH[machine]), (_RET, 0, 0, refuse)]
     code.append((_LD, 0, 0, _DATA_NR))
     if machine == "x86_64":
         code += [(_JGE, 0, 1, _X32_BIT), (_RET, 0, 0, refuse)]
-    judged = [(NUMBERS[name][column], rule or [(_RET, 0, 0, ALLOW)]) for name, rule in rules.items()]
-    judged += [(number, [(_RET, 0, 0, ERRNO | ENOSYS)]) for number in _TRY_ANOTHER.values()]
-    for number, rule in judged:
-        if number >= 0:
-            code += [(_JEQ, 0, len(rule), number), *rule]
+    rules = {**rules, **{name: [(_RET, 0, 0, ERRNO | ENOSYS)] for name in _TRY_ANOTHER}}
+    for name, rule in rules.items():
+        if name in numbers:  # the generic table lacks what a newer call does as well
+            rule = rule or [(_RET, 0, 0, ALLOW)]
+            code += [(_JEQ, 0, len(rule), numbers[name]), *rule]
     code += [(_JGT, 0, 1, _NEWEST), (_RET, 0, 0, ERRNO | ENOSYS), (_RET, 0, 0, refuse)]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 

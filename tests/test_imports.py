@@ -11,7 +11,7 @@ from hosts import CHECKOUT
 
 # From the bottom up. A module imports from lines above its own only; `runsc.*` also from its own folder.
 LAYERS = """
-    wire sys log
+    wire sys log callnames
     fds caps seccomp landlock posture kernel
     workers busypoll
     supervisor sockets
