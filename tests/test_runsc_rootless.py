@@ -105,6 +105,16 @@ def test_the_ids_of_2026_are_the_ones_asked_for(place: Path, started: "list[Star
     assert (peer.fstat(peer.root).uid, peer.fstat(peer.root).gid) == (1000, 1000)
 
 
+def test_where_it_was_started_need_not_be_a_place_that_its_user_may_enter(place: Path, started: "list[Started]") -> None:
+    """As when root starts a container of another user's in a directory of root's own."""
+    (place / "hidden").mkdir(mode=0o700)
+    mount = bind("/m", str(place / "rootfs"))
+    g = Rootless(place, spec(mount), io=2, cwd=place / "hidden")
+    started.append(g)
+    g.map()
+    assert json.loads(g.mount_list())[0]["destination"] == "/m", g.errors()
+
+
 def test_an_id_that_is_not_mapped_is_named(place: Path, started: "list[Started]") -> None:
     g = Rootless(place, spec(), "--gofer-mount-confs=lisafs:none", "--uid=5", "id")
     started.append(g)

@@ -66,7 +66,8 @@ class Builder:
         with naming("a mount namespace"):
             kernel.unshare(kernel.CLONE_NEWNS)
             kernel.mount(b"", b"/", b"", kernel.MS_SLAVE | kernel.MS_REC)
-        self.cwd = os.open(".", _PATH | os.O_DIRECTORY)  # relative bundles start here
+        # Where relative bundles start. Not ".", which takes leave to enter it, and most paths are absolute.
+        self.cwd = os.open("/proc/self/cwd", _PATH | os.O_DIRECTORY)
         self.place = b"/proc/fs" if os.path.isdir("/proc/fs") else b"/proc"
         self.pinned = pin_proc_fd()
         self._flags: list[tuple[int, int]] = []
@@ -74,15 +75,13 @@ class Builder:
     def open_sources(self, spec: Spec, own_root: bool, opener: Opener | None) -> list[int]:
         """O_PATH fds on the root (if served) and the served mounts' sources, in the spec's order."""
         fds = []
-        os.fchdir(self.cwd)
         if own_root:
             with naming(f"root {spec.root}"):
-                fds.append(os.open(spec.root.encode(), _PATH | os.O_DIRECTORY))
+                fds.append(os.open(spec.root.encode(), _PATH | os.O_DIRECTORY, dir_fd=self.cwd))
         for mount in spec.mounts:
             if mount.served:
                 with naming(f"mount {mount.destination}: source {mount.source}"):
-                    fds.append(_open_source(mount, opener))
-        os.fchdir(self.pinned)
+                    fds.append(_open_source(mount, self.cwd, opener))
         return fds
 
     def start(self, spec: Spec, root: int | None) -> None:
@@ -167,8 +166,8 @@ class Builder:
 
         The working directory is again the one we were started in, until `take_back`.
         """
-        os.fchdir(self.cwd)
         with naming("the root for hooks"):
+            os.fchdir(self.cwd)
             kernel.mount(self.place, path.encode(), b"", kernel.MS_BIND | kernel.MS_REC)
 
     def take_back(self, path: str) -> None:
@@ -217,19 +216,19 @@ def adjusted_options(fd: int, options: list[str], modern: bool) -> list[str]:
     return options
 
 
-def _open_source(mount: Mount, opener: Opener | None) -> int:
+def _open_source(mount: Mount, cwd: int, opener: Opener | None) -> int:
     if mount.id_mapped:
         if opener is None:
             raise Fault(f"mount {mount.destination}: id-mapped, and no --rpc-fd to ask runsc for it")
         return opener(mount)
     source = mount.source.encode()
     try:
-        fd = os.open(source, _PATH)
+        fd = os.open(source, _PATH, dir_fd=cwd)
     except OSError as error:
         if opener is None or error.errno not in (EACCES, EPERM):
             raise
         return opener(mount)
-    if opener is not None and not os.access(source, os.R_OK):
+    if opener is not None and not os.access(source, os.R_OK, dir_fd=cwd):
         os.close(fd)
         return opener(mount)
     return fd
