@@ -135,7 +135,7 @@ def nothing_leaks() -> Iterator[None]:
     if _belongings() == before:
         return
     gc.collect()  # dear with pytest's heap, so only now
-    wait_until(lambda: _belongings() == before, lambda: _difference(before, _belongings()), patience=2)
+    wait_until(lambda: _belongings() == before, lambda: _difference(before, _belongings()))
 
 
 def _belongings() -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from hosts import children
 from peer import Peer, over_channel
-from transport import SocketTransport
+from transport import PATIENCE, SocketTransport
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # What the Go gofer of 2022 always opens or never has, ours must be told.
@@ -30,7 +30,6 @@ CONNECTIONS, READ_ONLY = 3, 2
 TRANSPORTS = ("socket", "channel")
 FIFO, LISTENING, SILENT = b"fifo", b"listening", b"silent"  # what is special at the top of the tree
 MANY = 700  # names in a directory that takes several reads
-PATIENCE = 10.0
 LONG_PATH = 108  # bytes of a path that the Go gofer cannot bind or connect to
 FAULTS = re.compile("Traceback|fault in|channel failed|panic")
 

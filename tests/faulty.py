@@ -24,6 +24,7 @@ _HEAD, _OUT = struct.Struct("<IIQQIIIHH"), struct.Struct("<IiQ")
 _DIRECT_IO = 1  # each read(2) and write(2) comes here, none is answered from the page cache
 _SILENT = {UNLINK, RMDIR, RENAME, RENAME2, RELEASE, FSYNC, SETXATTR, REMOVEXATTR, FLUSH, RELEASEDIR, FALLOCATE}
 _HANG, _SHORT = 1 << 16, 1 << 17
+_HUNG = 2048  # where in the page it is told that one hangs
 _NODES = {1: modes.S_IFDIR | 0o755, 2: modes.S_IFREG | 0o644, 3: modes.S_IFDIR | 0o755, 4: modes.S_IFLNK | 0o777}
 _NAMES = {b"file": 2, b"dir": 3, b"link": 4}
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,6 +41,10 @@ class Faulty:
 
     def hang(self, opcode: int) -> None:
         self.fail(opcode, _HANG)
+
+    def hangs(self, opcode: int) -> bool:
+        """Whether somebody has asked for what is to hang."""
+        return bool(self._orders[_HUNG + opcode])
 
     def write_half(self) -> None:
         self.fail(WRITE, _SHORT)
@@ -97,6 +102,7 @@ def _serve(device: int, orders: mmap.mmap) -> None:
             continue
         order = struct.unpack_from("<I", orders, 4 * opcode)[0]
         if order == _HANG:
+            orders[_HUNG + opcode] = 1
             continue
         body = request[_HEAD.size :]
         try:

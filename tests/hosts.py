@@ -17,10 +17,10 @@ from typing import Any, Callable
 
 import pytest
 from peer import Peer, over_channel, over_socket
+from transport import CALM, PATIENCE
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 GOFER = [sys.executable, str(CHECKOUT)]
-PATIENCE = 10.0  # seconds until what ought to happen at once counts as never
 NO_LARGE_FILES = ("prlimit", "--fsize=67108864")  # a server's wrap: an FAllocate of random length cannot fill the disk
 FAULTS = re.compile("Traceback|fault in|channel failed|Exception")
 TRANSPORTS = ("socket", "channel")
@@ -150,7 +150,7 @@ def over_socket_of(connect: Callable[[], socket.socket]) -> Iterator[Peer]:
 def run(*argv: str, **options: Any) -> "subprocess.CompletedProcess[str]":
     """Run the program to its end; its output as text."""
     options.setdefault("stdin", subprocess.DEVNULL)
-    options.setdefault("timeout", 30)
+    options.setdefault("timeout", CALM)
     return subprocess.run([*GOFER, *argv], capture_output=True, text=True, **options)
 
 
@@ -198,6 +198,14 @@ def wait_until(condition: Callable[[], bool], what: Any, patience: float = PATIE
         time.sleep(0.002)
 
 
+def however_slow(attempt: Callable[[float], None], *units: float) -> None:
+    """attempt(unit), where what is awaited takes so many units; a machine may be too slow for the shorter ones."""
+    for unit in units[:-1]:
+        with contextlib.suppress(AssertionError, OSError):
+            return attempt(unit)
+    attempt(units[-1])
+
+
 def serving(pid: int) -> int:
     """The process that serves, the first worker, where `pid` was started: its child, or itself with --jail=off."""
     below = children(pid)
@@ -214,6 +222,12 @@ def ended(pid: int) -> bool:
 
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used, whatever else the machine does."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def open_fds(pid: int) -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hosts import CHECKOUT
+from hosts import CALM, CHECKOUT
 
 NO_SYS_ADMIN = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")  # as root in most containers
 USER = 54321  # nobody that this machine knows
@@ -61,7 +61,7 @@ def run(
     what: str, tree: Path, *, before: str = "", user: int = 0, groups: Any = (), **choices: Any
 ) -> "subprocess.CompletedProcess[str]":
     with started(what, tree, before=before, user=user, groups=groups, **choices) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=CALM)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -102,9 +102,9 @@ def _package(user: int) -> Iterator[str]:
     try:
         os.chmod(place, 0o755)
         shutil.copytree(CHECKOUT / "gofer", Path(place) / "gofer", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(CHECKOUT / "__main__.py", place)
         for path in Path(place).rglob("*"):
             path.chmod(0o755)
-        shutil.copy(CHECKOUT / "__main__.py", place)
         yield place
     finally:
         shutil.rmtree(place)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from hosts import CHECKOUT, wait_until
+from hosts import CALM, CHECKOUT, PATIENCE, wait_until
 from peer import Peer, over_socket
 
 FLAGS = ["--platform=ptrace", "--network=none", "--ignore-cgroups"]  # what every runsc needs in a virtual machine
@@ -45,10 +45,16 @@ def bundle(place: Path, script: str, *mounts: Json, **changes: Any) -> Path:
     return place
 
 
+def container(what: str = "c") -> str:
+    """A name that no other container on this machine has: runsc of 2022 finds a sandbox by an abstract socket of that name."""
+    return f"{what}-{os.path.basename(tempfile.gettempdir())}"
+
+
 def host_mounts() -> list[str]:
-    """The host's mount table, but for what another run of this suite mounts in its own scratch directory meanwhile."""
+    """What of this run is mounted on the host: a container's mounts are in its bundle, or of something in it, or on /proc."""
+    ours = os.path.basename(tempfile.gettempdir())
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if "/gofer-" not in line or tempfile.gettempdir() in line]
+    return [line for line in lines if ours in line or line.split()[4].startswith("/proc")]
 
 
 def busybox() -> str:
@@ -154,7 +160,7 @@ class Started:
 
     def wait(self) -> int:
         """Its exit status."""
-        return self.process.wait(10)
+        return self.process.wait(PATIENCE)
 
     def said(self) -> str:
         return self.logs["debug-log"].read_text(errors="replace")
@@ -177,7 +183,7 @@ class Started:
         if self._mounts >= 0:
             os.close(self._mounts)
         try:
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -208,6 +214,7 @@ class Runsc:
     """Runs Debian's runsc with one state directory. gofer: our one file, or None for runsc's own gofer."""
 
     def __init__(self, place: Path, gofer: Optional[Path]) -> None:
+        self.place = place
         self.state, self.logs = place / "state", place / "logs"
         self.state.mkdir()
         self.logs.mkdir(mode=0o1777)
@@ -226,17 +233,19 @@ class Runsc:
     ) -> "subprocess.Popen[str]":
         """Output on pipes: where a container's stdout is a regular file gVisor writes from its beginning.
 
+        Started in `place`: the checkout may lie where a user may not go, and `do` runs its command where it is itself.
+
         quiet: to nowhere, for what leaves a container behind, which would hold the pipes open.
         """
         out = subprocess.DEVNULL if quiet else subprocess.PIPE
         argv = self.argv(*words, flags=flags)
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, **options)
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, cwd=self.place, **options)
 
     def run(self, *words: str, check: bool = True, **how: Any) -> "subprocess.CompletedProcess[str]":
         """To its end; check: which must be exit status 0. how: as `start`."""
         with self.start(*words, **how) as process:
             try:
-                out, err = process.communicate(timeout=60)
+                out, err = process.communicate(timeout=CALM)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

@@ -13,10 +13,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from hosts import GOFER
+from hosts import CALM, GOFER, PATIENCE
 
 FLAGS = ["--platform=ptrace", "--network=none", "--ignore-cgroups"]
-CALM = 120  # seconds for a whole run
 
 
 def make_root(root: Path, script: str) -> None:
@@ -53,7 +52,7 @@ def run_sandboxed(root: Path, place: Path, *options: str) -> tuple[str, str, int
         )
     try:
         printed = _boot(place, theirs)
-        status = gofer.wait(10)  # the sandbox is gone, and with it the only connection
+        status = gofer.wait(PATIENCE)  # the sandbox is gone, and with it the only connection
     finally:
         theirs.close()
         gofer.kill()

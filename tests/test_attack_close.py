@@ -10,12 +10,11 @@ import os
 import socket
 import struct
 import threading
-import time
 from typing import Callable
 
 import pytest
 from codec import Mid
-from hosts import Server
+from hosts import Server, wait_until
 from peer import Peer, over_channel
 from transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
 from watch import leased
@@ -55,8 +54,9 @@ def test_an_fd_closed_while_another_channel_uses_it_never_becomes_another_file(s
         threads = [threading.Thread(target=reads, args=(peer,)) for peer in channels]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
+        rounds = 0
+        while not errors and (outcomes["read"] < 50 or outcomes["refused"] < 5 or rounds < 500):
+            rounds += 1
             old, target = target, base.openat(a).fd
             base.close(old)  # and at once take its number
             others = [base.openat(b).fd for _ in range(3)]
@@ -69,7 +69,6 @@ def test_an_fd_closed_while_another_channel_uses_it_never_becomes_another_file(s
         for peer in channels:
             peer.disconnect()
     assert errors == []
-    assert outcomes["read"] > 50, outcomes
 
 
 # What a client does with a directory; each is to happen in "a", whatever becomes of the FD on it meanwhile.
@@ -117,8 +116,7 @@ def test_a_directory_closed_under_a_call_never_becomes_another(server: Server, m
         threads = [threading.Thread(target=act, args=(peer, file)) for peer in channels]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + 0.6
-        while time.monotonic() < end:
+        for _ in range(400):
             old, target = target, base.walk_to("a")
             base.close(old)
             base.close(*(base.walk_to("b") for _ in range(3)))
@@ -163,8 +161,8 @@ def test_a_socket_closed_under_a_call_never_becomes_another(server: Server, mess
         threads = [threading.Thread(target=act, args=(peer,)) for peer in channels]
         for thread in threads:
             thread.start()
-        end, accepted = time.monotonic() + 0.6, 0
-        while time.monotonic() < end:
+        accepted = 0
+        while not errors and accepted < 100:
             old, target = target, base.walk_to("a")
             base.close(old)
             base.close(*(base.walk_to("b") for _ in range(3)))
@@ -179,7 +177,7 @@ def test_a_socket_closed_under_a_call_never_becomes_another(server: Server, mess
             peer.disconnect()
         with pytest.raises(BlockingIOError):
             b.accept()[0].close()
-    assert errors == [] and accepted > 20
+    assert errors == []
 
 
 def test_everything_is_closed_while_calls_wait_and_they_end_as_they_began(server: Server) -> None:
@@ -187,9 +185,9 @@ def test_everything_is_closed_while_calls_wait_and_they_end_as_they_began(server
     with server.peer() as base:
         peer = over_channel(base)
         fd = base.walk_to("file")
-        with leased(server.tree / "file"):
+        with leased(server.tree / "file") as awaited:
             of(peer).hand_over(CHANNEL_HEADER.pack(Mid.OPENAT, 0, 0) + struct.pack("<QI4x", fd, os.O_RDWR))
-            time.sleep(0.05)
+            wait_until(awaited, "the server opens the file")
             base.close(*range(1, 50))
             assert of(peer).state == SERVER_ACTIVE
         reply = Peer.check(Mid.OPENAT, of(peer).receive())

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 from codec import Mid
-from hosts import Server, wait_until
+from hosts import PATIENCE, Server, wait_until
 from peer import Peer, open_channel, over_socket
 from transport import HEADER, SocketTransport
 
@@ -39,7 +39,7 @@ def sock_of(peer: Peer) -> socket.socket:
     return peer.transport.sock
 
 
-def all_closed(reader: int, patience: float = 5) -> bool:
+def all_closed(reader: int, patience: float = PATIENCE) -> bool:
     """Whether nobody has a write end of the pipe any more."""
     return bool(select.select([reader], [], [], patience)[0]) and os.read(reader, 1) == b""
 

@@ -113,7 +113,6 @@ def look(server: Server) -> tuple[int, int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_million_operations_leave_fds_threads_and_memory_flat(start: Start) -> None:
     """CVE-2016-8577, CVE-2016-9102, CVE-2016-9105, CVE-2016-9106 (9pfs): leaks per operation."""
     server = start("--xattrs", "all")

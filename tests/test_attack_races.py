@@ -226,13 +226,12 @@ def test_no_race_reaches_anything_outside_or_opens_what_must_not_be(start: Start
         stack.enter_context(swaps_on_the_host(tree))
         stack.enter_context(forked(swaps_by_a_client(other)))
         end = time.monotonic() + seconds
-        while time.monotonic() < end or (not raced(explorers) and time.monotonic() < end + 20):
+        while time.monotonic() < end or not raced(explorers):
             for explorer in explorers:
                 explorer.round()
         assert events.seen() == []
         assert opens.seen() == 0
     assert state_of(outside) == before
-    assert raced(explorers), [explorer.found for explorer in explorers]
 
 
 def raced(explorers: "list[Explorer]") -> bool:
@@ -264,8 +263,9 @@ def test_files_that_turn_into_fifos_and_devices_are_never_opened(start: Start, p
             _libc.renameat2(-100, os.fsencode(tree / "file"), -100, os.fsencode(tree / other), EXCHANGE)
 
     with opens_of(tree / "fifo", tree / "device") as opens, server.peer("channel") as peer, forked(swap):
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
+        rounds = 0
+        while rounds < 1000 or len(kinds) < 3:
+            rounds += 1
             _, inodes = peer.walk(peer.root, "file")
             kind = modes.S_IFMT(inodes[0].stat.mode)
             kinds.add(kind)
@@ -278,4 +278,3 @@ def test_files_that_turn_into_fifos_and_devices_are_never_opened(start: Start, p
             for fd in peer.disown(peer.owned[:]):
                 os.close(fd)
         assert opens.seen() == 0
-    assert len(kinds) == 3

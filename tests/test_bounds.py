@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from codec import MAX_MESSAGE, Mid, strings
 from conftest import Start
-from hosts import GOFER, TRANSPORTS, Server, fails, over_socket_of, wait_until
+from hosts import GOFER, PATIENCE, TRANSPORTS, Server, cpu_seconds, fails, however_slow, over_socket_of, wait_until
 from peer import Peer, open_channel, over_socket
 from transport import HEADER, SocketTransport
 
@@ -47,11 +47,6 @@ def lowest_free(pid: int) -> int:
     return min(set(range(len(taken) + 1)) - taken)
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 # Time for a half-sent message
 
 
@@ -62,7 +57,7 @@ def test_a_client_that_leaves_a_message_half_is_dropped_with_one_line(start: Sta
         began = time.monotonic()
         sock_of(slow).sendall(FSTAT[:cut])
         assert slow.transport.ended()  # type: ignore[union-attr]
-        assert 0.4 < time.monotonic() - began < 5
+        assert time.monotonic() - began > 0.4
         works(bystander)
         assert lines(server, "dropped", "--idle-message-timeout") == 1
 
@@ -76,17 +71,21 @@ def test_a_message_that_comes_byte_by_byte_has_no_more_time_than_any_other(start
 
 
 def test_whoever_sends_nothing_or_whole_messages_is_left_alone(start: Start) -> None:
-    server = start("--idle-message-timeout", "0.3")
-    with server.peer() as idle, server.peer() as busy, server.peer("channel") as channel:
-        for _ in range(12):
-            sock_of(busy).sendall(FSTAT[:9])
-            time.sleep(0.05)
-            sock_of(busy).sendall(FSTAT[9:])
-            assert busy.transport.receive().mid == Mid.FSTAT  # type: ignore[union-attr]
-            time.sleep(0.02)
-        for peer in (idle, busy, channel):
-            works(peer)
-    assert lines(server, "dropped") == 0
+
+    def attempt(timeout: float) -> None:
+        server = start("--idle-message-timeout", str(timeout))
+        with server.peer() as idle, server.peer() as busy, server.peer("channel") as channel:
+            for _ in range(12):
+                sock_of(busy).sendall(FSTAT[:9])
+                time.sleep(timeout / 6)
+                sock_of(busy).sendall(FSTAT[9:])
+                assert busy.transport.receive().mid == Mid.FSTAT  # type: ignore[union-attr]
+                time.sleep(timeout / 20)
+            for peer in (idle, busy, channel):
+                works(peer)
+        assert lines(server, "dropped") == 0
+
+    however_slow(attempt, 0.3, 3, 30)
 
 
 def read_much(peer: Peer) -> bytes:
@@ -109,30 +108,38 @@ def test_a_client_that_leaves_a_reply_half_taken_is_dropped_with_one_line(start:
 def test_each_reply_has_its_own_time_and_so_has_the_message_after_it(start: Start, spot: Path) -> None:
     """While a reply waits the server reads nothing, so the rest of what was sent after it cannot come."""
     (spot / "file").write_bytes(b"x" * (1 << 20))
-    server = start("--idle-message-timeout", "0.8")
-    with server.peer() as peer:
-        sock_of(peer).sendall(read_much(peer) * 4 + FSTAT[:10])
-        for _ in range(4):
-            time.sleep(0.4)
-            assert len(peer.transport.receive().payload) == 8 + (1 << 20)  # type: ignore[union-attr]
-        time.sleep(0.4)
-        sock_of(peer).sendall(FSTAT[10:])
-        assert peer.transport.receive().mid == Mid.FSTAT  # type: ignore[union-attr]
-    assert lines(server, "dropped") == 0
+
+    def attempt(timeout: float) -> None:
+        server = start("--idle-message-timeout", str(timeout))
+        with server.peer() as peer:
+            sock_of(peer).sendall(read_much(peer) * 4 + FSTAT[:10])
+            for _ in range(4):
+                time.sleep(timeout / 2)
+                assert len(peer.transport.receive().payload) == 8 + (1 << 20)  # type: ignore[union-attr]
+            time.sleep(timeout / 2)
+            sock_of(peer).sendall(FSTAT[10:])
+            assert peer.transport.receive().mid == Mid.FSTAT  # type: ignore[union-attr]
+        assert lines(server, "dropped") == 0
+
+    however_slow(attempt, 0.8, 6, 30)
 
 
 def test_a_dead_client_whose_socket_lives_on_in_the_servers_queue_is_dropped(start: Start, spot: Path) -> None:
     """It has sent its own end along while the server waited for it to take a reply: no hang-up will ever tell."""
     (spot / "file").write_bytes(b"x" * (1 << 20))
-    server = start("--idle-message-timeout", "0.4")
-    for _ in range(3):
-        with server.peer() as peer:
-            sock = sock_of(peer)
-            sock.sendall(read_much(peer))
-            time.sleep(0.05)
-            sock.sendmsg([FSTAT], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", sock.fileno()))])
-    wait_until(lambda: len(server.open_fds()) <= server.fds, "nothing of them is left")
-    assert lines(server, "dropped") == 3
+
+    def attempt(timeout: float) -> None:
+        server = start("--idle-message-timeout", str(timeout))
+        for _ in range(3):
+            with server.peer() as peer:
+                sock = sock_of(peer)
+                sock.sendall(read_much(peer))
+                sock.recv(1, socket.MSG_PEEK)  # the server is at it, and will soon wait
+                sock.sendmsg([FSTAT], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", sock.fileno()))])
+        wait_until(lambda: len(server.open_fds()) <= server.fds, "nothing of them is left")
+        assert lines(server, "dropped") == 3
+
+    however_slow(attempt, 0.4, 3, 20)
 
 
 def test_a_timeout_of_zero_waits_for_ever(start: Start) -> None:
@@ -189,7 +196,7 @@ def test_a_log_that_nobody_reads_holds_up_nobody(pipe: tuple[int, int], spot: Pa
             peer.call(99)
     works(peer)
     peer.disconnect()
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 def test_a_flood_of_connections_that_provoke_a_warning_each_does_not_fill_the_log(start: Start, spot: Path) -> None:
@@ -221,7 +228,7 @@ def test_a_flood_of_users_who_are_not_allowed_does_not_fill_the_log(start: Start
                 os.setresuid(54321, 54321, 54321)
                 for _ in range(400):
                     with server.connect() as sock:
-                        sock.settimeout(5)
+                        sock.settimeout(PATIENCE)
                         sock.recv(1)
             os._exit(0)
         os.waitpid(pid, 0)
@@ -234,7 +241,7 @@ def test_a_flood_of_connections_above_the_limit_is_one_line(start: Start) -> Non
     with server.peer(), server.peer() as first:
         for _ in range(300):
             with server.connect() as sock:
-                sock.settimeout(5)
+                sock.settimeout(PATIENCE)
                 assert sock.recv(1) == b""
         works(first)
     assert lines(server, "refused") == 1
@@ -355,7 +362,7 @@ def test_connections_stop_before_the_last_fds_and_the_server_goes_on(start: Star
     server = start("--fd-limit", "80", "--max-connections", "500")
     with server.peer() as first:
         socks = [server.connect() for _ in range(150)]
-        socks[-1].settimeout(5)
+        socks[-1].settimeout(PATIENCE)
         assert socks[-1].recv(1) == b""
         works(first)
         with fails(errno.ENOENT):
@@ -375,7 +382,7 @@ def test_a_server_that_can_accept_nobody_does_not_spin_and_takes_them_later(star
     with server.peer() as first:
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (lowest_free(server.pid), limits[1]))
         waiting = [server.connect() for _ in range(5)]
-        time.sleep(0.3)
+        wait_until(lambda: lines(server, "cannot accept") == 1, "the server tries to accept")
         before = cpu_seconds(server.pid)
         time.sleep(1)
         assert cpu_seconds(server.pid) - before < 0.2

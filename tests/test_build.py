@@ -20,7 +20,7 @@ import pythons
 
 from gofer import __version__
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 PYTHONS = pythons.find()
 OLD_PYTHONS = {minor: path for minor, path in pythons.find(oldest=4).items() if minor < pythons.OLDEST}

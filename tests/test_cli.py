@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from hosts import GOFER, fails_in_one_line, run, serves, wait_until
+from hosts import CALM, GOFER, PATIENCE, fails_in_one_line, run, serves, wait_until
 
 NOBODY = 65534
 
@@ -131,7 +131,7 @@ def test_a_stale_socket_is_replaced(start: Start, spot: Path) -> None:
         wait_until(lambda: serves(stale), "the new server serves")
     finally:
         server.terminate()
-        assert server.wait(10) == 0
+        assert server.wait(PATIENCE) == 0
     assert not stale.exists()
 
 
@@ -156,7 +156,7 @@ def as_nobody(*argv: str) -> "subprocess.CompletedProcess[str]":
         "sys.exit(gofer.cli.main(sys.argv[2:]))"
     )
     command = [sys.executable, "-c", code, GOFER[1], *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, cwd="/")
+    return subprocess.run(command, capture_output=True, text=True, timeout=CALM, stdin=subprocess.DEVNULL, cwd="/")
 
 
 @pytest.mark.parametrize("group", ["no-such-group", "99999999999", "4294967295", "-1", "\u00b2"])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hosts import CALM, PATIENCE
 
 FUZZ = Path(__file__).resolve().parent / "fuzz"
 KINDS = ("socket", "channel")
@@ -20,7 +21,7 @@ SECONDS = 10
 
 def run(*argv: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=CALM)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_fuzzer_finds_nothing_in_some_seconds(seeds: Path, kind: str) -> None:
         pytest.skip(f"atheris has no wheel for {platform.machine()}; test_all_seeds_keep_the_invariant has run")
     corpus = seeds / f"{kind}-corpus"
     corpus.mkdir()
-    limits = (f"-max_total_time={SECONDS}", "-max_len=16384", "-timeout=20", "-print_final_stats=1")
+    limits = (f"-max_total_time={SECONDS}", "-max_len=16384", f"-timeout={int(PATIENCE)}", "-print_final_stats=1")
     done = run(FUZZ / f"fuzz_{kind}.py", corpus, seeds / kind, *limits, f"-artifact_prefix={os.environ['TMPDIR']}/")
     assert done.returncode == 0, done.stderr[-5000:]
     runs = re.search(r"number_of_executed_units: (\d+)", done.stderr)

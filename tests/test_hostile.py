@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from codec import MAX_MESSAGE, Mid
 from corpus import Request, assert_well_formed, recorded
-from hosts import NO_LARGE_FILES, TRANSPORTS, Server, empty, wait_until
+from hosts import NO_LARGE_FILES, PATIENCE, TRANSPORTS, Server, empty, wait_until
 from peer import Peer, over_channel, over_socket
 from transport import CHANNEL_HEADER, DATA, HEADER, ChannelTransport, SocketTransport
 from watch import leased
@@ -170,7 +170,7 @@ def test_random_bytes_on_the_socket(victim: Server) -> None:
     rng = random.Random(7)
     for _ in range(60):
         with victim.connect() as sock:
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE)
             with contextlib.suppress(ConnectionError):
                 sock.sendall(bytes(rng.getrandbits(8) for _ in range(rng.randint(1, 3000))))
                 sock.shutdown(socket.SHUT_WR)
@@ -317,7 +317,7 @@ def test_clients_that_die_in_the_middle_of_a_call(victim: Server, transport: str
 def test_a_client_process_that_is_killed_while_its_call_waits(victim: Server, number: int) -> None:
     path = victim.tree / "file"
     path.touch()
-    with leased(path):
+    with leased(path) as awaited:
         ready, told = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -330,8 +330,8 @@ def test_a_client_process_that_is_killed_while_its_call_waits(victim: Server, nu
                     os.write(told, b"x")
                     time.sleep(60)
             os._exit(0)
-        os.read(ready, 1)
-        time.sleep(0.05)
+        assert os.read(ready, 1) == b"x"
+        wait_until(awaited, "the server opens the file")
         os.kill(pid, number)
         os.waitpid(pid, 0)
         os.close(ready)

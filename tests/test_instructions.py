@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hosts import CHECKOUT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 COUNT = [sys.executable, str(CHECKOUT / "bench/instructions.py")]
 

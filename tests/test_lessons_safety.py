@@ -10,13 +10,12 @@ import os
 import signal
 import socket
 import stat as modes
-import time
 from pathlib import Path
 
 import pytest
 from codec import Mid
 from conftest import Start
-from hosts import Server, fails, open_fds
+from hosts import PATIENCE, Server, fails, open_fds
 from peer import Peer
 from watch import opens_of
 
@@ -43,10 +42,9 @@ def test_a_walk_raced_with_a_symlink_never_leaves_the_tree(server: Server, spot:
     os.symlink(spot, tree / "swap")
     swapper = exchanging(tree / "dir", tree / "swap")
     found = {0: 0, 2: 0}
-    deadline = time.monotonic() + 30
     try:
         with server.peer("channel") as peer:
-            while min(found.values()) < 100 and time.monotonic() < deadline:
+            while min(found.values()) < 100:  # it is to be a race
                 status, inodes = peer.walk(peer.root, "dir", "file")
                 found[status] += 1
                 if status == 0:
@@ -63,7 +61,6 @@ def test_a_walk_raced_with_a_symlink_never_leaves_the_tree(server: Server, spot:
     finally:
         os.kill(swapper, signal.SIGKILL)
         os.waitpid(swapper, 0)
-    assert min(found.values()) >= 100  # it was a race
     assert os.listdir(spot) == ["file"] and (spot / "file").read_bytes() == SECRET
 
 
@@ -242,7 +239,7 @@ def test_the_peer_is_checked_before_its_first_byte_is_served(start: Start) -> No
             os.setgid(54321)
             os.setuid(54321)
             sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE)
             sock.connect(str(server.path))
             try:
                 sock.sendall(b"\0\0\0\0\x01\0\0\0")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hosts import GOFER, Server, fails_in_one_line, run
+from hosts import CALM, GOFER, Server, fails_in_one_line, run
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_ls_lists_a_directory(served: Server) -> None:
 
 
 def test_cat_prints_a_file_byte_for_byte(served: Server) -> None:
-    done = subprocess.run([*GOFER, "cat", str(served.path), "/dir/deep"], capture_output=True, timeout=30)
+    done = subprocess.run([*GOFER, "cat", str(served.path), "/dir/deep"], capture_output=True, timeout=CALM)
     assert done.returncode == 0 and done.stdout == bytes(range(256)) * 4096 * 3
 
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, Union
 import model
 import pytest
 from codec import MODE, SIZE
-from hosts import TRANSPORTS, Server, empty
+from hosts import CALM, TRANSPORTS, Server, empty
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -366,7 +366,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.timeout(0 if EXAMPLES else 120)
+@pytest.mark.timeout(0 if EXAMPLES else CALM)
 def test_the_server_does_what_a_file_system_does(server: Server, transport: str) -> None:
     run_state_machine_as_test(
         lambda: Machine(server, transport),

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from hosts import ended, wait_until
+from hosts import CALM, ended, wait_until
 from runsc import (
     FLAGS,
     Json,
     Runsc,
     bind,
     bundle,
+    container,
     gofer_pid,
     host_mounts,
     one_file_gofer,
@@ -28,9 +29,10 @@ from runsc import (
     sandbox_pid,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 NOBODY = 65534
+C, POD, SUB = container(), container("pod"), container("sub")
 READY = "echo ready; exec sleep 1000"
 ID_MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
@@ -67,17 +69,19 @@ def directory(path: Path, **files: str) -> Path:
 
 def wait_for_line(process: "subprocess.Popen[str]", line: str) -> None:
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], 30)[0], "the container says nothing"
+    assert select.select([process.stdout], [], [], CALM)[0], "the container says nothing"
     assert process.stdout.readline() == line + "\n"
 
 
-def control_sockets() -> "set[bytes]":
-    return set(re.findall(rb"@runsc\S*", Path("/proc/net/unix").read_bytes()))
+def control_sockets() -> "list[bytes]":
+    """Those of our containers."""
+    suffix = re.escape(container("").encode())
+    return re.findall(rb"@runsc\S*%s" % suffix, Path("/proc/net/unix").read_bytes())
 
 
-def finish(process: "subprocess.Popen[str]", within: float = 20) -> int:
+def finish(process: "subprocess.Popen[str]") -> int:
     """Its exit status; closes its pipes."""
-    process.communicate(timeout=within)
+    process.communicate(timeout=CALM)
     return process.returncode
 
 
@@ -105,7 +109,7 @@ def test_run_with_three_binds_one_read_only_one_a_file_one_behind_a_symlink(
     bundle(place, script, *mounts)
     (place / "rootfs/real").mkdir()
     (place / "rootfs/link").symlink_to("/real")
-    done = runsc.run("run", f"--bundle={place}", "c")
+    done = runsc.run("run", f"--bundle={place}", C)
     assert done.stdout == "read onlya filerefused\nw\n"
     assert (rw / "w").read_text() == "w\n" and (spot / "file").read_text() == "a filef\n" and os.listdir(ro) == ["x"]
     assert runsc.served_by_us() == 1
@@ -136,7 +140,7 @@ def test_a_user_namespace_in_the_spec(runsc: Runsc, spot: Path, place: Path) -> 
     mounts = bind("/rw", str(rw), "rbind", "rw", "nosuid", "nodev"), bind("/ro", "/usr/share", "rbind", "ro")
     bundle(place, "id -u; echo made > /made; cat /rw/given; ls /ro | grep -c doc; ls -n /made", *mounts, linux=linux)
     subprocess.run(["chown", "-R", "100000:100000", place, rw], check=True)
-    done = runsc.run("run", f"--bundle={place}", "c")
+    done = runsc.run("run", f"--bundle={place}", C)
     assert done.stdout.startswith("0\nx") and "0        0" in done.stdout, done.stdout
     assert os.stat(place / "rootfs/made").st_uid == 100000
     assert runsc.served_by_us() == 1
@@ -159,7 +163,7 @@ def test_a_gofer_that_the_containers_user_may_not_read_is_refused_by_name(
         (spot / "unreadable", "not readable by user 100000, as whom it would run"),
     ):
         runsc.gofer = gofer
-        done = runsc.run("run", f"--bundle={place}", "c", check=False)
+        done = runsc.run("run", f"--bundle={place}", C, check=False)
         assert done.returncode == 128 and done.stdout == ""
         assert f"gofer: {gofer} cannot be run as the container's gofer: {says}" in done.stderr
     assert runsc.served_by_us() == 0
@@ -168,16 +172,16 @@ def test_a_gofer_that_the_containers_user_may_not_read_is_refused_by_name(
 
 def test_create_start_exec_kill_delete(runsc: Runsc, place: Path) -> None:
     bundle(place, "echo hello > /hello; while true; do sleep 0.1; done")
-    runsc.run("create", f"--bundle={place}", f"--pid-file={place}/pid", "c", quiet=True)
-    assert json.loads(runsc.run("state", "c").stdout)["status"] == "created"
+    runsc.run("create", f"--bundle={place}", f"--pid-file={place}/pid", C, quiet=True)
+    assert json.loads(runsc.run("state", C).stdout)["status"] == "created"
     assert os.readlink(f"/proc/{gofer_pid(runsc.state)}/exe").startswith("/usr/bin/python3")
-    runsc.run("start", "c")
+    runsc.run("start", C)
     wait_until((place / "rootfs/hello").exists, "the container has begun")
-    assert runsc.run("exec", "c", "/bin/cat", "/hello").stdout == "hello\n"
-    assert runsc.run("exec", "c", "/bin/sh", "-c", "exit 9", check=False).returncode == 9
-    runsc.run("kill", "c", "KILL")
-    wait_until(lambda: json.loads(runsc.run("state", "c").stdout)["status"] == "stopped", "the container has stopped")
-    runsc.run("delete", "c")
+    assert runsc.run("exec", C, "/bin/cat", "/hello").stdout == "hello\n"
+    assert runsc.run("exec", C, "/bin/sh", "-c", "exit 9", check=False).returncode == 9
+    runsc.run("kill", C, "KILL")
+    wait_until(lambda: json.loads(runsc.run("state", C).stdout)["status"] == "stopped", "the container has stopped")
+    runsc.run("delete", C)
     assert runsc.served_by_us() == 1
 
 
@@ -194,18 +198,18 @@ def test_the_two_line_script_serves_an_engine(runsc: Runsc, place: Path, one_fil
         null = subprocess.DEVNULL
         out = null if words[0] == "create" else subprocess.PIPE
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        return subprocess.run([*before, *words], env=env, stdin=null, stdout=out, stderr=out, text=True, timeout=60)
+        return subprocess.run([*before, *words], env=env, stdin=null, stdout=out, stderr=out, text=True, timeout=CALM)
 
-    assert engine("create", "--bundle", str(place), "--pid-file", str(place / "pid"), "c").returncode == 0, (
+    assert engine("create", "--bundle", str(place), "--pid-file", str(place / "pid"), C).returncode == 0, (
         log.read_text()
     )
     assert int((place / "pid").read_text()) == sandbox_pid(runsc.state)
-    assert engine("start", "c").returncode == 0
+    assert engine("start", C).returncode == 0
     wait_until((place / "rootfs/hello").exists, "the container has begun")
-    assert engine("exec", "c", "/bin/cat", "/hello").stdout == "hello\n"
-    assert engine("kill", "c", "9").returncode == 0
-    wait_until(lambda: '"stopped"' in engine("state", "c").stdout, "the container has stopped")
-    assert engine("delete", "c").returncode == 0
+    assert engine("exec", C, "/bin/cat", "/hello").stdout == "hello\n"
+    assert engine("kill", C, "9").returncode == 0
+    wait_until(lambda: '"stopped"' in engine("state", C).stdout, "the container has stopped")
+    assert engine("delete", C).returncode == 0
     assert runsc.served_by_us() == 1
 
 
@@ -213,13 +217,13 @@ def test_run_detached_leaves_the_container_and_its_gofer_and_nothing_else(
     runsc: Runsc, place: Path, one_file: Path
 ) -> None:
     bundle(place, "touch /up; exec sleep 1000")
-    runsc.run("run", f"--bundle={place}", "--detach", "c", quiet=True)
+    runsc.run("run", f"--bundle={place}", "--detach", C, quiet=True)
     wait_until((place / "rootfs/up").exists, "the container has begun")
     roles = sorted("gofer" if pid == gofer_pid(runsc.state) else "sandbox" for pid in pids_named(str(runsc.state)))
     assert roles == ["gofer", "sandbox"], "a tracer, or runsc, is still there"
     assert len(pids_named(str(one_file))) == 1
-    runsc.run("kill", "c", "KILL")
-    runsc.run("delete", "--force", "c")
+    runsc.run("kill", C, "KILL")
+    runsc.run("delete", "--force", C)
     assert runsc.served_by_us() == 1
 
 
@@ -227,16 +231,16 @@ def test_a_second_container_in_the_same_sandbox(runsc: Runsc, place: Path) -> No
     (place / "pod").mkdir()
     (place / "sub").mkdir()
     kind = "io.kubernetes.cri.container-type"
-    bundle(place / "pod", "exec sleep 1000", annotations={kind: "sandbox", "io.kubernetes.cri.sandbox-id": "pod"})
-    annotations = {kind: "container", "io.kubernetes.cri.sandbox-id": "pod"}
+    bundle(place / "pod", "exec sleep 1000", annotations={kind: "sandbox", "io.kubernetes.cri.sandbox-id": POD})
+    annotations = {kind: "container", "io.kubernetes.cri.sandbox-id": POD}
     bundle(place / "sub", "echo from the second > /made; exit 4", annotations=annotations)
-    runsc.run("create", f"--bundle={place}/pod", "pod", quiet=True)
-    runsc.run("start", "pod")
-    runsc.run("create", f"--bundle={place}/sub", "sub", quiet=True)
-    runsc.run("start", "sub")
-    assert json.loads(runsc.run("wait", "sub", check=False).stdout)["exitStatus"] == 4
+    runsc.run("create", f"--bundle={place}/pod", POD, quiet=True)
+    runsc.run("start", POD)
+    runsc.run("create", f"--bundle={place}/sub", SUB, quiet=True)
+    runsc.run("start", SUB)
+    assert json.loads(runsc.run("wait", SUB, check=False).stdout)["exitStatus"] == 4
     assert (place / "sub/rootfs/made").read_text() == "from the second\n"
-    for name in ("sub", "pod"):
+    for name in (SUB, POD):
         runsc.run("delete", "--force", name)
     assert runsc.served_by_us() == 2
 
@@ -246,19 +250,19 @@ def test_a_second_container_in_the_same_sandbox(runsc: Runsc, place: Path) -> No
 )
 def test_exit_statuses_come_through(runsc: Runsc, place: Path, script: str, status: int) -> None:
     bundle(place, script)
-    assert runsc.run("run", f"--bundle={place}", "c", check=False).returncode == status
+    assert runsc.run("run", f"--bundle={place}", C, check=False).returncode == status
     assert runsc.served_by_us() == 1
 
 
 def test_the_process_that_was_started_is_runsc_itself(runsc: Runsc, place: Path, one_file: Path) -> None:
     bundle(place, READY)
-    process = runsc.start("run", f"--bundle={place}", "c")
+    process = runsc.start("run", f"--bundle={place}", C)
     wait_for_line(process, "ready")
     assert os.path.samefile(f"/proc/{process.pid}/exe", shutil.which("runsc") or "")
     assert "TracerPid:\t0\n" in Path(f"/proc/{process.pid}/status").read_text()
     for pid in (gofer_pid(runsc.state), sandbox_pid(runsc.state)):
         assert b"_GOFER" not in Path(f"/proc/{pid}/environ").read_bytes(), "our variable got further than runsc"
-    runsc.run("kill", "c", "TERM")
+    runsc.run("kill", C, "TERM")
     assert finish(process) == 128 + signal.SIGTERM
     assert runsc.served_by_us() == 1
 
@@ -279,7 +283,7 @@ def end_by_ctrl_c(argv: "list[str]") -> int:
     try:
         said = b""
         while b"ready" not in said:
-            assert select.select([terminal], [], [], 30)[0], said
+            assert select.select([terminal], [], [], CALM)[0], said
             said += os.read(terminal, 1000)
         os.write(terminal, b"\x03")
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -296,46 +300,45 @@ def test_a_signal_to_runsc_does_what_it_does_with_runscs_own_gofer(
     statuses = []
     for gofer, logs in ((runsc.gofer, True), (None, False)):
         runsc.gofer = gofer
-        statuses.append(end(runsc.argv("run", f"--bundle={place}", "c", logs=logs)))
-        wait_until(lambda: not pids_named(str(runsc.state)), "all processes end", patience=3)
-        subprocess.run(runsc.argv("delete", "--force", "c", logs=False), stderr=subprocess.PIPE)
+        statuses.append(end(runsc.argv("run", f"--bundle={place}", C, logs=logs)))
+        wait_until(lambda: not pids_named(str(runsc.state)), "all processes end")
+        subprocess.run(runsc.argv("delete", "--force", C, logs=False), stderr=subprocess.PIPE)
     assert statuses[0] == statuses[1] < 0
     assert runsc.served_by_us() == 1
 
 
 def test_killed_the_gofer_takes_the_container_with_it(runsc: Runsc, place: Path) -> None:
     bundle(place, READY)
-    process = runsc.start("run", f"--bundle={place}", "c")
+    process = runsc.start("run", f"--bundle={place}", C)
     wait_for_line(process, "ready")
     os.kill(gofer_pid(runsc.state), signal.SIGKILL)
-    assert finish(process, within=10) != 0
+    assert finish(process) != 0
     wait_until(lambda: not pids_named(str(runsc.state)), "sandbox and runsc end")
     assert runsc.served_by_us() == 1
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_the_gofer_ends_within_a_second_of_a_killed_sandbox(runsc: Runsc, place: Path, detached: bool) -> None:
+def test_the_gofer_ends_with_a_killed_sandbox(runsc: Runsc, place: Path, detached: bool) -> None:
     bundle(place, "touch /up; exec sleep 1000")
     words = ["--detach"] if detached else []
-    process = runsc.start("run", f"--bundle={place}", *words, "c", quiet=True)
+    process = runsc.start("run", f"--bundle={place}", *words, C, quiet=True)
     wait_until((place / "rootfs/up").exists, "the container has begun")
     gofer = gofer_pid(runsc.state)
     os.kill(sandbox_pid(runsc.state), signal.SIGKILL)
-    wait_until(lambda: ended(gofer), "the gofer ends", patience=1)
+    wait_until(lambda: ended(gofer), "the gofer ends")
     finish(process)
-    runsc.run("delete", "--force", "c", check=False)
+    runsc.run("delete", "--force", C, check=False)
     assert runsc.served_by_us() == 1
 
 
 def test_fifty_starts_four_at_a_time_leave_nothing(runsc: Runsc, place: Path, one_file: Path) -> None:
     mounts = host_mounts()
-    sockets = control_sockets()
     for i in range(4):
         (place / str(i)).mkdir()
         bundle(place / str(i), "echo out; exit 6", bind("/m", "/usr/share", "rbind", "ro"))
 
     def start(number: int) -> tuple[int, str]:
-        done = runsc.run("run", f"--bundle={place}/{number % 4}", f"c{number}", check=False)
+        done = runsc.run("run", f"--bundle={place}/{number % 4}", container(f"c{number}"), check=False)
         return done.returncode, done.stdout + done.stderr
 
     with ThreadPoolExecutor(4) as pool:
@@ -344,7 +347,7 @@ def test_fifty_starts_four_at_a_time_leave_nothing(runsc: Runsc, place: Path, on
     wait_until(lambda: not pids_named(str(runsc.state)) and not pids_named(str(one_file)), "all processes end")
     assert os.listdir(runsc.state) == []
     assert host_mounts() == mounts
-    assert control_sockets() <= sockets
+    assert control_sockets() == []
 
 
 @pytest.mark.parametrize(
@@ -363,7 +366,7 @@ def test_a_container_that_cannot_be_made_fails_with_our_reason_in_the_log(
     (place / "config.json").write_text(json.dumps(spec))
     log = place / "engine.log"
     before = host_mounts()
-    done = runsc.run("run", f"--bundle={place}", "c", flags=[f"--log={log}", "--log-format=json"], check=False)
+    done = runsc.run("run", f"--bundle={place}", C, flags=[f"--log={log}", "--log-format=json"], check=False)
     assert done.returncode == 128 and done.stdout == ""
     errors = [json.loads(line) for line in re.sub(r"}\s*{", "}\n{", log.read_text()).splitlines()]
     assert any(says in error["msg"] and "No such file" in error["msg"] for error in errors), errors

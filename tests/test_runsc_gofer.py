@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from hosts import CHECKOUT, open_fds, wait_until
+from hosts import CHECKOUT, PATIENCE, open_fds, wait_until
 from runsc import Started, bind, directory, spec_of, starting
 
 Start = Callable[..., Started]
@@ -75,7 +75,7 @@ def test_inherited_fds_that_nobody_named_are_closed(gofer: Start) -> None:
     os.set_inheritable(writer, True)
     g = gofer(spec_of(), stray=[writer])
     os.close(writer)
-    assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
+    assert select.select([reader], [], [], PATIENCE)[0] and os.read(reader, 1) == b""
     os.close(reader)
     g.mount_list()
     g.peer()

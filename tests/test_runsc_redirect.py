@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import CHECKOUT, ended, wait_until
+from hosts import CALM, CHECKOUT, PATIENCE, ended, wait_until
 from runsc import one_file_gofer, pids_named
 
 from gofer import __version__
@@ -69,7 +69,7 @@ def argv(one_file: Path, lookalike: Path, *words: str) -> "list[str]":
 
 
 def run(command: Sequence[Any], **options: Any) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, **options)
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM, **options)
 
 
 class Waiting:
@@ -224,7 +224,7 @@ def test_signals_do_to_a_traced_runsc_what_they_do_to_any_process(one_file: Path
         waiting.process.send_signal(signal.SIGCONT)
         wait_until(lambda: state() == "S", "it goes on")
         waiting.process.send_signal(signal.SIGUSR1)
-        assert waiting.process.wait(10) == -signal.SIGUSR1
+        assert waiting.process.wait(PATIENCE) == -signal.SIGUSR1
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_a_killed_tracer_takes_runsc_with_it_before_it_has_started_its_own_gofer
 ) -> None:
     with Waiting(argv(one_file, lookalike, "hold")) as waiting:
         os.kill(waiting.tracer, signal.SIGKILL)
-        assert waiting.process.wait(10) == -signal.SIGKILL
+        assert waiting.process.wait(PATIENCE) == -signal.SIGKILL
         assert waiting.process.stdout is not None and waiting.process.stdout.read() == ""
 
 

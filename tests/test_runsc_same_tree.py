@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import pytest
-from runsc import Runsc, bind, bundle, one_file_gofer
+from hosts import PATIENCE
+from runsc import Runsc, bind, bundle, container, one_file_gofer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
+C = container()
 # Their bytes hold times and inode numbers, or depend on which of two processes came first.
 NOT_BY_CONTENT = (".git/index", "base.db")
 
@@ -50,7 +52,7 @@ SQLITE = r"""
 sqlite3 base.db 'pragma journal_mode=wal; create table t(who, n);' > /dev/null
 fill() {
   for i in 0 1 2 3 4 5 6 7; do
-    sqlite3 -cmd '.timeout 20000' base.db "begin immediate; insert into t values('$1', $i); commit;"
+    sqlite3 -cmd '.timeout 900000' base.db "begin immediate; insert into t values('$1', $i); commit;"
   done
 }
 fill left & fill right & wait
@@ -190,7 +192,7 @@ def run(
         (place / "b/rootfs" / library).symlink_to(f"usr/{library}")
     work.mkdir()
     prepare(work)
-    done = runsc.run("run", f"--bundle={place}/b", "c", flags=flags)
+    done = runsc.run("run", f"--bundle={place}/b", C, flags=flags)
     assert (done.stdout, done.stderr) == ("", "")
     assert gofer is None or runsc.served_by_us() == 1
     return snapshot(work)
@@ -261,7 +263,7 @@ def test_unix_sockets(spot: Path, one_file: Path) -> None:
         server.bind(f"/proc/self/fd/{directory}/on-host")
         os.close(directory)
         server.listen()
-        server.settimeout(30)
+        server.settimeout(PATIENCE)
         servers.append((server, threading.Thread(target=answer, args=(server,))))
         servers[-1][1].start()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from hosts import GOFER, connects, fails_in_one_line, over_socket_of, run, serves, wait_until
+from hosts import GOFER, PATIENCE, connects, fails_in_one_line, over_socket_of, run, serves, wait_until
 from peer import over_socket
 
 NOBODY = 65534
@@ -43,7 +43,7 @@ def test_who_may_connect_is_an_option(start: Start, allowed: list[str], admitted
             os.setuid(NOBODY)
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(str(server.path))
-                sock.settimeout(10)
+                sock.settimeout(PATIENCE)
                 try:
                     sock.sendall(b"\0\0\0\0\x01\0\0\0")
                     status = len(sock.recv(1))
@@ -89,7 +89,7 @@ def test_inherited_sockets_are_served_and_the_server_ends_with_the_last(spot: Pa
         assert server.poll() is None
         assert modes.S_ISDIR(peer.fstat(peer.root).mode)
         peer.disconnect()
-    assert server.wait(10) == 0
+    assert server.wait(PATIENCE) == 0
 
 
 ACTIVATE = (
@@ -118,7 +118,7 @@ def test_a_socket_passed_by_systemd_is_listened_on(spot: Path) -> None:
             peer.disconnect()
     finally:
         server.terminate()
-        assert server.wait(10) == 0
+        assert server.wait(PATIENCE) == 0
     assert path.exists()  # systemd's, not ours to remove
 
 
@@ -136,7 +136,7 @@ def test_sockets_meant_for_another_process_are_not_taken(spot: Path) -> None:
         wait_until(lambda: not connects(spot / "theirs"), "nobody listens on the other's socket")
     finally:
         server.terminate()
-        assert server.wait(10) == 0
+        assert server.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("place", ["XDG_RUNTIME_DIR", "/run"])
@@ -194,7 +194,7 @@ def test_a_signal_to_the_server_reaches_the_command(spot: Path) -> None:
     server.send_signal(signal.SIGTERM)
     assert server.stdout.read() == b"asked\n"
     server.stdout.close()
-    assert server.wait(10) == 5
+    assert server.wait(PATIENCE) == 5
 
 
 def test_the_start_says_what_is_served_where_how_and_how_to_look(start: Start, spot: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_log_nobody_reads_stops_nothing(spot: Path) -> None:
             with pytest.raises(FileNotFoundError):
                 peer.unlinkat(peer.root, "missing")
     server.terminate()
-    assert server.wait(10) == 0
+    assert server.wait(PATIENCE) == 0
 
 
 def test_the_command_has_the_signals_and_the_fd_limit_that_gofer_was_started_with(spot: Path) -> None:

@@ -14,7 +14,20 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from corpus import session
-from hosts import GOFER, TRANSPORTS, Server, children, connects, empty, ended, fails, open_fds, run, wait_until
+from hosts import (
+    GOFER,
+    PATIENCE,
+    TRANSPORTS,
+    Server,
+    children,
+    connects,
+    empty,
+    ended,
+    fails,
+    open_fds,
+    run,
+    wait_until,
+)
 from peer import Peer, over_socket
 
 JAILS = ("auto", "off")
@@ -114,7 +127,7 @@ def test_with_inherited_sockets_the_server_lives_until_every_worker_is_done(spot
     assert peers[0].fstat(peers[0].root).ino == os.stat(spot).st_ino
     assert server.poll() is None
     peers[0].disconnect()
-    assert server.wait(10) == 0
+    assert server.wait(PATIENCE) == 0
 
 
 def test_there_are_no_more_workers_than_clients_there_may_be(spot: Path, start: Start) -> None:

@@ -8,6 +8,7 @@ import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _EVENT = struct.Struct("iIII")
@@ -79,13 +80,15 @@ def opens_of(*paths: Path) -> Iterator[Opens]:
 
 
 @contextlib.contextmanager
-def leased(path: Path) -> Iterator[None]:
-    """Hold a write lease: every other process's open(2) of path waits until the body ends (fcntl(2), F_SETLEASE)."""
+def leased(path: Path) -> Iterator[Callable[[], bool]]:
+    """Hold a write lease: every other process's open(2) of path waits until the body ends (fcntl(2), F_SETLEASE), or until the
+    kernel has waited for 45 seconds (/proc/sys/fs/lease-break-time). Gives a function that says whether one waits."""
     fd = os.open(path, os.O_RDWR)
-    before = signal.signal(signal.SIGIO, lambda *_: None)  # the kernel asks for the lease back; not yet
+    asked: list[int] = []
+    before = signal.signal(signal.SIGIO, lambda number, _: asked.append(number))  # give the lease back; not yet
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        yield
+        yield lambda: bool(asked)
     finally:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         signal.signal(signal.SIGIO, before)
