@@ -3,7 +3,7 @@
 import pytest
 
 from gofer.runsc.errors import UsageFault
-from gofer.runsc.flags import Globals, GoferFlags, is_gofer_invocation, parse_globals, parse_gofer
+from gofer.runsc.flags import TOO_NEW, Globals, GoferFlags, is_gofer_invocation, parse_globals, parse_gofer
 
 # As captured from Debian's runsc of 2022-12, and as runsc/container/container.go of 2026-08 puts it together.
 OF_2022 = (
@@ -94,11 +94,13 @@ def test_unknown_flags_before_the_word_gofer_are_ignored_in_every_form() -> None
 
 
 def test_an_unknown_flag_after_the_word_gofer_is_refused() -> None:
-    assert refused("gofer --bundle=b --sync-more-fd=3") == "flag provided but not defined: -sync-more-fd"
+    said = refused("gofer --bundle=b --sync-more-fd=3")
+    assert said == f"flag provided but not defined: -sync-more-fd: {TOO_NEW}" and "--directfs=false" in TOO_NEW
+    assert said == refused("gofer --bundle=b --sync-more-fd 3") == refused("gofer --bundle=b -sync-more-fd")
 
 
 def test_flags_for_the_profiler_and_for_the_other_gofers_second_start_are_taken_and_ignored() -> None:
-    assert parse("gofer --bundle=b --profile-cpu-fd=5 --proc-mount-sync-fd=6")[1].bundle == "b"
+    assert parse("gofer --bundle=b --profile-cpu-fd=5 --trace-fd=7 --proc-mount-sync-fd=6")[1].bundle == "b"
 
 
 @pytest.mark.parametrize(
@@ -116,11 +118,23 @@ def test_flags_for_the_profiler_and_for_the_other_gofers_second_start_are_taken_
         ("gofer --gofer-mount-confs=lisafs", "gofer-mount-confs"),
         ("gofer --gofer-mount-confs=none:none", "gofer-mount-confs"),
         ("gofer --gofer-mount-confs=lisafs:self:2g", "gofer-mount-confs"),
+        ("gofer --gofer-mount-confs=lisafs:self,1", "gofer-mount-confs"),
+        ("gofer --overlay-mediums=0,5", "overlay-mediums"),
+        ("gofer --overlay-mediums=0,x", "overlay-mediums"),
+        ("gofer --overlay-mediums=²", "overlay-mediums"),
+        ("gofer --sync-nvproxy-fd=x", "sync-nvproxy-fd"),
+        ("gofer --trace-fd=x", "trace-fd"),
         ("gofer --apply-caps=maybe", "apply-caps"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(line: str, name: str) -> None:
     assert f"-{name}" in refused(line)
+
+
+@pytest.mark.parametrize("conf", ["virtiofs:none", "lisafs:zram", "lisafs:none:uid=0", "9"])
+def test_a_mount_conf_of_a_later_runsc_is_refused_with_advice(conf: str) -> None:
+    said = refused(f"gofer --bundle=b --gofer-mount-confs=lisafs:none,{conf}")
+    assert "-gofer-mount-confs" in said and repr(conf) in said and said.endswith(TOO_NEW)
 
 
 def test_a_missing_value_and_more_than_one_container_id_are_refused() -> None:

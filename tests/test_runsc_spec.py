@@ -134,7 +134,10 @@ def test_mount_confs_count_binds_and_erofs_mounts_but_only_lisafs_takes_an_io_fd
     )
     confs = "--gofer-mount-confs=erofs:memory,lisafs:none,erofs:none,none:memory"
     assert [mount.served for mount in read(raw, gofer=confs, io_fds=1).mounts] == [True, False, False, False]
-    assert "3 given, 4 needed" in refused(raw, gofer="--gofer-mount-confs=lisafs:none,lisafs:none,none:self")
+    before_2026 = "--gofer-mount-confs=erofs:memory,lisafs:none,none:memory"
+    assert [mount.served for mount in read(raw, gofer=before_2026, io_fds=1).mounts] == [True, False, False, False]
+    assert "2 given, 3 needed" in refused(raw, gofer="--gofer-mount-confs=lisafs:none,lisafs:none")
+    assert "5 given, 4 needed" in refused(raw, gofer="--gofer-mount-confs=" + ",".join(["lisafs:none"] * 5))
 
 
 @pytest.mark.parametrize("flags,overlay", [("--overlay2=root:memory", False), ("--overlay=true", True), ("", False)])

@@ -1,13 +1,14 @@
 """The stand-in for `runsc gofer`, and the launcher that makes an unmodified runsc use it.
 
 flags.py      runsc's command line, in Go's flag syntax
+features.py   which runsc it is, as far as the command line tells
 spec.py       the OCI spec: reading, checks, the mount list
-mounts.py     the root file system: resolution inside a root, binds, remounts, the new root
+rootfs.py     the root file system: binds, remounts, the new root
+resolve.py    a path inside that root
 gofer.py      the stand-in itself: the sequence from exec to exit
-hostrpc.py    asking runsc to open a mount source (2026)
+hostrpc.py    asking runsc to open a mount source (from 2024-11 on)
 hooks.py      createContainer hooks (2026)
 logs.py       --log-fd, --debug-log-fd
-kernel.py     the system calls all of these need
 redirect.py   `gofer runsc`: become runsc, with its gofer redirected to this file
 tracer.py     the process that does the redirecting
 

@@ -3,11 +3,11 @@
 argparse cannot do this syntax (`-name` and `--name` are the same flag; booleans take a value only after `=`;
 `--flag value` and `--flag=value`; the first other word ends the flags; numbers may be 0x10), and importing it
 alone takes half as long as the Go gofer's whole start. Facts: https://pkg.go.dev/flag#hdr-Command_line_flag_syntax,
-gVisor's runsc/config/flags.go and runsc/cmd/gofer.go, of 2022-12 and 2026-08.
+gVisor's runsc/config/flags.go and runsc/cmd/gofer.go, of all releases from 2022-12 to 2026-08.
 
 Flags before the word `gofer` are runsc's own: the few that concern a gofer are taken, the others ignored, also
 those that a later runsc may invent. Flags after it are the gofer's: an unknown one is an error, because it
-may well be something to wait for.
+may well be something to wait for. What differs between releases and has no flag: features.py.
 """
 
 from __future__ import annotations
@@ -46,8 +46,38 @@ CHOICES = {
     "character-device-policy": ("emulated-only", "prefer-emulated", "passthrough"),
     "debug-log-format": ("text", "json", "json-k8s"),
 }
+
+# The gofer's flags: how each is read, and its first and last release ("": before 2022-12; still there).
+GOFER_FLAGS = {
+    "apply-caps": ("bool", "", ""),
+    "bundle": ("bundle", "", ""),
+    "dev-io-fd": ("int", "20231113", ""),
+    "gid": ("int", "20250915", ""),
+    "gofer-mount-confs": ("confs", "20231016", ""),  # in numbers until 20231106; with a size from 20250611 on
+    "io-fds": ("fds", "", ""),
+    "mounts-fd": ("int", "", ""),
+    "overlay-mediums": ("confs", "20230508", "20231009"),
+    "pin-ring-fd": ("int", "2026-08-20", ""),
+    "proc-mount-sync-fd": ("ignored", "20230306", ""),  # of the own gofer to its second start: runsc passes none
+    "profile-block-fd": ("ignored", "", ""),  # Go's profiler
+    "profile-cpu-fd": ("ignored", "", ""),
+    "profile-heap-fd": ("ignored", "", ""),
+    "profile-mutex-fd": ("ignored", "", ""),
+    "rpc-fd": ("int", "20241118", ""),
+    "setup-root": ("bool", "", ""),
+    "spec-fd": ("int", "", ""),
+    "sync-chroot-fd": ("int", "20241217", ""),
+    "sync-nvproxy-fd": ("int", "20230724", "20241210"),  # to be waited for as --sync-chroot-fd is
+    "sync-sentry-exit-fd": ("int", "2026-08-20", ""),
+    "sync-userns-fd": ("int", "", ""),
+    "trace-fd": ("ignored", "", ""),  # Go's execution trace: `runsc --profile --trace=FILE`
+    "uid": ("int", "20250915", ""),
+}
+
 LOWER = ("none", "lisafs", "erofs")
 UPPER = ("none", "memory", "self", "anon")
+NUMBERS = 5  # 0: no overlay; 1 to 3: an overlay in memory, in the mount, elsewhere; 4 (20231023): a tmpfs instead of it
+TOO_NEW = "this runsc is newer than this gofer: try --directfs=false, or use runsc's own gofer"
 
 
 class Globals:
@@ -61,13 +91,13 @@ class Globals:
         self.host_uds = self.host_fifo = "none"
         self.char_devices = "emulated-only"
         self.fd_limit: int | None = None
-        self.directfs = True  # 2026's default; 2022 has no such thing
+        self.directfs: bool | None = None  # as the release has it: see features.py
         self.overlay_root = self.overlay_mounts = False
         self.unsafe_nonroot = False
 
 
 class MountConf:
-    """One entry of --gofer-mount-confs: `lower:upper[:size=S]`. 2022 has none and means lisafs everywhere."""
+    """One entry of --gofer-mount-confs: `lower:upper[:size=S]`, or a number. 2022 has none and means lisafs everywhere."""
 
     __slots__ = ("lisafs", "overlay")
 
@@ -84,8 +114,10 @@ class GoferFlags:
         self.apply_caps = self.setup_root = True
         self.io_fds: list[int] = []
         self.mount_confs: list[MountConf] = []
+        self.numbered_confs = False
         self.dev_io_fd = self.spec_fd = self.mounts_fd = self.rpc_fd = -1
-        self.pin_ring_fd = self.sync_sentry_exit_fd = self.sync_chroot_fd = self.sync_userns_fd = -1
+        self.pin_ring_fd = self.sync_sentry_exit_fd = -1
+        self.sync_chroot_fd = self.sync_nvproxy_fd = self.sync_userns_fd = -1
         self.uid = self.gid = 0
         self.container_id = ""
 
@@ -140,7 +172,9 @@ def parse_gofer(words: list[str]) -> GoferFlags:
             i += words[i] == "--"
             break
         i += 1
-        kind = _kind(name)
+        if name not in GOFER_FLAGS:
+            raise UsageFault(f"flag provided but not defined: -{name}: {TOO_NEW}")
+        kind = GOFER_FLAGS[name][0]
         if value is None and kind != "bool":
             if i == len(words):
                 raise UsageFault(f"flag needs an argument: -{name}")
@@ -149,7 +183,8 @@ def parse_gofer(words: list[str]) -> GoferFlags:
         try:
             _set_gofer(out, name, kind, value)
         except ValueError as error:
-            raise UsageFault(f"invalid value {value!r} for flag -{name}: {error}") from None
+            advice = f": {TOO_NEW}" if kind == "confs" else ""  # nobody but a runsc writes these
+            raise UsageFault(f"invalid value {value!r} for flag -{name}: {error}{advice}") from None
     rest = words[i:]
     if len(rest) > 1:
         raise UsageFault(f"one container ID expected, not {rest}")
@@ -220,20 +255,6 @@ def _set_global(out: Globals, name: str, value: str | None) -> None:
         out.unsafe_nonroot = go_bool(value)
 
 
-def _kind(name: str) -> str:
-    if name in ("apply-caps", "setup-root"):
-        return "bool"
-    if name in ("bundle", "io-fds", "gofer-mount-confs"):
-        return name
-    fds = ("dev-io-fd", "spec-fd", "mounts-fd", "rpc-fd", "pin-ring-fd", "sync-sentry-exit-fd")
-    if name in fds or name in ("sync-chroot-fd", "sync-userns-fd", "uid", "gid"):
-        return "int"
-    # Go's profiler, and the hand-over between its gofer and its own second start: nothing to do here.
-    if name == "proc-mount-sync-fd" or name.startswith("profile-") and name.endswith("-fd"):
-        return "ignored"
-    raise UsageFault(f"flag provided but not defined: -{name}")
-
-
 def _set_gofer(out: GoferFlags, name: str, kind: str, value: str | None) -> None:
     attribute = name.replace("-", "_")
     if kind == "bool":
@@ -242,10 +263,14 @@ def _set_gofer(out: GoferFlags, name: str, kind: str, value: str | None) -> None
         setattr(out, attribute, go_int(value))
     elif kind == "bundle":
         out.bundle = value or ""
-    elif kind == "io-fds":
+    elif kind == "fds":
         out.io_fds.extend(_fd(word) for word in (value or "").split(","))
-    elif kind == "gofer-mount-confs":
-        out.mount_confs.extend(_mount_conf(word) for word in (value or "").split(","))
+    elif kind == "confs":
+        words = (value or "").split(",")
+        out.numbered_confs = words[0].isdigit()
+        out.mount_confs.extend(_numbered_conf(word) if out.numbered_confs else _mount_conf(word) for word in words)
+    elif kind == "ignored":
+        go_int(value)
 
 
 def _fd(word: str) -> int:
@@ -262,3 +287,11 @@ def _mount_conf(word: str) -> MountConf:
     if lower == upper == "none":
         raise ValueError(f"{word!r}: neither a lower nor an upper layer")
     return MountConf(lisafs=lower == "lisafs", overlay=lower != "none" and upper != "none")
+
+
+def _numbered_conf(word: str) -> MountConf:
+    """Of 2023-05 to 2023-11."""
+    number = _fd(word) if word.isdigit() else NUMBERS
+    if number >= NUMBERS:
+        raise ValueError(f"{word!r}: a number below {NUMBERS} expected")
+    return MountConf(lisafs=number < 4, overlay=0 < number < 4)

@@ -28,11 +28,12 @@ from gofer import __version__, fds, jail, kernel
 from gofer.comm import Export, Options
 from gofer.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
+from gofer.runsc.features import Features
 from gofer.runsc.flags import Globals, GoferFlags, MountConf, parse_globals, parse_gofer
 from gofer.runsc.logs import RunscLog
 from gofer.runsc.resolve import resolve
 from gofer.runsc.rootfs import Builder, adjusted_options, naming
-from gofer.runsc.spec import Spec, mount_list, read_spec
+from gofer.runsc.spec import Spec, mount_list, proxied, read_spec
 from gofer.server import Server
 from gofer.sys import MACHINE, O_PATH
 
@@ -40,8 +41,7 @@ FAILED = 128  # the status runsc uses for its own failures: unlikely to be a con
 _SIGHUP, _SIGINT, _SIGQUIT, _SIGTERM = 1, 2, 3, 15
 _ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
-# Device nodes that a sandbox opens through the connection of --dev-io-fd, for the drivers it has proxies for.
-_PROXIED = ("/dev/nvidia", "/dev/vfio/", "/dev/accel", "/dev/infiniband/uverbs")
+_OCI_VERSION = "1.2.1"  # that of runsc 2026-08, for a spec that tells none
 
 
 def main(argv: list[str]) -> int:
@@ -70,7 +70,7 @@ class _Start:
 
     def __init__(self, flags: Globals, gofer: GoferFlags, log: RunscLog) -> None:
         self.flags, self.gofer, self.log = flags, gofer, log
-        self.modern = bool(gofer.mount_confs)  # runsc of 2023 and later, as far as we must tell them apart
+        self.runsc = Features(flags, gofer)
         self.spec: Spec
         self.root_conf: MountConf
         self.root = -1  # O_PATH fd on the container's root
@@ -117,7 +117,8 @@ class _Start:
             "--spec-fd": gofer.spec_fd, "--mounts-fd": gofer.mounts_fd, "--rpc-fd": gofer.rpc_fd,
             "--dev-io-fd": gofer.dev_io_fd, "--pin-ring-fd": gofer.pin_ring_fd,
             "--sync-sentry-exit-fd": gofer.sync_sentry_exit_fd, "--sync-chroot-fd": gofer.sync_chroot_fd,
-            "--sync-userns-fd": gofer.sync_userns_fd, "--log-fd": flags.log_fd, "--debug-log-fd": flags.debug_log_fd,
+            "--sync-nvproxy-fd": gofer.sync_nvproxy_fd, "--sync-userns-fd": gofer.sync_userns_fd,
+            "--log-fd": flags.log_fd, "--debug-log-fd": flags.debug_log_fd,
         }  # fmt: skip
         pairs = [(name, fd) for name, fd in named.items() if fd >= 0] + [("--io-fds", fd) for fd in gofer.io_fds]
         kept: dict[int, str] = {}
@@ -137,8 +138,9 @@ class _Start:
 
     def _synchronise(self) -> None:
         gofer = self.gofer
-        if gofer.sync_chroot_fd >= 0:
-            _wait_for_end(gofer.sync_chroot_fd, "--sync-chroot-fd")
+        for fd, name in ((gofer.sync_chroot_fd, "--sync-chroot-fd"), (gofer.sync_nvproxy_fd, "--sync-nvproxy-fd")):
+            if fd >= 0:
+                _wait_for_end(fd, name)
         if gofer.sync_userns_fd >= 0:
             _wait_for_end(gofer.sync_userns_fd, "--sync-userns-fd")
             # The kernel forgets the parent-death signal at a change of user. A parent that died in between is noticed all the
@@ -163,18 +165,16 @@ class _Start:
         for mount, source in zip([mount for mount in spec.mounts if mount.served], sources):
             with naming(f"mount {mount.source} on {mount.destination}"):
                 builder.add(mount, source)
-        if spec.cwd and not self.modern:  # later runscs have the sandbox make it
+        if spec.cwd and self.runsc.makes_cwd:
             with naming(f"working directory {spec.cwd}"):
                 builder.make_directory(spec.cwd, 0o755)
         if gofer.dev_io_fd >= 0:
             with naming("/dev"):
                 builder.make_directory("/dev", 0o777)
-                for path in spec.devices:
-                    if path.startswith(_PROXIED):
-                        builder.bind_device(path)
+                for path in filter(proxied, spec.devices):
+                    self._bind_device(builder, path)
         builder.apply_flags()
-        # Only a runsc that tells us the container's ID leaves the hooks to us.
-        if spec.hooks and gofer.container_id and own_root:
+        if spec.hooks and self.runsc.runs_hooks and own_root:
             self._run_hooks(builder)
         if own_root and (spec.read_only or self.root_conf.overlay):
             with naming("making the root read-only"):
@@ -187,11 +187,19 @@ class _Start:
         fds.enter_proc()
         self.root = os.open("/", _ROOT)
 
+    def _bind_device(self, builder: Builder, path: str) -> None:
+        """Not every host has every device that a spec lists: what is absent here is absent there."""
+        try:
+            builder.bind_device(path)
+        except FileNotFoundError:
+            self.log.info(f"Device {path!r}: not on this host")
+
     def _run_hooks(self, builder: Builder) -> None:
         from gofer.runsc.hooks import container_state, run_hooks
 
         builder.show_at(self.spec.root)
-        state = container_state(self.gofer.container_id, self.gofer.bundle, self.spec.annotations)
+        version = self.spec.oci_version or _OCI_VERSION
+        state = container_state(version, self.gofer.container_id, self.gofer.bundle, self.spec.annotations)
         run_hooks(self.spec.hooks, state, self.log)
         builder.take_back(self.spec.root)
 
@@ -218,7 +226,7 @@ class _Start:
                 continue
             mount.destination, fd = self._locate(mount.destination)
             with naming(f"mount {mount.destination}"):
-                mount.options = adjusted_options(fd, mount.options, self.modern)
+                mount.options = adjusted_options(fd, mount.options, self.runsc.told_of_remote_files)
             exports.append(self._export(mount.destination, fd, "ro" in mount.options or mount.conf.overlay))
         if self.gofer.dev_io_fd >= 0:
             exports.append(self._export("/dev", self._locate("/dev")[1], False, devices=True))
@@ -242,7 +250,7 @@ class _Start:
             host_uds=flags.host_uds,
             host_fifo=flags.host_fifo,
             char_devices="open" if devices or flags.char_devices != "emulated-only" else "none",
-            donate_root=self.modern and flags.directfs,
+            donate_root=self.runsc.directfs,
         )
         self.log.info(f"Serving {path!r} (ro: {read_only})")
         return Export(fd, options)

@@ -29,10 +29,10 @@ def run_hooks(hooks: list[Any], state: str, log: Log) -> None:
         _run(path, args, env, timeout, state)
 
 
-def container_state(container_id: str, bundle: str, annotations: dict[str, Any]) -> str:
-    """The OCI state of a container being created; its process has no pid yet that could be told."""
+def container_state(version: str, container_id: str, bundle: str, annotations: dict[str, Any]) -> str:
+    """The OCI state of a container being created; its process has no pid yet that could be told. version: the spec's."""
     members = [
-        '"ociVersion":"1.1.0"',
+        '"ociVersion":' + encode_string(version),
         '"id":' + encode_string(container_id),
         '"status":"creating"',
         '"pid":-1',

@@ -1,4 +1,4 @@
-"""Asking runsc to open a mount's source for us (2026-08, --rpc-fd).
+"""Asking runsc to open a mount's source for us (from 2024-11 on, --rpc-fd).
 
 A gofer in a user namespace may not reach a source that the user who started the container can reach; and only the
 host's root can make an id-mapped mount. runsc serves one call for both: `goferToHostRPC.OpenMount`, one JSON object each
@@ -20,8 +20,10 @@ def open_mount(rpc_fd: int, mount: Mount) -> int:
     """An O_PATH fd on the mount's source, or a detached, id-mapped mount of it; the caller owns it. Fault."""
     import socket  # most containers never get here
 
-    flags = mount.flags() | MS_BIND
-    call = f'{{"method":"goferToHostRPC.OpenMount","arg":{{"Mount":{mount.as_json()},"Flags":{flags}}}}}'
+    # Until 20260525 the argument was the mount itself. Go leaves out what it does not know: this is both.
+    mount_json = mount.as_json()
+    argument = f'{mount_json[:-1]},"Mount":{mount_json},"Flags":{mount.flags() | MS_BIND}}}'
+    call = f'{{"method":"goferToHostRPC.OpenMount","arg":{argument}}}'
     fds: list[int] = []
     try:
         with socket.socket(fileno=rpc_fd) as sock:

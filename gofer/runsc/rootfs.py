@@ -122,8 +122,8 @@ class Builder:
 
     def bind_device(self, path: str) -> None:
         """A host device in the tree's /dev, at its own path."""
-        stage = self.stage()
         source = os.open(path.encode(), _PATH)
+        stage = self.stage()
         place = resolve(stage, path)
         try:
             kernel.mount(b"%d" % source, b"%d" % place.make(False), b"", kernel.MS_BIND)
@@ -203,15 +203,15 @@ def pin_proc_fd() -> int:
     return pinned
 
 
-def adjusted_options(fd: int, options: list[str], modern: bool) -> list[str]:
-    """The mount's options, and what the sandbox must know of the file system that fd is on."""
+def adjusted_options(fd: int, options: list[str], remote: bool) -> list[str]:
+    """The mount's options, and what the sandbox must know of the file system that fd is on; remote: also that it is one."""
     statfs = Statfs()
     if fstatfs(fd, byref(statfs)):
         raise_errno()
     if statfs.f_type == kernel.OVERLAYFS_SUPER_MAGIC:
         # copy-up gives a file another inode: an fd opened for reading goes on showing the old one
         return [*options, "overlayfs_stale_read"]
-    if modern and statfs.f_type in (kernel.NFS_SUPER_MAGIC, kernel.FUSE_SUPER_MAGIC):
+    if remote and statfs.f_type in (kernel.NFS_SUPER_MAGIC, kernel.FUSE_SUPER_MAGIC):
         return [*options, "disable_file_handle_sharing"]  # their close(2) flushes: it must come through
     return options
 

@@ -1,7 +1,7 @@
 """The OCI runtime spec (config.json) as far as a gofer needs it: reading, checking, and the mount list made from it.
 
 https://github.com/opencontainers/runtime-spec/blob/main/config.md; the checks are those of gVisor's
-runsc/specutils (2022-12, and what 2026-08 has changed). Paths stay str: JSON has no other; they go to
+runsc/specutils (2022-12, and what has changed until 2026-08). Paths stay str: JSON has no other; they go to
 the kernel as UTF-8.
 """
 
@@ -31,6 +31,7 @@ from gofer.kernel import (
     MS_UNBINDABLE,
 )
 from gofer.runsc.errors import Fault
+from gofer.runsc.features import Features
 from gofer.runsc.flags import Globals, GoferFlags, MountConf
 from gofer.runsc.gojson import decode, encode_string, go_string
 
@@ -82,6 +83,7 @@ PROPAGATION = {
     "unbindable": MS_UNBINDABLE,
     "runbindable": MS_UNBINDABLE | MS_REC,
 }
+_DEVICES, _NUMBERED_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm"), ("/dev/nvidia", "/dev/accel")
 REFUSED = ("shared", "rshared")  # what the container mounts must not appear on the host
 
 
@@ -154,6 +156,7 @@ class Spec:
         root_path = _get(root, "path", str, "root")
         if not root_path or "\0" in root_path:
             raise Fault("spec: root.path must be given")
+        self.oci_version: str = _get(raw, "ociVersion", str, "")
         self.root = _join(bundle, root_path)
         self.read_only: bool = _get(root, "readonly", bool, "root")
         self.cwd: str = _get(process, "cwd", str, "process")
@@ -191,10 +194,10 @@ def read_spec(fd: int, bundle: str, flags: Globals, gofer: GoferFlags) -> tuple[
         raise Fault(f"spec: cannot be read: {error.strerror}") from None
     raw = decode(b"".join(chunks), "spec")
     spec = Spec(_dict(raw, "spec"), bundle)
-    root_conf = _settle(spec, flags, gofer.mount_confs)
-    modern = bool(gofer.mount_confs)
+    features = Features(flags, gofer)
+    root_conf = _settle(spec, flags, gofer.mount_confs, features)
     for mount in spec.mounts:
-        _check(mount, modern)
+        _check(mount, features)
     wanted = root_conf.lisafs + sum(mount.served for mount in spec.mounts)
     if wanted != len(gofer.io_fds):
         few = "few" if len(gofer.io_fds) < wanted else "many"
@@ -207,19 +210,29 @@ def mount_list(mounts: list[Mount]) -> bytes:
     return ("[" + ",".join(mount.as_json() for mount in mounts) + "]").encode()
 
 
+def proxied(path: str) -> bool:
+    """Whether a device of the spec is one that a sandbox opens through --dev-io-fd, for the drivers it has proxies for."""
+    if clean(path) != path:
+        return False
+    numbered = any(path.startswith(stem) and path[len(stem) :].isdecimal() for stem in _NUMBERED_DEVICES)
+    return numbered or path in _DEVICES or path.startswith(("/dev/vfio/", "/dev/infiniband/uverbs"))
+
+
 def clean(path: str) -> str:
     """Go's path.Clean: normpath, but for the two leading slashes that POSIX lets mean something else."""
     path = os.path.normpath(path)
     return path[1:] if path.startswith("//") else path
 
 
-def _settle(spec: Spec, flags: Globals, confs: list[MountConf]) -> MountConf:
-    if not confs:  # 2022: everything over lisafs, the overlay flags apply
+def _settle(spec: Spec, flags: Globals, confs: list[MountConf], features: Features) -> MountConf:
+    if features.overlay_by_flags:  # everything over lisafs
         for mount in spec.mounts:
             if mount.is_bind:
                 mount.conf = MountConf(lisafs=True, overlay=flags.overlay_mounts)
         return MountConf(lisafs=True, overlay=flags.overlay_root)
-    concerned = [mount for mount in spec.mounts if mount.is_bind or mount.type == "erofs"]
+    concerned = [mount for mount in spec.mounts if mount.is_bind]
+    if len(confs) > 1 + len(concerned):  # 20260126: one for each erofs mount too
+        concerned = [mount for mount in spec.mounts if mount.is_bind or mount.type == "erofs"]
     if len(confs) != 1 + len(concerned):
         raise Fault(
             f"--gofer-mount-confs: {len(confs)} given, {1 + len(concerned)} needed: the root and {len(concerned)} mounts"
@@ -229,7 +242,7 @@ def _settle(spec: Spec, flags: Globals, confs: list[MountConf]) -> MountConf:
     return confs[0]
 
 
-def _check(mount: Mount, modern: bool) -> None:
+def _check(mount: Mount, features: Features) -> None:
     if not mount.destination.startswith("/"):
         raise Fault(f"spec: mount destination must be an absolute path: {mount.destination!r}")
     for name, text in (("destination", mount.destination), ("source", mount.source)):
@@ -240,8 +253,8 @@ def _check(mount: Mount, modern: bool) -> None:
     for option in mount.options:
         if option in REFUSED:
             raise Fault(f"spec: mount {mount.destination}: option {option!r} is not supported")
-        # 2026 lets unknown ones pass (they may be idmap, or some other program's), 2022 does not.
-        if not modern and option not in OPTIONS and option not in PROPAGATION:
+        # Later releases let unknown ones pass: they may be idmap, or some other program's.
+        if features.checks_options and option not in OPTIONS and option not in PROPAGATION:
             raise Fault(f"spec: mount {mount.destination}: unknown option {option!r}")
 
 
