@@ -1,7 +1,8 @@
 """Fixtures. A server is shared by all tests that ask for the same options, a connection and a tree by none.
 
 `peer` runs a test once over the socket and once over a channel. `server` is the shared server of the options in
-`@pytest.mark.serve(...)`; `tree` the (empty) directory it serves; `start` starts a server of the test's own.
+`@pytest.mark.serve(...)`; `tree` the (empty) directory it serves; `start` starts a server of the test's own. `variant` runs a
+test once for each way to run runsc.
 After every test `nothing_leaks` compares this process, and what its servers hold, with what was there before.
 """
 
@@ -17,12 +18,13 @@ from typing import Any, Callable
 
 import pytest
 
-pytest.register_assert_rewrite("peer", "codec", "transport", "hosts")
+pytest.register_assert_rewrite("peer", "codec", "transport", "hosts", "runsc")
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from hosts import TRANSPORTS, Server, empty, wait_until  # noqa: E402
 from peer import Peer  # noqa: E402
+from runsc import VARIANTS, Variant  # noqa: E402
 
 Start = Callable[..., Server]
 _servers: dict[tuple[str, ...], Server] = {}
@@ -95,6 +97,13 @@ def spot() -> Iterator[Path]:
     os.chmod(path, 0o755)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=[variant.name for variant in VARIANTS])
+def variant(request: pytest.FixtureRequest) -> Variant:
+    variant: Variant = request.param
+    variant.program()  # made before a test's own files are counted
+    return variant
 
 
 @pytest.fixture

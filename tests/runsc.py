@@ -1,4 +1,4 @@
-"""Bundles for containers; our gofer as runsc would start it; Debian's runsc, with its own gofer or with ours."""
+"""Bundles for containers; our gofer as runsc would start it; Debian's two runscs, with their own gofer or with ours."""
 
 import contextlib
 import json
@@ -10,15 +10,62 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
+import newer
 from hosts import CALM, CHECKOUT, PATIENCE, wait_until
 from peer import Peer, over_socket
 
-FLAGS = ["--platform=ptrace", "--network=none", "--ignore-cgroups"]  # what every runsc needs in a virtual machine
+FLAGS = ["--network=none", "--ignore-cgroups"]  # what every runsc needs in a virtual machine, beside a platform
 SYMLINKS = """sh ls cat cp cut dd df du echo false find grep head id kill ln mkdir mkfifo mount mv rm rmdir sleep sort stat tar
     touch true"""
 Json = dict[str, Any]
+
+
+class Variant(NamedTuple):
+    """One of the ways to run runsc that the tests know."""
+
+    name: str
+    is_newer: bool
+    flags: tuple[str, ...]
+
+    def program(self) -> str:
+        """An absolute path, that every user may execute."""
+        path = newer_runsc() if self.is_newer else shutil.which("runsc")
+        assert path, "runsc is not installed: tests/run --install"
+        return str(path)
+
+    def does(self, what: str) -> bool:
+        """Whether that line of DIFFERENCES holds here."""
+        return self.name in DIFFERENCES[what][0]
+
+
+SYSTRAP = "--platform=systrap"
+OLDER = Variant("2022", False, ("--platform=ptrace",))
+VARIANTS = [
+    OLDER,
+    Variant("2024-directfs", True, (SYSTRAP,)),  # its defaults: also --overlay2=root:self
+    Variant("2024-directfs-plain", True, (SYSTRAP, "--overlay2=none")),
+    Variant("2024-gofer", True, (SYSTRAP, "--directfs=false")),
+    Variant("2024-gofer-plain", True, (SYSTRAP, "--directfs=false", "--overlay2=none")),
+]
+
+# What is not the same under all variants: where it holds, and why. A test asserts what holds, and where it does not
+# hold, the contrary.
+DIFFERENCES = {
+    "the root's changes are seen on the host": (
+        ["2022", "2024-directfs-plain", "2024-gofer-plain"],
+        "--overlay2=root:self, the default since 2023, keeps them in an overlay inside the sandbox",
+    ),
+    "a missing root is found by the gofer": (
+        ["2022", "2024-directfs-plain", "2024-gofer-plain"],
+        "under root:self runsc looks at it first: that is where it puts the overlay's file",
+    ),
+    "a container has user attributes": (
+        ["2022", "2024-gofer", "2024-gofer-plain"],
+        "a directfs sandbox never asks for them, and has none of its own",
+    ),
+}
 
 
 def bind(destination: str, source: str, *options: str) -> Json:
@@ -211,22 +258,22 @@ def starting(place: Path) -> Iterator[Callable[..., Started]]:
 
 
 class Runsc:
-    """Runs Debian's runsc with one state directory. gofer: our one file, or None for runsc's own gofer."""
+    """Runs one of Debian's runscs with one state directory. gofer: our one file, or None for runsc's own gofer."""
 
-    def __init__(self, place: Path, gofer: Optional[Path]) -> None:
+    def __init__(self, place: Path, gofer: Optional[Path], variant: Variant = OLDER) -> None:
         self.place = place
         self.state, self.logs = place / "state", place / "logs"
         self.state.mkdir()
         self.logs.mkdir(mode=0o1777)
         self.logs.chmod(0o1777)  # of a rootless one the umask must not decide
         self.gofer = gofer
+        self.variant = variant
 
     def argv(self, *words: str, flags: Sequence[str] = (), logs: bool = True) -> list[str]:
-        runsc = shutil.which("runsc")
-        assert runsc, "apt-get install runsc"
+        runsc = self.variant.program()
         before = [str(self.gofer), "runsc", "--runsc", runsc, "--"] if self.gofer else [runsc]
         log = [f"--debug-log={self.logs}/"] if logs else []
-        return [*before, f"--root={self.state}", *log, *FLAGS, *flags, *words]
+        return [*before, f"--root={self.state}", *log, *FLAGS, *self.variant.flags, *flags, *words]
 
     def start(
         self, *words: str, flags: Sequence[str] = (), quiet: bool = False, **options: Any
@@ -306,6 +353,15 @@ def one_file_gofer() -> Path:
         assert done.returncode == 0, done.stdout
         _built.append(folder / "gofer")
     return _built[0]
+
+
+def newer_runsc() -> Path:
+    """A copy that every user can execute; to be made, and gone, with the one file."""
+    copy = one_file_gofer().with_name("runsc-newer")
+    if not copy.exists():
+        assert newer.RUNSC.exists(), f"{newer.NAME} is not unpacked: tests/run --install"
+        shutil.copy(newer.RUNSC, copy)
+    return copy
 
 
 _built: list[Path] = []

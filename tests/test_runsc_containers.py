@@ -1,4 +1,4 @@
-"""Containers of Debian's runsc, started by `gofer runsc`: each test asserts that our gofer served it."""
+"""Containers of Debian's two runscs, started by `gofer runsc`: each test asserts that our gofer served it."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from runsc import (
     FLAGS,
     Json,
     Runsc,
+    Variant,
     bind,
     bundle,
     container,
@@ -43,8 +44,8 @@ def one_file() -> Path:
 
 
 @pytest.fixture
-def runsc(one_file: Path, spot: Path) -> Iterator[Runsc]:
-    runsc = Runsc(spot, one_file)
+def runsc(one_file: Path, variant: Variant, spot: Path) -> Iterator[Runsc]:
+    runsc = Runsc(spot, one_file, variant)
     yield runsc
     left = pids_named(str(runsc.state))
     for pid in left:
@@ -58,6 +59,13 @@ def place(spot: Path) -> Path:
     """Where a test makes its bundles."""
     (spot / "bundles").mkdir()
     return spot / "bundles"
+
+
+@pytest.fixture
+def out(spot: Path) -> Path:
+    """A directory in which a container that binds it shows the host what it did."""
+    (spot / "out").mkdir()
+    return spot / "out"
 
 
 def directory(path: Path, **files: str) -> Path:
@@ -138,11 +146,15 @@ def test_a_user_namespace_in_the_spec(runsc: Runsc, spot: Path, place: Path) -> 
     }
     rw = directory(spot / "rw", given="x")
     mounts = bind("/rw", str(rw), "rbind", "rw", "nosuid", "nodev"), bind("/ro", "/usr/share", "rbind", "ro")
-    bundle(place, "id -u; echo made > /made; cat /rw/given; ls /ro | grep -c doc; ls -n /made", *mounts, linux=linux)
+    script = "id -u; echo made > /made; echo > /rw/made; cat /rw/given; ls /ro | grep -c doc; ls -n /made"
+    bundle(place, script, *mounts, linux=linux)
     subprocess.run(["chown", "-R", "100000:100000", place, rw], check=True)
     done = runsc.run("run", f"--bundle={place}", C)
     assert done.stdout.startswith("0\nx") and "0        0" in done.stdout, done.stdout
-    assert os.stat(place / "rootfs/made").st_uid == 100000
+    assert os.stat(rw / "made").st_uid == 100000
+    seen = runsc.variant.does("the root's changes are seen on the host")
+    assert os.listdir(place / "rootfs").count("made") == seen
+    assert not seen or os.stat(place / "rootfs/made").st_uid == 100000
     assert runsc.served_by_us() == 1
 
 
@@ -170,13 +182,13 @@ def test_a_gofer_that_the_containers_user_may_not_read_is_refused_by_name(
     assert os.listdir(runsc.state) == []
 
 
-def test_create_start_exec_kill_delete(runsc: Runsc, place: Path) -> None:
-    bundle(place, "echo hello > /hello; while true; do sleep 0.1; done")
+def test_create_start_exec_kill_delete(runsc: Runsc, place: Path, out: Path) -> None:
+    bundle(place, "echo hello > /hello; touch /out/up; while true; do sleep 0.1; done", bind("/out", str(out)))
     runsc.run("create", f"--bundle={place}", f"--pid-file={place}/pid", C, quiet=True)
     assert json.loads(runsc.run("state", C).stdout)["status"] == "created"
     assert os.readlink(f"/proc/{gofer_pid(runsc.state)}/exe").startswith("/usr/bin/python3")
     runsc.run("start", C)
-    wait_until((place / "rootfs/hello").exists, "the container has begun")
+    wait_until((out / "up").exists, "the container has begun")
     assert runsc.run("exec", C, "/bin/cat", "/hello").stdout == "hello\n"
     assert runsc.run("exec", C, "/bin/sh", "-c", "exit 9", check=False).returncode == 9
     runsc.run("kill", C, "KILL")
@@ -185,12 +197,13 @@ def test_create_start_exec_kill_delete(runsc: Runsc, place: Path) -> None:
     assert runsc.served_by_us() == 1
 
 
-def test_the_two_line_script_serves_an_engine(runsc: Runsc, place: Path, one_file: Path) -> None:
+def test_the_two_line_script_serves_an_engine(runsc: Runsc, place: Path, one_file: Path, out: Path) -> None:
     """Called as containerd calls a runtime: an environment of its own, values apart from their flags."""
     script = place.parent / "runsc-gofer"
-    script.write_text(f'#!/bin/sh\nexec {one_file} runsc --runsc {shutil.which("runsc")} -- {" ".join(FLAGS)} "$@"\n')
+    flags = " ".join([*FLAGS, *runsc.variant.flags])
+    script.write_text(f'#!/bin/sh\nexec {one_file} runsc --runsc {runsc.variant.program()} -- {flags} "$@"\n')
     script.chmod(0o755)
-    bundle(place, "echo hello > /hello; exec sleep 1000")
+    bundle(place, "echo hello > /hello; touch /out/up; exec sleep 1000", bind("/out", str(out)))
     log = place / "log.json"
     before = [script, "--root", runsc.state, "--log", log, "--log-format", "json", f"--debug-log={runsc.logs}/"]
 
@@ -205,7 +218,7 @@ def test_the_two_line_script_serves_an_engine(runsc: Runsc, place: Path, one_fil
     )
     assert int((place / "pid").read_text()) == sandbox_pid(runsc.state)
     assert engine("start", C).returncode == 0
-    wait_until((place / "rootfs/hello").exists, "the container has begun")
+    wait_until((out / "up").exists, "the container has begun")
     assert engine("exec", C, "/bin/cat", "/hello").stdout == "hello\n"
     assert engine("kill", C, "9").returncode == 0
     wait_until(lambda: '"stopped"' in engine("state", C).stdout, "the container has stopped")
@@ -214,11 +227,11 @@ def test_the_two_line_script_serves_an_engine(runsc: Runsc, place: Path, one_fil
 
 
 def test_run_detached_leaves_the_container_and_its_gofer_and_nothing_else(
-    runsc: Runsc, place: Path, one_file: Path
+    runsc: Runsc, place: Path, one_file: Path, out: Path
 ) -> None:
-    bundle(place, "touch /up; exec sleep 1000")
+    bundle(place, "touch /out/up; exec sleep 1000", bind("/out", str(out)))
     runsc.run("run", f"--bundle={place}", "--detach", C, quiet=True)
-    wait_until((place / "rootfs/up").exists, "the container has begun")
+    wait_until((out / "up").exists, "the container has begun")
     roles = sorted("gofer" if pid == gofer_pid(runsc.state) else "sandbox" for pid in pids_named(str(runsc.state)))
     assert roles == ["gofer", "sandbox"], "a tracer, or runsc, is still there"
     assert len(pids_named(str(one_file))) == 1
@@ -227,19 +240,20 @@ def test_run_detached_leaves_the_container_and_its_gofer_and_nothing_else(
     assert runsc.served_by_us() == 1
 
 
-def test_a_second_container_in_the_same_sandbox(runsc: Runsc, place: Path) -> None:
+def test_a_second_container_in_the_same_sandbox(runsc: Runsc, place: Path, out: Path) -> None:
     (place / "pod").mkdir()
     (place / "sub").mkdir()
     kind = "io.kubernetes.cri.container-type"
     bundle(place / "pod", "exec sleep 1000", annotations={kind: "sandbox", "io.kubernetes.cri.sandbox-id": POD})
     annotations = {kind: "container", "io.kubernetes.cri.sandbox-id": POD}
-    bundle(place / "sub", "echo from the second > /made; exit 4", annotations=annotations)
+    script = "echo from the second > /made; cp /made /out; exit 4"
+    bundle(place / "sub", script, bind("/out", str(out)), annotations=annotations)
     runsc.run("create", f"--bundle={place}/pod", POD, quiet=True)
     runsc.run("start", POD)
     runsc.run("create", f"--bundle={place}/sub", SUB, quiet=True)
     runsc.run("start", SUB)
     assert json.loads(runsc.run("wait", SUB, check=False).stdout)["exitStatus"] == 4
-    assert (place / "sub/rootfs/made").read_text() == "from the second\n"
+    assert (out / "made").read_text() == "from the second\n"
     for name in (SUB, POD):
         runsc.run("delete", "--force", name)
     assert runsc.served_by_us() == 2
@@ -258,7 +272,7 @@ def test_the_process_that_was_started_is_runsc_itself(runsc: Runsc, place: Path,
     bundle(place, READY)
     process = runsc.start("run", f"--bundle={place}", C)
     wait_for_line(process, "ready")
-    assert os.path.samefile(f"/proc/{process.pid}/exe", shutil.which("runsc") or "")
+    assert os.path.samefile(f"/proc/{process.pid}/exe", runsc.variant.program())
     assert "TracerPid:\t0\n" in Path(f"/proc/{process.pid}/status").read_text()
     for pid in (gofer_pid(runsc.state), sandbox_pid(runsc.state)):
         assert b"_GOFER" not in Path(f"/proc/{pid}/environ").read_bytes(), "our variable got further than runsc"
@@ -318,11 +332,11 @@ def test_killed_the_gofer_takes_the_container_with_it(runsc: Runsc, place: Path)
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_the_gofer_ends_with_a_killed_sandbox(runsc: Runsc, place: Path, detached: bool) -> None:
-    bundle(place, "touch /up; exec sleep 1000")
+def test_the_gofer_ends_with_a_killed_sandbox(runsc: Runsc, place: Path, out: Path, detached: bool) -> None:
+    bundle(place, "touch /out/up; exec sleep 1000", bind("/out", str(out)))
     words = ["--detach"] if detached else []
     process = runsc.start("run", f"--bundle={place}", *words, C, quiet=True)
-    wait_until((place / "rootfs/up").exists, "the container has begun")
+    wait_until((out / "up").exists, "the container has begun")
     gofer = gofer_pid(runsc.state)
     os.kill(sandbox_pid(runsc.state), signal.SIGKILL)
     wait_until(lambda: ended(gofer), "the gofer ends")
@@ -369,6 +383,9 @@ def test_a_container_that_cannot_be_made_fails_with_our_reason_in_the_log(
     done = runsc.run("run", f"--bundle={place}", C, flags=[f"--log={log}", "--log-format=json"], check=False)
     assert done.returncode == 128 and done.stdout == ""
     errors = [json.loads(line) for line in re.sub(r"}\s*{", "}\n{", log.read_text()).splitlines()]
-    assert any(says in error["msg"] and "No such file" in error["msg"] for error in errors), errors
+    by_us = says != "nowhere" or runsc.variant.does("a missing root is found by the gofer")
+    reason = "No such file" if by_us else "no such file"  # Python's words, or Go's
+    assert any(says in error["msg"] and reason in error["msg"] for error in errors), errors
+    assert ("gofer 0." in runsc.gofer_log()) == by_us
     assert host_mounts() == before
     wait_until(lambda: not pids_named(str(runsc.state)), "nothing goes on running")
