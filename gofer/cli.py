@@ -94,6 +94,11 @@ _SERVE: dict[str, dict[str, Any]] = {
         "default": "none",
         "help": "character devices of the host: may be opened",
     },
+    "--kernel-files": {
+        "choices": ("none", "read"),
+        "default": "none",
+        "help": "proc, sysfs and cgroup file systems below PATH: read what all may read there, but for what is a process's own",
+    },
     "--xattrs": {
         "choices": ("user", "all", "none"),
         "default": "user",

@@ -13,8 +13,9 @@ import stat
 import struct
 from errno import EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
-from gofer import busypoll
+from gofer import busypoll, kernelfs
 from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit
+from gofer.kernelfs import CLOSED, KIND, READABLE, ROOT_BITS, ROOT_BYTE
 from gofer.sys import (
     AT_EMPTY_PATH,
     AT_NO_AUTOMOUNT,
@@ -23,6 +24,7 @@ from gofer.sys import (
     STATX_BTIME,
     Statfs,
     Statx,
+    fstatfs,
     raise_errno,
     statx,
     statx_silent,
@@ -32,7 +34,7 @@ from gofer.wire import MAX_MESSAGE_SIZE, Inode, take_last
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Union
+    from typing import Any, NoReturn, Union
 
     from gofer.fds import BoundSocketFD, FDTable
 
@@ -45,6 +47,8 @@ MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memor
 _new = ControlFD.__new__
 _ACCESS = struct.Struct("=IIIH")  # stx_nlink, stx_uid, stx_gid, stx_mode
 _MODE_BYTE1 = Statx.stx_mode.offset + 1
+_KINDS = tuple((byte & 0xF0) << 8 for byte in range(256))  # the type by that byte: half the price of & and <<
+_S_IFDIR = stat.S_IFDIR
 
 
 class Options:
@@ -55,6 +59,7 @@ class Options:
         "host_uds",
         "host_fifo",
         "char_devices",
+        "kernel_files",
         "xattrs",
         "donate",
         "donate_root",
@@ -64,13 +69,14 @@ class Options:
 
     def __init__(
         self, *, read_only: bool = False, host_uds: str = "none", host_fifo: str = "none", char_devices: str = "none",
-        xattrs: str = "user", donate: bool = True, donate_root: bool = False, channels: int | None = None,
-        busy_poll: int | None = None,
+        kernel_files: str = "none", xattrs: str = "user", donate: bool = True, donate_root: bool = False,
+        channels: int | None = None, busy_poll: int | None = None,
     ) -> None:  # fmt: skip
         self.read_only = read_only
         self.host_uds = host_uds
         self.host_fifo = host_fifo
         self.char_devices = char_devices
+        self.kernel_files = kernel_files
         self.xattrs = xattrs
         self.donate = donate
         self.donate_root = donate_root
@@ -148,7 +154,7 @@ class Communicator:
                 raise_errno()
         found = self.statx_bytes
         found[1] &= MASK_BYTE1  # newer kernels add bits for fields past the 144th byte
-        return (found[_MODE_BYTE1] & 0xF0) << 8
+        return _KINDS[found[_MODE_BYTE1]]
 
     def stat_child(self, host: int, name: bytes) -> int:
         """As `stat`, for a checked name in a directory, never following a symlink; -1, and errno, where it fails."""
@@ -156,18 +162,19 @@ class Communicator:
             return -1
         found = self.statx_bytes
         found[1] &= MASK_BYTE1
-        return (found[_MODE_BYTE1] & 0xF0) << 8
+        return _KINDS[found[_MODE_BYTE1]]
 
     def stat_access(self) -> tuple[int, int, int, int]:
         """Number of links, uid, gid, type and mode bits of the last `stat`."""
         links, uid, gid, mode = _ACCESS.unpack_from(self.statx_bytes, Statx.stx_nlink.offset)
         return links, uid, gid, mode
 
-    def adopt(self, host: int, more: int = 0) -> ControlFD:
+    def adopt(self, host: int, more: int = 0, within: int = _S_IFDIR) -> ControlFD:
         """The control FD, not yet numbered, that owns the O_PATH fd `host`; `statx_bytes` then holds its statx.
 
         EPERM for a type that is not served (block devices), EMFILE where the connection holds too many; closed then.
-        more: how many FDs the call has made before, without a number either.
+        more: how many FDs the call has made before, without a number either. within: the `kind` of the directory it was
+        found in; 0: none is known.
         """
         node = _new(ControlFD)  # its __init__, as a call of its own, would cost more than all it does
         node.host = host
@@ -175,11 +182,45 @@ class Communicator:
             self.stat(host)
         found = self.statx_bytes
         found[1] &= MASK_BYTE1
-        node.kind = kind = (found[_MODE_BYTE1] & 0xF0) << 8
+        node.kind = kind = _KINDS[found[_MODE_BYTE1]]
         if kind not in WALKABLE:
             raise OSError(EPERM, "block devices are not served")
+        if found[ROOT_BYTE] or within != _S_IFDIR:
+            node.kind = self.judge(host, kind, within)
         if host >= MARKS[0]:
             admit(host, self.table, more)
+        return node
+
+    def judge(self, host: int, kind: int, within: int) -> int:
+        """The `kind` of an inode of which this is the O_PATH fd, the type, and the last `stat`; see kernelfs.py."""
+        if not self.statx_bytes[ROOT_BYTE] & ROOT_BITS and within == _S_IFDIR:
+            return kind
+        if fstatfs(host, self.statfs_buffer):
+            raise_errno()
+        read = self.options.kernel_files == "read"
+        return kind | kernelfs.judge(self.statfs_bytes, self.statx_bytes, within, read)
+
+    def enter(self, host: int, kind: int, name: bytes) -> None:
+        """EPERM where nothing may be looked up under name in this inode, which is no ordinary directory."""
+        if kind & READABLE:
+            if fstatfs(host, self.statfs_buffer):
+                raise_errno()
+            if kernelfs.file_system(self.statfs_bytes) == kernelfs.PROC and kernelfs.of_a_process(name):
+                raise OSError(EPERM, "a process's own")
+        elif kind & CLOSED:
+            self.refuse_kernel_file()
+
+    def refuse_kernel_file(self) -> NoReturn:
+        self.warn(
+            "refused what the kernel makes up (proc, sysfs, ...): --kernel-files=read would allow what all may read there"
+        )
+        raise OSError(EPERM, "made up by the kernel")
+
+    def changeable(self, fdid: int) -> ControlFD:
+        """The control FD of that number, whose inode may be changed as far as the host lets us."""
+        node = self.control[fdid]
+        if node.kind > KIND:
+            raise OSError(EPERM, "made up by the kernel")
         return node
 
     def answer_inode(self, node: ControlFD, reply: memoryview) -> int:
@@ -228,6 +269,8 @@ def directory(node: ControlFD) -> ControlFD:
     another file's, perhaps another client's.
     """
     if node.kind != stat.S_IFDIR:
+        if node.kind & KIND == stat.S_IFDIR:
+            raise OSError(EPERM, "made up by the kernel")
         raise OSError(ENOTDIR, "not a directory")
     return node
 

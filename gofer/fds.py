@@ -68,7 +68,8 @@ class HostFD:
 
 
 class ControlFD(HostFD):
-    """A file: an O_PATH fd and its type, `kind` (one of stat.S_IF*)."""
+    """A file: an O_PATH fd and its type, `kind`: one of stat.S_IF*, and no other than these where it is safe to use as
+    such; see kernelfs.py for what else."""
 
     __slots__ = ("kind",)
 

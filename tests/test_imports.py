@@ -12,7 +12,7 @@ from hosts import CHECKOUT
 # From the bottom up. A module imports from lines above its own only; `runsc.*` also from its own folder.
 LAYERS = """
     wire sys log callnames
-    fds caps seccomp landlock posture kernel
+    fds caps seccomp landlock posture kernel kernelfs
     workers busypoll
     supervisor sockets
     comm mounts attrs namespaces

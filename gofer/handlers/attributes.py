@@ -49,7 +49,7 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """Each change is tried; what fails is told in the reply, with the last errno. The message itself succeeds."""
     comm.must_write()
     fdid, mask, mode, uid, gid, size, asec, ansec, msec, mnsec = SetStatReq.unpack(req)
-    node = comm.control[fdid]
+    node = comm.changeable(fdid)
     if mask & ~_SUPPORTED:
         raise OSError(EPERM, "SetStat of an attribute that cannot be set")
     failed = 0

@@ -109,7 +109,7 @@ def linkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     dir_fd, target_fd = LinkAtReq.read(req)
     name = last_name(req, LinkAtReq.size)
     parent = directory(comm.control[dir_fd])
-    target = comm.control[target_fd]
+    target = comm.changeable(target_fd)
     if target.kind == stat.S_IFDIR:
         raise OSError(EPERM, "hard link to a directory")
     sys.linkat(AT_FDCWD, proc_path(target.host), parent.host, name, AT_SYMLINK_FOLLOW)

@@ -8,6 +8,7 @@ import struct
 from errno import EINVAL, ENOENT, ENOTDIR
 
 from gofer import mounts, sys
+from gofer.kernelfs import KIND
 from gofer.sys import AT_SYMLINK_NOFOLLOW, get_errno, statx
 from gofer.wire import Count, Dirent, Getdents64Req
 
@@ -43,7 +44,7 @@ def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """|count| bytes of kernel dirents, from the start where count < 0; `.` and `..` are left out. 0 entries: the end."""
     fdid, count = Getdents64Req.unpack(req)
     file = comm.opened[fdid]
-    if file.node.kind != stat.S_IFDIR:
+    if file.node.kind & KIND != stat.S_IFDIR:
         raise OSError(ENOTDIR, "not a directory")
     if count == -(1 << 31):
         raise OSError(EINVAL, "count out of range")

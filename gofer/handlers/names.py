@@ -8,6 +8,7 @@ from errno import EINVAL
 
 from gofer import sys
 from gofer.comm import check_name, directory, last_name
+from gofer.kernelfs import KIND
 from gofer.wire import ReadLinkAtReq, RenameAtReq, U32Field, UnlinkAtReq, expect_end, pack_str, take_str
 
 TYPE_CHECKING = False
@@ -61,6 +62,6 @@ def renameat2(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 def readlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     (fdid,) = ReadLinkAtReq.unpack(req)
     node = comm.control[fdid]
-    if node.kind != stat.S_IFLNK:
+    if node.kind & KIND != stat.S_IFLNK:
         raise OSError(EINVAL, "not a symlink")
     return pack_str(reply, 0, os.readlink(b"", dir_fd=node.host))

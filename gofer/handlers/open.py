@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from errno import EINVAL, EISDIR, EPERM, EROFS
-from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
+import struct
+from errno import EINVAL, EISDIR, ENXIO, EPERM, EROFS
+from stat import S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 
 from gofer.fds import ControlFD, HostFD, MountPoint, OpenFD, admit, reopen
-from gofer.sys import O_ACCMODE
+from gofer.kernelfs import KIND, READABLE
+from gofer.sys import O_ACCMODE, Statx
 from gofer.wire import OpenAtReq, OpenAtResp
 
 _FLAGS, _O_NONBLOCK = O_ACCMODE | os.O_TRUNC, os.O_NONBLOCK
+_DEVICE = slice(Statx.stx_rdev_major.offset, Statx.stx_rdev_minor.offset + 4)
+_CONTROLLING_TERMINAL = struct.pack("=II", 5, 0)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if kind == S_IFREG:
         pass
     elif kind != S_IFDIR:
-        _permit(comm, kind)
+        _permit(comm, node, flags)
     elif flags:
         raise OSError(EISDIR, "a directory opens for reading only")
     file = OpenFD(_open(comm, node, flags), node, flags)
@@ -37,11 +41,11 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if kind == S_IFREG:
         if comm.options.donate:
             comm.donated.append(file)
-    elif kind == S_IFDIR:
+    elif kind & KIND == S_IFDIR:
         if comm.options.donate_root and type(node) is MountPoint:  # a directfs client opens all others itself
             # Opened once more: the client's seeks must not move the offset that Getdents64 reads at.
             comm.donated.append(HostFD(_open(comm, node, flags)))
-    else:
+    elif kind <= KIND:
         # The client reads and writes these itself: a call of ours could block, and an fd kept here would hold
         # the far end of a FIFO open. The FD itself counts as if it had one, or there would be no end of them.
         admit(comm.table.held(), comm.table)
@@ -54,11 +58,17 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     return OpenAtResp.size
 
 
-def _permit(comm: Communicator, kind: int) -> None:
+def _permit(comm: Communicator, node: ControlFD, flags: int) -> None:
     """EINVAL for a symlink, EPERM and a warning that names the option for what the export does not open."""
-    options = comm.options
-    if kind == S_IFLNK:
+    kind, options = node.kind, comm.options
+    if kind & KIND == S_IFLNK:
         raise OSError(EINVAL, "a symlink cannot be opened")
+    if kind > KIND:
+        if not kind & READABLE:
+            comm.refuse_kernel_file()
+        if flags:
+            raise OSError(EPERM, "what the kernel makes up is read, if at all")
+        return
     if kind == S_IFIFO:
         allowed, option = options.host_fifo == "open", "--host-fifo=open"
     elif kind == S_IFSOCK:
@@ -69,6 +79,8 @@ def _permit(comm: Communicator, kind: int) -> None:
         option = option if not allowed else "--donate=yes"  # these are of use only to who holds the host's fd
         comm.warn(f"refused to open a FIFO, socket or device of the host: {option} would allow it")
         raise OSError(EPERM, f"needs {option}")
+    if kind == S_IFCHR and comm.stat(node.host) and comm.statx_bytes[_DEVICE] == _CONTROLLING_TERMINAL:
+        raise OSError(ENXIO, "/dev/tty is whatever terminal the server was started on")
 
 
 def _open(comm: Communicator, node: ControlFD, flags: int) -> int:

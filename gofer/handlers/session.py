@@ -26,7 +26,7 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     wire.expect_end(req, 0)
     from gofer.handlers import HANDLERS  # the table imports this module
 
-    node = comm.adopt(reopen(comm.export.root.host, O_PATH_FLAGS & ~os.O_NOFOLLOW))
+    node = comm.adopt(reopen(comm.export.root.host, O_PATH_FLAGS & ~os.O_NOFOLLOW), within=0)
     root, node.host = MountPoint(node.host, node.kind), -1
     fdid = comm.next_id()
     # Flush is answered, but not offered: it does nothing here, and a client that knows of it sends one with every close.
@@ -47,7 +47,8 @@ def _donation(root: MountPoint) -> HostFD:
     """What a directfs client works with in place of the root's control FD; it refuses a Mount without one.
 
     Open for reading, as fchmod(2) and fgetxattr(2) take no O_PATH fd. But not a FIFO: its reader is a peer, for whom
-    writers elsewhere would no longer wait. Nor a device, which may do things when it is opened.
+    writers elsewhere would no longer wait. Nor a device, which may do things when it is opened, nor what the kernel makes
+    up for whoever opens it, which would be us.
     """
     if root.kind in (stat.S_IFDIR, stat.S_IFREG):
         try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from errno import EIO, ENOENT, EPERM
-from stat import S_IFLNK
+from errno import EIO, ENOENT, ENOTDIR, EPERM
+from stat import S_IFDIR, S_IFLNK
 
-from gofer.comm import MAX_MESSAGE_SIZE, check_name, directory
+from gofer.comm import MAX_MESSAGE_SIZE, check_name
 from gofer.fds import O_PATH_FLAGS, WALKABLE, HostFD
+from gofer.kernelfs import KIND, ROOT_BYTE
 from gofer.sys import get_errno, openat, raise_errno
 from gofer.wire import (
     STATX_SIZE,
@@ -31,7 +32,9 @@ def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """The FDs get into the table only when the whole walk is done: on an error the new ones just close."""
     (dir_fd,) = WalkReq.read(req)
     names = take_strs(req, WalkReq.size)
-    node = directory(comm.control[dir_fd])
+    node = comm.control[dir_fd]
+    if node.kind & KIND != S_IFDIR:
+        raise OSError(ENOTDIR, "not a directory")
     if WalkResp.size + len(names) * Inode.size > MAX_MESSAGE_SIZE:
         raise OSError(EIO, "the reply would exceed the message size")
     status, at = WALK_SUCCESS, WalkResp.size
@@ -39,16 +42,19 @@ def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     for name in names:
         if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:  # most need no more than this look
             check_name(name)
-        if node.kind == S_IFLNK:
-            status = WALK_SYMLINK
-            break
+        within = node.kind
+        if within != S_IFDIR:
+            if within & KIND == S_IFLNK:
+                status = WALK_SYMLINK
+                break
+            comm.enter(node.host, within, name)
         host = openat(node.host, name, O_PATH_FLAGS)
         if host < 0:
             if get_errno() != ENOENT:
                 raise_errno()
             status = WALK_MISSING
             break
-        node = comm.adopt(host, len(found))
+        node = comm.adopt(host, len(found), within)
         fdid = comm.next_id()
         found.append((fdid, node))
         Inode.pack(reply, at, fdid, comm.statx_bytes)
@@ -69,8 +75,8 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     itself = names and not names[0]
     if itself:
         del names[0]
-    if names:
-        directory(node)
+    if names and node.kind & KIND != S_IFDIR:
+        raise OSError(ENOTDIR, "not a directory")
     for name in names:
         if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:
             check_name(name)
@@ -79,13 +85,19 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         Statx.pack(reply, at, comm.statx_bytes)
         at += STATX_SIZE
     owner, last = None, len(names) - 1
-    host = node.host
+    host, kind = node.host, node.kind
     for index, name in enumerate(names):
+        if kind != S_IFDIR:
+            if kind & KIND == S_IFLNK:
+                break
+            comm.enter(host, kind, name)
         if index < last:  # something is to be looked up in it: hold it, and look at what is held
             host = openat(host, name, O_PATH_FLAGS)
             if host >= 0:
-                owner = HostFD(host)
+                owner, within = HostFD(host), kind
                 kind = comm.stat(host)
+                if comm.statx_bytes[ROOT_BYTE] or within != S_IFDIR:
+                    kind = comm.judge(host, kind, within)
         else:
             kind = comm.stat_child(host, name)
             host = kind
@@ -93,12 +105,10 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
             if get_errno() != ENOENT:
                 raise_errno()
             break
-        if kind not in WALKABLE:
+        if kind not in WALKABLE and kind & KIND not in WALKABLE:
             raise OSError(EPERM, "block devices are not served")
         Statx.pack(reply, at, comm.statx_bytes)
         at += STATX_SIZE
-        if kind == S_IFLNK:
-            break
     del owner
     Count.pack(reply, 0, (at - Count.size) // STATX_SIZE)
     return at

@@ -48,7 +48,7 @@ def fsetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     value, at = take_str(req, at)
     expect_end(req, at)
     _name(comm, name)
-    node = comm.control[fdid]
+    node = comm.changeable(fdid)
     if flags > 3:
         raise OSError(EINVAL, "FSetXattr flags")
     sys.setxattr(proc_path(node.host), name, value, flags)
@@ -78,7 +78,7 @@ def fremovexattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
     (fdid,) = FRemoveXattrReq.read(req)
     name = _name(comm, take_last(req, FRemoveXattrReq.size))
-    node = comm.control[fdid]
+    node = comm.changeable(fdid)
     sys.removexattr(proc_path(node.host), name)
     return 0
 

@@ -250,6 +250,7 @@ class _Start:
             host_uds=flags.host_uds,
             host_fifo=flags.host_fifo,
             char_devices="open" if devices or flags.char_devices != "emulated-only" else "none",
+            kernel_files="read",  # where the spec binds a /proc or /sys, that is what it is for
             donate_root=self.runsc.directfs,
         )
         self.log.info(f"Serving {path!r} (ro: {read_only})")
