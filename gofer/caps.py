@@ -12,6 +12,7 @@ DAC_OVERRIDE = 1
 DAC_READ_SEARCH = 2
 FOWNER = 3
 FSETID = 4
+KILL = 5
 SETGID = 6
 SETUID = 7
 SETPCAP = 8
@@ -25,6 +26,7 @@ NAMES = {
     DAC_READ_SEARCH: "dac_read_search",
     FOWNER: "fowner",
     FSETID: "fsetid",
+    KILL: "kill",
     SETGID: "setgid",
     SETUID: "setuid",
     SYS_CHROOT: "sys_chroot",

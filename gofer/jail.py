@@ -42,6 +42,7 @@ from errno import EPERM
 from gofer import caps, fds, landlock, namespaces, seccomp, supervisor
 from gofer.posture import Policy, Posture
 from gofer.sys import libc, raise_errno
+from gofer.witness import Witness
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,18 +75,20 @@ def enter(
     except OSError as error:  # a file whose directory cannot be reached any more
         name, why = b"", f"the tree's directory: {error.strerror}"
     trouble = _leave_namespaces(root, policy, posture)
-    supervisor.fork(charge, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
+    witness = Witness()
+    supervisor.fork(charge, witness, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
     no_namespace = trouble.pop("mount") or why
     split(not no_namespace)
     _change_root(root, name, options, posture, no_namespace)
     for kind, why in trouble.items():
         posture.lacks(kind, why) if why else posture.holds(kind)
-    _confine(posture, [(root, options)], policy)
+    _confine(posture, [(root, options)], policy, witness)
+    witness.dismiss()
     return posture
 
 
 def confine(roots: Roots, policy: Policy) -> Posture:
-    """The layers that need no namespace, for a server that has a root of its own already; see `enter`."""
+    """The layers that need no namespace, for a server that has a root of its own already, and no supervisor; see `enter`."""
     posture = Posture()
     seccomp.prepare()
     _confine(posture, roots, policy)
@@ -159,7 +162,7 @@ def _chroot(root: int) -> bool:
     return True
 
 
-def _confine(posture: Posture, roots: Roots, policy: Policy) -> None:
+def _confine(posture: Posture, roots: Roots, policy: Policy, witness: Witness | None = None) -> None:
     """From the limits on; see the head of this file for the order."""
     credentials = any(options.uds_open for _, options in roots)
     sockets = credentials or any(options.uds_create for _, options in roots)
@@ -167,7 +170,7 @@ def _confine(posture: Posture, roots: Roots, policy: Policy) -> None:
     _drop_groups(posture)
     _drop_rights(posture, _needed_capabilities(posture, [options for _, options in roots]))
     _landlock(posture, roots)
-    trouble = _filter(policy.seccomp, lambda refuse: seccomp.server_rules(refuse, sockets, credentials))
+    trouble = _filter(policy.seccomp, lambda refuse: seccomp.server_rules(refuse, sockets, credentials), witness)
     posture.lacks("seccomp", trouble) if trouble else posture.holds("seccomp", policy.seccomp)
     if posture.missing() and policy.mode == "require":
         reasons = "; ".join(f"{layer.name} ({layer.detail})" for layer in posture.missing())
@@ -234,12 +237,23 @@ def _landlock(posture: Posture, roots: Roots) -> None:
             posture.lacks("landlock", os.strerror(error.errno or 0))
 
 
-def _filter(action: str, rules: Callable[[int], seccomp.Rules]) -> str:
-    """Install a filter; returns "" or why there is none. rules: made from the verdict on what is not allowed."""
+def _filter(action: str, rules: Callable[[int], seccomp.Rules], witness: Witness | None = None) -> str:
+    """Install a filter; returns "" or why there is none. rules: made from the verdict on what is not allowed.
+
+    witness: who is to see what is refused, and to kill for it, where the kernel can have that.
+    """
     if action == "off":
         return "--seccomp=off"
     if not seccomp.available(action):
         return "this kernel, or this machine's architecture, has no such filter"
+    if action == "kill" and witness is not None:
+        try:
+            listener = seccomp.install(seccomp.assemble(rules(seccomp.ASK), seccomp.ASK), listen=True)
+        except OSError:
+            pass  # see `install`: then the kernel kills, and nobody knows for what
+        else:
+            witness.take(listener)
+            return ""
     refuse = seccomp.refusal(action)
     try:
         seccomp.install(seccomp.assemble(rules(refuse), refuse))
@@ -252,7 +266,7 @@ def _confine_supervisor(posture: Posture, policy: Policy, processes: Sequence[in
     """The supervisor has nothing to do with clients; what it does not need goes all the same. Its root is the server's."""
     os.chdir("/")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    caps.limit(_needed_capabilities(posture, []))
+    caps.limit(_needed_capabilities(posture, []) | {caps.KILL})  # a thread of the server's may have become anybody
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _filter(policy.seccomp, lambda refuse: seccomp.supervisor_rules(refuse, processes))
 

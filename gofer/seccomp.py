@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
 ACTIONS = ("kill", "errno", "log", "off")
 
-KILL_PROCESS, LOG, ALLOW, ERRNO = 0x80000000, 0x7FFC0000, 0x7FFF0000, 0x00050000
+KILL_PROCESS, LOG, ALLOW, ERRNO, ASK = 0x80000000, 0x7FFC0000, 0x7FFF0000, 0x00050000, 0x7FC00000
 
 # AUDIT_ARCH_*: the ELF machine, | 64 bit | little endian
-_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC00000F3}
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC00000F3}
 _X32_BIT = 0x40000000
 
 # Allowed to the server whatever the arguments, because every C library makes them, or one of them, in its place.
@@ -112,6 +112,7 @@ _FCNTL = (0, 1, 2, 3, 4, 1030, 1033, 1034)  # DUPFD, GETFD, SETFD, GETFL, SETFL,
 # isatty(3), which whatever opens a file to read it calls, by TCGETS, or TCGETS2 (glibc 2.42), or TIOCGWINSZ (musl); FIONBIO,
 # FIONCLEX and FIOCLEX
 _IOCTL = (0x5401, 0x802C542A, 0x5413, 0x5421, 0x5450, 0x5451)
+_NOTIF_RECV, _SIGKILL = 0xC0502100, 9
 _MEMBARRIER = (8, 16)  # PRIVATE_EXPEDITED and its registration, which is how musl's first pthread_create begins
 _PRCTL = (15, 0x53564D41)  # SET_NAME, SET_VMA: newer C libraries name threads and their stacks
 
@@ -149,12 +150,18 @@ def server_rules(refuse: int, sockets: bool, credentials: bool) -> Rules:
 
 
 def supervisor_rules(refuse: int, processes: Iterable[int]) -> Rules:
-    """What the supervisor may call; processes: those it may signal, itself aside."""
+    """What the supervisor may call; processes: those it may signal, itself aside. It may kill any that its rights allow,
+    as it learns only from the kernel which of the server's has to be (witness.py).
+    """
     me = (os.getpid(),)
-    names = ("futex", "write", "close", "unlinkat", "newfstatat", "fstat", "wait4", "rt_sigtimedwait", *_RUNTIME)
+    names = (
+        *("poll", "ppoll", "read", "recvmsg", "wait4", "write", "close", "unlinkat", "newfstatat", "fstat", "futex"),
+        *_RUNTIME,
+    )
     rules: Rules = dict.fromkeys(names)
     rules.update(
-        kill=_one_of(refuse, 0, (*me, *processes)),
+        ioctl=_one_of(refuse, 1, (_NOTIF_RECV,)),
+        kill=[_load(1), (_JEQ, 0, 1, _SIGKILL), (_RET, 0, 0, ALLOW), *_one_of(refuse, 0, (*me, *processes))],
         mmap=_without(refuse, 2, _PROT_EXEC),
         mprotect=_without(refuse, 2, _PROT_EXEC),
         tgkill=_one_of(refuse, 0, me),
@@ -171,7 +178,7 @@ def refusal(action: str) -> int:
 def assemble(rules: Rules, refuse: int, machine: str = MACHINE) -> bytes:
     """The program, as an array of struct sock_filter."""
     numbers = callnames.numbers(machine)
-    code: list[Instruction] = [(_LD, 0, 0, _DATA_ARCH), (_JEQ, 1, 0, _AUDIT_ARCH[machine]), (_RET, 0, 0, refuse)]
+    code: list[Instruction] = [(_LD, 0, 0, _DATA_ARCH), (_JEQ, 1, 0, AUDIT_ARCH[machine]), (_RET, 0, 0, refuse)]
     code.append((_LD, 0, 0, _DATA_NR))
     if machine == "x86_64":
         code += [(_JGE, 0, 1, _X32_BIT), (_RET, 0, 0, refuse)]
@@ -184,24 +191,29 @@ def assemble(rules: Rules, refuse: int, machine: str = MACHINE) -> bytes:
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def install(program: bytes) -> None:
+def install(program: bytes, listen: bool = False) -> int:
     """Put every thread of the process under the program, for good. Needs no_new_privs (or CAP_SYS_ADMIN).
+
+    listen: the verdict on what is not allowed is ASK (SECCOMP_RET_USER_NOTIF), and the fd to read that from is returned;
+    OSError where the kernel is older than 5.7, or has given such an fd to somebody who confined this process before.
 
     SPEC_ALLOW: before Linux 5.16 a filter also turned speculation off, which costs an interpreter dearly; it guards
     secrets inside one process from code in the same process, and here there is no such code.
     """
     text = ctypes.create_string_buffer(program, len(program))
     header = _Program(len(program) // 8, ctypes.addressof(text))
-    result = _seccomp(_SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, ctypes.byref(header))
-    if result == -1 and get_errno() == EINVAL:  # Linux before 4.17
+    flags = _TSYNC | _SPEC_ALLOW | (_NEW_LISTENER | _TSYNC_ESRCH if listen else 0)
+    result = _seccomp(_SET_MODE_FILTER, flags, ctypes.byref(header))
+    if result == -1 and get_errno() == EINVAL and not listen:  # Linux before 4.17
         result = _seccomp(_SET_MODE_FILTER, _TSYNC, ctypes.byref(header))
-    if result != 0:  # above 0: the thread that could not follow
+    if result < 0 or result > 0 and not listen:  # above 0: the thread that could not follow
         raise_errno()
+    return result
 
 
 def available(action: str) -> bool:
     """Whether this kernel has filters with that action (kill-process and log: Linux 4.14)."""
-    if MACHINE not in _AUDIT_ARCH:
+    if MACHINE not in AUDIT_ARCH:
         return False
     return _seccomp(_GET_ACTION_AVAIL, 0, ctypes.byref(c_uint(refusal(action) & 0xFFFF0000))) == 0
 
@@ -253,7 +265,7 @@ class _Program(ctypes.Structure):
 
 
 _SET_MODE_FILTER, _GET_ACTION_AVAIL = 1, 2
-_TSYNC, _SPEC_ALLOW = 1, 4
+_TSYNC, _SPEC_ALLOW, _NEW_LISTENER, _TSYNC_ESRCH = 1, 4, 8, 16
 
 
 def _seccomp(operation: int, flags: int, argument: object) -> int:

@@ -28,23 +28,25 @@ from _signal import (
     SIGTERM,
     pthread_sigmask,
     signal,
-    sigwait,
 )  # fmt: skip
 from ctypes import c_int, c_ulong
 
-from gofer.sys import libc
-from gofer.workers import OF_FILTER
+from gofer.sys import libc, raise_errno
+from gofer.workers import REFUSED, REPORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Callable, NoReturn
 
+    from gofer.witness import Witness
+
 # The last three stop the server. Any other signal does to the supervisor what it does, and so ends both: passed on it
 # would do nothing, as the first process of a pid namespace gets only what it has handlers for.
 _WAITED_FOR = frozenset((SIGCHLD, SIGHUP, SIGINT, SIGTERM))
 _F_SETSIG = 10
 _PR_SET_PDEATHSIG = 1
+_SIGSET, _SIGINFO = 128, 128  # bytes of a C library's sigset_t, and of struct signalfd_siginfo
 
 
 class Charge:
@@ -72,10 +74,11 @@ class Charge:
         return status
 
 
-def fork(charge: Charge, confine: Callable[[int], None]) -> None:
+def fork(charge: Charge, witness: Witness, confine: Callable[[int], None]) -> None:
     """Go on as the child; the caller's process becomes the supervisor and never returns.
 
-    confine(pid of the child): called in the supervisor when it has closed what is not its own.
+    confine(pid of the child): called in the supervisor when it has closed what is not its own. witness: what it sees of
+    what is refused to the server.
     """
     before = pthread_sigmask(SIG_BLOCK, _WAITED_FOR)
     hangup, lifeline = os.pipe2(os.O_CLOEXEC)
@@ -83,8 +86,9 @@ def fork(charge: Charge, confine: Callable[[int], None]) -> None:
     fds = [int(name) for name in os.listdir("/proc/self/fd")]
     server = os.fork()
     if server:
-        _supervise(server, charge, confine, lifeline, fds)
+        _supervise(server, charge, witness, confine, lifeline, fds)
     os.close(lifeline)
+    witness.in_server()
     charge.in_server()
     # A process group of its own, so that a terminal's Ctrl-C comes by way of the supervisor; not a session: the
     # scheduler's autogroup would keep it apart from its clients, at a microsecond a context switch (sched(7)).
@@ -105,14 +109,17 @@ def _tie(hangup: int) -> None:
         os._exit(1)
 
 
-def _supervise(server: int, charge: Charge, confine: Callable[[int], None], lifeline: int, fds: list[int]) -> NoReturn:
+def _supervise(
+    server: int, charge: Charge, witness: Witness, confine: Callable[[int], None], lifeline: int, fds: list[int]
+) -> NoReturn:
     status = 1
     try:
         signal(SIGCHLD, SIG_DFL)  # were it ignored, the kernel would not keep the status
-        _close_all(fds, {0, 1, 2, lifeline, *charge.keep})
+        _close_all(fds, {0, 1, 2, lifeline, *witness.fds, *charge.keep})
+        events = _Events(witness, server)
         _stand_back(lifeline)
         confine(server)
-        status = _wait(server, charge)
+        status = _wait(server, charge, events, witness)
     except BaseException as error:
         _say(f"the supervisor failed: {type(error).__name__}: {error}")
     finally:
@@ -126,7 +133,32 @@ def _stand_back(lifeline: int) -> None:
     poll.poll(20)
 
 
-def _wait(server: int, charge: Charge) -> int:
+class _Events:
+    """What the supervisor waits for: signals, by signalfd(2), and what a filter has refused.
+
+    Not by sigwait(3) and a thread: a process that has unshared its pid namespace can start none.
+    """
+
+    def __init__(self, witness: Witness, server: int) -> None:
+        mask = sum(1 << number - 1 for number in _WAITED_FOR)
+        self._signals = libc["signalfd"](c_int(-1), mask.to_bytes(_SIGSET, "little"), c_int(os.O_CLOEXEC))
+        if self._signals < 0:
+            raise_errno()
+        self._witness = witness
+        self._poll = select.poll()
+        self._poll.register(self._signals, select.POLLIN)
+        witness.watch(server, self._poll)
+
+    def signal(self) -> int:
+        """The next signal's number; what is refused meanwhile is the witness's."""
+        while True:
+            for fd, event in self._poll.poll():
+                if fd == self._signals:
+                    return os.read(fd, _SIGINFO)[0]  # ssi_signo, below 256, in little-endian
+                self._witness.on_event(fd, event)
+
+
+def _wait(server: int, charge: Charge, events: _Events, witness: Witness) -> int:
     """Until the server has ended; returns the exit status, or dies of the signal it died of."""
     stopping = False
     while True:
@@ -136,15 +168,15 @@ def _wait(server: int, charge: Charge) -> int:
         if charge.finished() and not stopping:
             stopping = True
             os.kill(server, SIGTERM)
-        number = sigwait(_WAITED_FOR)
+        number = events.signal()
         if not charge.on_signal(number) and number != SIGCHLD:
             os.kill(server, number)
-    if not os.WIFSIGNALED(status):
+    number = SIGSYS if witness.refused else os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    if not number:
         return charge.tidy(os.WEXITSTATUS(status))
-    number = os.WTERMSIG(status)
     charge.tidy(128 + number)
     if number == SIGSYS:
-        _say(f"the server {OF_FILTER}")
+        _say(f"the server {witness.refused or REFUSED}, and was killed: {REPORT}")
     if number != SIGKILL:
         signal(number, SIG_DFL)
     pthread_sigmask(SIG_SETMASK, ())

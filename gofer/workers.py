@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from typing import Callable
 
 _MOST = 4  # by default: a sandbox has as many channels at most, and each worker costs some 4 MiB
-OF_FILTER = (
-    "made a system call that its filter forbids, and was killed: please report it; --seccomp=log would let it pass, and the "
-    "kernel's log name it"
-)
+REFUSED = "made a system call that its filter forbids"
+REPORT = "please report it; --seccomp=log would let it pass, and the kernel's log name it"
 
 
 def default_number() -> int:
@@ -166,4 +164,4 @@ def _end(status: int) -> str:
     if not os.WIFSIGNALED(status):
         return f"ended with exit status {os.WEXITSTATUS(status)}"
     number = os.WTERMSIG(status)
-    return OF_FILTER if number == SIGSYS else f"was killed by signal {number}"
+    return f"{REFUSED}, and was killed: {REPORT}" if number == SIGSYS else f"was killed by signal {number}"

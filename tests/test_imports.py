@@ -14,7 +14,7 @@ LAYERS = """
     wire sys log callnames
     fds caps seccomp landlock posture kernel kernelfs
     workers busypoll
-    supervisor sockets
+    supervisor sockets witness
     comm mounts attrs namespaces
     handlers.*
     handlers

@@ -206,7 +206,9 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
 
 def _numbers(header: str) -> dict[str, int]:
     """The system calls of a header, as a 64-bit machine has them that wants all the calls there are."""
-    wanted = [f"-D__ARCH_WANT_{what}" for what in ("NEW_STAT", "RENAMEAT", "SET_GET_RLIMIT", "SYS_CLONE3", "MEMFD_SECRET")]
+    wanted = [
+        f"-D__ARCH_WANT_{what}" for what in ("NEW_STAT", "RENAMEAT", "SET_GET_RLIMIT", "SYS_CLONE3", "MEMFD_SECRET")
+    ]
     command = ["gcc", "-E", "-dM", *wanted, "-include", header, "-"]
     text = subprocess.run(command, input="", capture_output=True, text=True, check=True).stdout
     values = dict(re.findall(r"#define (__NR\w+) (\S+)$", text, re.MULTILINE))
