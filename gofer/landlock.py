@@ -83,9 +83,8 @@ class _RulesetAttr(ctypes.Structure):
 
 
 class _PathBeneath(ctypes.Structure):
-    """struct landlock_path_beneath_attr."""
+    """struct landlock_path_beneath_attr. It is packed, 12 bytes: the kernel does not read the four more that this has."""
 
-    _pack_ = 1
     _fields_ = [("allowed_access", c_uint64), ("parent_fd", c_int32)]
 
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 
-OLDEST, NEWEST = 9, 13  # the minor versions that are supported, and tested
+OLDEST, NEWEST = 9, 15  # the minor versions that are supported, and tested
 ASK = "import os, sys as s; print(s.implementation.name, *s.version_info[:2], os.path.realpath(s.executable))"
 
 

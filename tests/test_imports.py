@@ -89,10 +89,17 @@ def test_the_start_of_the_program_imports_the_standard_sys_and_main_and_no_more(
     assert imported(CHECKOUT / "__main__.py") == {"sys", "gofer.cli"}
 
 
-def test_every_module_imports_without_site_packages() -> None:
+def test_every_module_imports_without_site_packages_and_without_a_warning() -> None:
+    """What is deprecated today is an error in a later CPython."""
     names = ["gofer." + name for name in MODULES]
     code = f"{SEARCH}[__import__(name) for name in {names!r}]"
-    run = subprocess.run([sys.executable, "-BIS", "-c", code], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-BISW", "error", "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_no_message_meets_a_warning(spot: Path) -> None:
+    argv = [sys.executable, "-W", "error", str(CHECKOUT), "doctor", "--self-test", str(spot)]
+    run = subprocess.run(argv, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
 
 

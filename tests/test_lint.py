@@ -32,7 +32,7 @@ def test_ruff_finds_nothing() -> None:
     finds_nothing(sys.executable, "-m", "ruff", "check", "--output-format=concise", ".", *programs)
 
 
-@pytest.mark.parametrize("version", ["3.9", "3.13"])
+@pytest.mark.parametrize("version", ["3.9", "3.15"])
 def test_mypy_finds_nothing_in_the_oldest_and_the_newest_python(version: str) -> None:
     finds_nothing(sys.executable, "-m", "mypy", "--strict", "--python-version", version, "--cache-dir=/dev/null")
 

@@ -1,7 +1,7 @@
 """JSON without the `json` package: that imports `re`, and both together cost a quarter of a start.
 
-The scanner and the string encoder are the C ones that `json` itself uses (module _json, unchanged from
-CPython 3.9 to 3.13); where they are missing, `json` serves. Strings are written as Go's encoding/json writes
+The scanner and the string encoder are the C ones that `json` itself uses (module _json, the same in
+CPython 3.9 to 3.15); where they are missing, `json` serves. Strings are written as Go's encoding/json writes
 them: compact, UTF-8, with < > & and the two line separators escaped.
 """
 
@@ -18,7 +18,7 @@ class _Context:
     """What the C scanner asks of a decoder."""
 
     strict = True
-    object_hook = object_pairs_hook = None
+    object_hook = object_pairs_hook = array_hook = None  # the last: CPython 3.15
     parse_float = float
     parse_int = int
 
