@@ -16,7 +16,7 @@ import ctypes
 import struct
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 
-from gofer.sys import AT_FDCWD, Statx, statx
+from gofer.sys import AT_EMPTY_PATH, AT_FDCWD, STATX_BASIC_STATS, Statfs, Statx, fstatfs, raise_errno, statx
 
 KIND = 0xF000  # of a ControlFD's `kind`, the type of the inode; where the kernel has made that up, one of these stands beside:
 CLOSED = 0x10000  # its attributes may be looked at, nothing else
@@ -76,6 +76,14 @@ def judge(statfs: bytearray, statx: bytearray, within: int, read: bool) -> int:
     (mode,) = _mode(statx, _MODE)
     shown = mode & 0o004 and mode & KIND in (S_IFREG, S_IFDIR, S_IFLNK)  # what everybody may read, not only the server
     return READABLE if shown else CLOSED
+
+
+def judge_root(host: int, read: bool) -> int:
+    """`judge` of the inode of an O_PATH fd that no walk has led to."""
+    usage, found = Statfs(), Statx()
+    if fstatfs(host, ctypes.byref(usage)) or statx(host, b"", AT_EMPTY_PATH, STATX_BASIC_STATS, ctypes.byref(found)):
+        raise_errno()
+    return judge(bytearray(usage), bytearray(found), 0, read)
 
 
 def of_a_process(name: bytes) -> bool:

@@ -24,7 +24,7 @@ from _signal import (  # `signal` adds enums: 2 ms
 from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from gofer import Failure, __version__, fds, kernel, sockets
+from gofer import Failure, __version__, fds, kernel, kernelfs, sockets
 from gofer.connection import Export, Options
 from gofer.log import Log
 from gofer.posture import Policy, Posture
@@ -78,6 +78,8 @@ class _Service:
         self._log = Log("warning" if quiet else options.log_level, options.log_format)
         root, kind = _open_root(options.path)
         self._export = Export(root, _export_options(options))
+        if kernelfs.judge_root(root, options.kernel_files == "read") & kernelfs.CLOSED:
+            raise Failure(f"cannot serve {options.path}: the kernel makes it up; see --kernel-files in SECURITY.md")
         self._allowed = set(options.allow_uid or (0, os.getuid()))
         self._connected = [sockets.inherited(number) for number in options.fd or ()]
         self._listeners: list[socket] = []

@@ -61,6 +61,10 @@ DIFFERENCES = {
         ["2022", "2024-directfs-plain", "2024-gofer-plain"],
         "under root:self runsc looks at it first: that is where it puts the overlay's file",
     ),
+    "a kernel's file is the gofer's to open": (
+        ["2022", "2024-gofer", "2024-gofer-plain"],
+        "a directfs sandbox opens what is bound of a proc or sysfs itself, as the process that it is",
+    ),
     "a container has user attributes": (
         ["2022", "2024-gofer", "2024-gofer-plain"],
         "a directfs sandbox never asks for them, and has none of its own",

@@ -19,10 +19,11 @@ from typing import Any, Callable
 import pytest
 from conftest import Start
 from disks import run
-from hosts import GOFER, children, fails, over_socket_of
+from hosts import GOFER, children, fails, fails_in_one_line, over_socket_of
+from hosts import run as program
 from peer import Peer
 from prison import USER, as_user
-from runsc import Runsc, bind, bundle, one_file_gofer
+from runsc import Runsc, Variant, bind, bundle, container, one_file_gofer
 
 MODE, UID = 0x2, 0x8  # of a SetStat mask
 Mount = Callable[..., Path]
@@ -113,14 +114,17 @@ def test_nor_where_a_part_of_a_proc_is_mounted_by_itself(what: str, spot: Path, 
 
 @pytest.mark.parametrize("kernel_files", ["none", "read"])
 @pytest.mark.parametrize("path", ["/proc/self", "/proc/self/fd", "/proc/thread-self", "/proc/self/maps", "/proc/self/mem"])
-def test_nor_where_it_is_path_itself(path: str, kernel_files: str) -> None:
-    with serving(Path(path), "--jail=off", f"--kernel-files={kernel_files}") as (peer, _):
-        with fails(errno.EPERM):
-            peer.openat(peer.root)
-        if os.path.isdir(path):
-            for name in ("mem", "0", "maps"):
-                with fails(errno.EPERM):
-                    peer.walk(peer.root, name)
+def test_path_itself_cannot_be_a_process(path: str, kernel_files: str) -> None:
+    fails_in_one_line(program("serve", path, f"--kernel-files={kernel_files}"), path, "--kernel-files")
+
+
+def test_path_itself_is_a_proc_only_where_the_option_says_so() -> None:
+    fails_in_one_line(program("serve", "/proc"), "/proc", "--kernel-files")
+    with serving(Path("/proc"), "--kernel-files=read") as (peer, pids):
+        assert peer.pread(peer.openat(peer.walk_to("version")).fd, 0, 4096) == Path("/proc/version").read_bytes()
+        for name in ("self", str(os.getpid()), *map(str, pids)):
+            with fails(errno.EPERM):
+                peer.walk(peer.root, name)
 
 
 def test_a_proc_that_takes_the_device_number_of_a_tmpfs_is_a_proc(spot: Path, start: Start, mount: Mount) -> None:
@@ -300,20 +304,25 @@ def one_file() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_a_container_with_the_hosts_proc_reads_no_gofers_memory(spot: Path, one_file: Path) -> None:
-    """An ordinary program in it could, and become the gofer."""
-    script = """
-        cat /host/sys/kernel/ostype
+def test_a_container_with_the_hosts_proc_reads_no_gofers_memory(variant: Variant, spot: Path, one_file: Path) -> None:
+    """An ordinary program in it could, and become the gofer. A directfs sandbox opens the files itself: they are its own."""
+    the_gofers = variant.does("a kernel's file is the gofer's to open")
+    script = f"""
+        cat /host/version
         for process in /host/[0-9]* /host/self /host/thread-self; do
-            cat $process/maps $process/environ $process/task/*/maps && echo read $process
-            echo x > $process/mem && echo wrote $process
+            cat $process/maps $process/task/*/maps && echo read $process
+            {"echo x > $process/mem && echo wrote $process" * the_gofers}
         done 2>/dev/null
-        echo evil > /host/sys/kernel/hostname || echo done
+        {"echo evil > /host/sys/kernel/hostname ||" * the_gofers} echo refused
     """
     (spot / "bundle").mkdir()
     bundle(spot / "bundle", script, bind("/host", "/proc", "rbind", "rw"))
-    runsc = Runsc(spot, one_file)
-    done = runsc.run("run", f"--bundle={spot}/bundle", "c")
-    assert done.stdout == "Linux\ndone\n", done.stdout
+    runsc = Runsc(spot, one_file, variant)
+    done = runsc.run("run", f"--bundle={spot}/bundle", container())
+    said, version = done.stdout, Path("/proc/version").read_text()
+    if the_gofers:
+        assert said == f"{version}refused\n"
+    else:
+        assert said.startswith(version) and "read /host/self" in said and "python" not in said
+    assert ("--directfs=false keeps it out" in runsc.gofer_log()) != the_gofers
     assert runsc.served_by_us() == 1

@@ -24,7 +24,7 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from gofer import __version__, fds, jail, kernel
+from gofer import __version__, fds, jail, kernel, kernelfs
 from gofer.comm import Export, Options
 from gofer.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
@@ -254,6 +254,11 @@ class _Start:
             donate_root=self.runsc.directfs,
         )
         self.log.info(f"Serving {path!r} (ro: {read_only})")
+        if options.donate_root and kernelfs.judge_root(fd, read=False):
+            self.log.warning(
+                f"{path!r} is made up by the kernel, and with directfs the sandbox opens it itself: what a proc has of "
+                "a process is its own memory. --directfs=false keeps it out"
+            )
         return Export(fd, options)
 
     def _write_mounts(self) -> None:
