@@ -11,6 +11,8 @@ hooks.py      createContainer hooks (2026)
 logs.py       --log-fd, --debug-log-fd
 redirect.py   `gofer runsc`: become runsc, with its gofer redirected to this file
 tracer.py     the process that does the redirecting
+install.py    `gofer runsc install`: a runtime of Docker, podman, containerd
+edits.py      adding an entry to somebody else's JSON or TOML
 
 Nothing is imported here: the way from exec to the first reply is short, and every module on it costs.
 For the same reason no module on the stand-in's way imports typing, argparse, json or logging (3 to 20 ms each).

@@ -25,6 +25,7 @@ FAILED, USAGE = 1, 2
 USAGE_TEXT = """\
 usage: gofer runsc [--runsc PATH] [--gofer FILE] -- ARGS...
        gofer runsc --check [--runsc PATH] [--gofer FILE]
+       gofer runsc install|uninstall docker|podman|containerd [options] [-- RUNSC-FLAGS]
 
 Runs an unmodified runsc with ARGS, with this program as the gofer of the containers it starts.
 
@@ -33,7 +34,8 @@ Runs an unmodified runsc with ARGS, with this program as the gofer of the contai
   --check        say whether this host can do it, by trying; exit status 0 or 1
   -h, --help     this text
 
-A container engine needs one program for its runtime: a script with the two lines
+A container engine needs one program for its runtime, which `gofer runsc install ENGINE` sets up (--help tells more; --dry-run
+shows it): a script with the two lines
   #!/bin/sh
   exec /usr/local/bin/gofer runsc --runsc /usr/local/bin/runsc -- "$@"
 """
@@ -50,6 +52,13 @@ _PR_SET_PTRACER, _ANY = 0x59616D61, -1
 
 def main(args: list[str]) -> int:
     """args: the words after `gofer runsc`. Does not return where runsc is run; else the exit status."""
+    if args[:1] in (["install"], ["uninstall"]):
+        from gofer.runsc import install
+
+        try:
+            return install.main(args)
+        except (Refusal, OSError) as why:
+            return _say(f"{why}", FAILED)
     try:
         options, rest = _parse(args)
     except ValueError as error:
@@ -58,8 +67,8 @@ def main(args: list[str]) -> int:
         os.write(1, USAGE_TEXT.encode())
         return 0
     try:
-        runsc = _find_runsc(options.get("runsc", "runsc"))
-        target = _find_target(options.get("gofer", ""))
+        runsc = find_runsc(options.get("runsc", "runsc"))
+        target = find_target(options.get("gofer", ""))
         if "check" in options:
             from gofer.runsc.check import check
 
@@ -174,7 +183,7 @@ def _parse(args: list[str]) -> tuple[dict[str, str], list[str]]:
     return options, rest
 
 
-def _find_runsc(name: str) -> str:
+def find_runsc(name: str) -> str:
     paths = [name] if "/" in name else [f"{folder}/{name}" for folder in os.get_exec_path()]
     for path in paths:
         if os.path.isfile(path) and os.access(path, os.X_OK):
@@ -182,7 +191,7 @@ def _find_runsc(name: str) -> str:
     raise Refusal(f"{name}: no such program; install gVisor's runsc, or say where it is with --runsc PATH")
 
 
-def _find_target(name: str) -> str:
+def find_target(name: str) -> str:
     """The absolute path of the file to be executed as the gofer."""
     if not name:
         loader = __spec__.loader if __spec__ else None
