@@ -48,6 +48,7 @@ _new = ControlFD.__new__
 _ACCESS = struct.Struct("=IIIH")  # stx_nlink, stx_uid, stx_gid, stx_mode
 _MODE_BYTE1 = Statx.stx_mode.offset + 1
 _KINDS = tuple((byte & 0xF0) << 8 for byte in range(256))  # the type by that byte: half the price of & and <<
+_MOUNT_FLAGS = Statfs.f_flags.offset
 _S_IFDIR = stat.S_IFDIR
 
 
@@ -215,6 +216,19 @@ class Communicator:
             "refused what the kernel makes up (proc, sysfs, ...): --kernel-files=read would allow what all may read there"
         )
         raise OSError(EPERM, "made up by the kernel")
+
+    def may_donate(self, host: int) -> bool:
+        """Whether a client may get an fd on the inode of this one.
+
+        Who has the right to the file opens it anew for writing by that fd, through his own /proc/self/fd, and sets mode,
+        times and xattrs by it as it is. So of a read-only export only what lies on a read-only mount is given away.
+        """
+        options = self.options
+        if not (options.donate and options.read_only):
+            return options.donate
+        if fstatfs(host, self.statfs_buffer):
+            raise_errno()
+        return bool(self.statfs_bytes[_MOUNT_FLAGS] & os.ST_RDONLY)
 
     def changeable(self, fdid: int) -> ControlFD:
         """The control FD of that number, whose inode may be changed as far as the host lets us."""

@@ -206,7 +206,11 @@ class _Service:
 
     def _tell(self, posture: Posture) -> None:
         held, *lacks = posture.lines()
-        self._lines[1] += f"; {held}"
+        donation = self._options.donate
+        if donation == "yes" and self._options.read_only:
+            if not os.fstatvfs(self._export.root.host).f_flag & os.ST_RDONLY:
+                donation = "no (the mount is not read-only: a client could write to what it gets)"
+        self._lines[1] += f", fd donation {donation}; {held}"
         for line in self._lines:
             self._log.info(line)
         for line in lacks:
@@ -334,7 +338,7 @@ def _announcement(options: Any, prog: str, kind: str, listening: sockets.Listeni
     uds, fifo, devices = options.host_uds, options.host_fifo, options.char_devices
     lines = [
         f"{__version__} serves the {kind} {os.path.abspath(options.path)} {access} on {' and '.join(where)}",
-        f"host sockets {uds}, FIFOs {fifo}, char devices {devices}, xattrs {options.xattrs}, fd donation {options.donate}",
+        f"host sockets {uds}, FIFOs {fifo}, char devices {devices}, xattrs {options.xattrs}",
     ]
     if listening:
         lines.append(f"look at it with: {prog} ls {listening.path}")

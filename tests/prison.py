@@ -2,15 +2,17 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from hosts import CALM, CHECKOUT
+from hosts import CALM, CHECKOUT, GOFER, children, over_socket_of
+from peer import Peer
 
 NO_SYS_ADMIN = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")  # as root in most containers
 USER = 54321  # nobody that this machine knows
@@ -90,6 +92,24 @@ def as_user(user: int) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """A command that runs gofer, and the arguments of subprocess.Popen that make it that user's."""
     with _package(user) as package:
         yield [PYTHON, "-B", package], {"user": user, "group": user, "extra_groups": [], "cwd": "/"}
+
+
+@contextmanager
+def served(tree: Path, *options: str, user: int = 0, **popen: Any) -> Iterator[tuple[Peer, list[int]]]:
+    """A client of a server that is this user's, and the pids of all that belong to the server, as the host's /proc has them.
+
+    popen: arguments of subprocess.Popen.
+    """
+    ours, theirs = socket.socketpair()
+    with ExitStack() as stack:
+        stack.enter_context(ours)
+        command, who = stack.enter_context(as_user(user)) if user else (GOFER, {})
+        with theirs:
+            argv = [*command, "serve", str(tree), "--quiet", "--fd", str(theirs.fileno()), *options]
+            server = stack.enter_context(subprocess.Popen(argv, pass_fds=[theirs.fileno()], **{**who, **popen}))
+        stack.callback(server.kill)
+        with over_socket_of(ours.dup) as peer:
+            yield peer, [server.pid, *children(server.pid)]
 
 
 @contextmanager

@@ -9,20 +9,19 @@ import errno
 import fcntl
 import os
 import pty
-import socket
 import subprocess
 import termios
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 from conftest import Start
 from disks import run
-from hosts import GOFER, children, fails, fails_in_one_line, over_socket_of
+from hosts import fails, fails_in_one_line
 from hosts import run as program
 from peer import Peer
-from prison import USER, as_user
+from prison import USER, served
 from runsc import Runsc, Variant, bind, bundle, container, one_file_gofer
 
 MODE, UID = 0x2, 0x8  # of a SetStat mask
@@ -53,24 +52,6 @@ def mount(spot: Path) -> Iterator[Mount]:
         subprocess.run(["umount", "-R", place], stderr=subprocess.DEVNULL)  # one test has done it already
 
 
-@contextlib.contextmanager
-def serving(tree: Path, *options: str, user: int = 0, **popen: Any) -> Iterator[tuple[Peer, list[int]]]:
-    """A client of a server that is this user's, and the pids of all that belong to the server, as the host's /proc has them.
-
-    popen: arguments of subprocess.Popen.
-    """
-    ours, theirs = socket.socketpair()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(ours)
-        command, who = stack.enter_context(as_user(user)) if user else (GOFER, {})
-        with theirs:
-            argv = [*command, "serve", str(tree), "--quiet", "--fd", str(theirs.fileno()), *options]
-            server = stack.enter_context(subprocess.Popen(argv, pass_fds=[theirs.fileno()], **who, **popen))
-        stack.callback(server.kill)
-        with over_socket_of(ours.dup) as peer:
-            yield peer, [server.pid, *children(server.pid)]
-
-
 # A process's own
 
 
@@ -82,7 +63,7 @@ def test_nothing_of_a_process_is_reached_through_a_proc_below_path(
 ) -> None:
     os.chown(spot, user, user)
     mount("proc", "proc")
-    with serving(spot, f"--jail={jail}", f"--kernel-files={kernel_files}", user=user) as (peer, pids):
+    with served(spot, f"--jail={jail}", f"--kernel-files={kernel_files}", user=user) as (peer, pids):
         assert jail == "off" or len(pids) > 1
         _, (proc,) = peer.walk(peer.root, "proc")
         for owner in ["self", "thread-self", *map(str, pids), *(f"{pid}/task/{pid}" for pid in pids)]:
@@ -120,7 +101,7 @@ def test_path_itself_cannot_be_a_process(path: str, kernel_files: str) -> None:
 
 def test_path_itself_is_a_proc_only_where_the_option_says_so() -> None:
     fails_in_one_line(program("serve", "/proc"), "/proc", "--kernel-files")
-    with serving(Path("/proc"), "--kernel-files=read") as (peer, pids):
+    with served(Path("/proc"), "--kernel-files=read") as (peer, pids):
         assert peer.pread(peer.openat(peer.walk_to("version")).fd, 0, 4096) == Path("/proc/version").read_bytes()
         for name in ("self", str(os.getpid()), *map(str, pids)):
             with fails(errno.EPERM):
@@ -230,7 +211,7 @@ def test_the_terminal_that_the_server_was_started_on_is_no_file(spot: Path) -> N
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
     try:
-        with serving(spot, "--jail=off", "--char-devices=open", preexec_fn=on_a_terminal) as (peer, _):
+        with served(spot, "--jail=off", "--char-devices=open", preexec_fn=on_a_terminal) as (peer, _):
             assert len(peer.openat(peer.walk_to("null")).donated) == 1
             with fails(errno.ENXIO):
                 peer.openat(peer.walk_to("tty"), os.O_RDWR)

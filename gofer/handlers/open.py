@@ -39,7 +39,7 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     file = OpenFD(_open(comm, node, flags), node, flags)
     admit(file.host, comm.table)
     if kind == S_IFREG:
-        if comm.options.donate:
+        if comm.options.donate and (not comm.read_only or comm.may_donate(file.host)):
             comm.donated.append(file)
     elif kind & KIND == S_IFDIR:
         if comm.options.donate_root and type(node) is MountPoint:  # a directfs client opens all others itself
@@ -79,6 +79,9 @@ def _permit(comm: Communicator, node: ControlFD, flags: int) -> None:
         option = option if not allowed else "--donate=yes"  # these are of use only to who holds the host's fd
         comm.warn(f"refused to open a FIFO, socket or device of the host: {option} would allow it")
         raise OSError(EPERM, f"needs {option}")
+    if not comm.may_donate(node.host):
+        comm.warn("refused to open a FIFO, socket or device of the host: with --read-only its mount must be read-only")
+        raise OSError(EPERM, "needs a read-only mount")
     if kind == S_IFCHR and comm.stat(node.host) and comm.statx_bytes[_DEVICE] == _CONTROLLING_TERMINAL:
         raise OSError(ENXIO, "/dev/tty is whatever terminal the server was started on")
 

@@ -37,7 +37,7 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     for mid in mids:
         Count.pack(reply, at, mid)
         at += Count.size
-    if comm.options.donate_root:
+    if comm.options.donate_root and comm.may_donate(root.host):
         comm.donated.append(_donation(root))
     comm.control[fdid] = root
     return at
