@@ -5,7 +5,14 @@ import sys
 if sys.version_info < (3, 9):
     old = "gofer: needs Python 3.9 or newer, this is %d.%d: run it as `python3.N -IS %s`"
     sys.exit(old % (sys.version_info[0], sys.version_info[1], sys.argv[0]))
+if sys.implementation.name != "cpython":
+    sys.exit("gofer: needs CPython, this is %s: run it as `python3 -IS %s`" % (sys.implementation.name, sys.argv[0]))
 
-from gofer.cli import main
+try:
+    from gofer.cli import main, name
+except ImportError as error:
+    sys.exit(
+        "gofer: cannot start: %s; this Python cannot read all of its files, or gofer's: run gofer with another" % error
+    )
 
-sys.exit(main(sys.argv[1:], "python3 " + sys.argv[0] if sys.argv[0] in (".", "__main__.py") else sys.argv[0]))
+sys.exit(main(sys.argv[1:], name(sys.argv, getattr(sys, "orig_argv", None) or [sys.executable, sys.argv[0]])))

@@ -1,16 +1,15 @@
-"""The command line: `gofer serve`, `ls`, `cat`, `stat`.
-
-The options of `serve` stand once, in `_SERVE`. argparse is built from it for help, errors and everything but the plainest
-use; importing it costs 6 ms, a third of the start-up of a server that is started with every container, so `_quick` reads
-the plain `--name value` and `--name=value` by itself and leaves whatever else to argparse.
+"""The command line: `gofer serve`, `ls`, `cat`, `stat`, `doctor`, `runsc`. What ends a command otherwise than in order
+becomes one line and an exit status here.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+from errno import ENOMEM
 
-from gofer import Failure, __version__
+from gofer import Failure, __version__, failure, quoted
+from gofer.options import SERVE, quick
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,143 +18,10 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 FAILED = 1
-_MOST = 0xFFFFFFFE  # the largest uid; fd numbers and limits are below it, and all of it fits a C long
-
-
-def between(least: int, most: int, text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else -1
-    if not least <= number <= most:
-        raise ValueError(f"must be a number from {least} to {most}")
-    return number
-
-
-def count(text: str) -> int:
-    return between(0, _MOST, text)
-
-
-def positive_number(text: str) -> int:
-    return between(1, _MOST, text)
-
-
-def microseconds(text: str) -> int:
-    return between(0, 1000, text)
-
-
-def seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= _MOST:
-        raise ValueError(f"must be a number of seconds from 0 to {_MOST}")
-    return number
-
-
-def octal_mode(text: str) -> int:
-    number = int(text, 8) if set(text) <= set("01234567") and text else -1
-    if not 0 <= number <= 0o777:
-        raise ValueError("must be permissions in octal, from 0000 to 0777")
-    return number
-
-
-_LEVELS = ("debug", "info", "warning", "error", "off")
-
-# name: keyword arguments of argparse's add_argument; the same words drive _quick.
-_SERVE: dict[str, dict[str, Any]] = {
-    "--socket": {"metavar": "PATH", "help": "listen here (default: gofer-PID.sock in $XDG_RUNTIME_DIR or /run)"},
-    "--fd": {
-        "type": count,
-        "action": "append",
-        "metavar": "N",
-        "help": "serve the connected socket with this number, inherited; repeatable",
-    },
-    "--mode": {
-        "type": octal_mode,
-        "default": 0o600,
-        "metavar": "OCTAL",
-        "help": "permissions of the socket file (default: 0600)",
-    },
-    "--group": {"metavar": "GROUP", "help": "group of the socket file, by name or number"},
-    "--allow-uid": {
-        "type": count,
-        "action": "append",
-        "metavar": "UID",
-        "help": "user that may connect, and no other; repeatable (default: your own and root)",
-    },
-    "--read-only": {"action": "store_true", "help": "refuse every change with EROFS"},
-    "--host-uds": {
-        "choices": ("none", "open", "create", "all"),
-        "default": "none",
-        "help": "Unix sockets of the host: connect to them (open), make them (create), both (all)",
-    },
-    "--host-fifo": {"choices": ("none", "open"), "default": "none", "help": "FIFOs of the host: may be opened"},
-    "--char-devices": {
-        "choices": ("none", "open"),
-        "default": "none",
-        "help": "character devices of the host: may be opened",
-    },
-    "--kernel-files": {
-        "choices": ("none", "read"),
-        "default": "none",
-        "help": "proc, sysfs and cgroup file systems below PATH: read what all may read there, but for what is a process's own",
-    },
-    "--xattrs": {
-        "choices": ("user", "all", "none"),
-        "default": "user",
-        "help": "extended attributes: all but security.* and trusted.* (user), all, none",
-    },
-    "--donate": {
-        "choices": ("yes", "no"),
-        "default": "yes",
-        "help": "hand open regular files to the client as file descriptors, for speed",
-    },
-    "--channels": {
-        "type": count,
-        "metavar": "N",
-        "help": "shared-memory channels a client may have; 0: none (default: as many as CPUs, 2 to 4)",
-    },
-    "--workers": {
-        "type": positive_number,
-        "metavar": "N",
-        "help": "processes that share the clients, so that these need not share one CPU (default: as many as CPUs, at most 4)",
-    },
-    "--busy-poll": {
-        "type": microseconds,
-        "metavar": "MICROSECONDS",
-        "help": "how long a channel looks for the next request before it sleeps, where that pays; 0: not at all "
-        "(default: 150, and always 0 on one CPU)",
-    },
-    "--max-connections": {
-        "type": positive_number,
-        "default": 64,
-        "metavar": "N",
-        "help": "clients at once (default: 64)",
-    },
-    "--idle-message-timeout": {
-        "type": seconds,
-        "default": 60.0,
-        "metavar": "SECONDS",
-        "help": "drop a client that leaves a message, or the taking of a reply, half done for so long; 0: never (default: 60)",
-    },
-    "--fd-limit": {
-        "type": positive_number,
-        "metavar": "N",
-        "help": "RLIMIT_NOFILE of each worker (default: as high as it may)",
-    },
-    "--jail": {
-        "choices": ("auto", "require", "off"),
-        "default": "auto",
-        "help": "confine the server as far as this host can (auto), or else not serve (require); see SECURITY.md",
-    },
-    "--seccomp": {
-        "choices": ("kill", "errno", "log", "off"),
-        "default": "kill",
-        "help": "what a system call gets that the server has no use for (default: kill)",
-    },
-    "--log-level": {"choices": _LEVELS, "default": "info", "help": "default: info"},
-    "--log-format": {"choices": ("text", "json"), "default": "text", "help": "default: text"},
-    "--quiet": {"action": "store_true", "help": "no lines at start and end; warnings and errors only"},
-}
+_INCOMPLETE = (
+    "this Python lacks a part of its standard library, or cannot read it: install all of it (on Debian the package python3, of "
+    "which python3-minimal is only a part), or run gofer with another"
+)
 
 
 def main(argv: Sequence[str], prog: str = "gofer") -> int:
@@ -166,7 +32,7 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
         if argv[:1] == ["serve"]:
             from gofer.serve import serve
 
-            return serve(_quick(argv[1:]) or _thorough(argv, prog), prog)
+            return serve(quick(argv[1:]) or _thorough(argv, prog), prog)
         if argv[:1] == ["runsc"]:
             from gofer.runsc import redirect
 
@@ -182,18 +48,42 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
         if options.subcommand == "doctor":
             from gofer import doctor
 
-            return doctor.run(options, main)
-        from gofer import look
+            status = doctor.run(options, main)
+        else:
+            from gofer import look
 
-        return look.run(options)
+            status = look.run(options)
+        print(end="", flush=True)  # now, where it can be told that it cannot be written
+        return status
     except Failure as e:
-        _say(f"gofer: {e}")
-        return FAILED
+        return _failed(str(e))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `gofer cat ... | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except OSError as e:
+        where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, (str, bytes)) else ""
+        return _failed(str(failure(f"cannot go on{where}", e)))
+    except MemoryError:
+        return _failed(str(failure("cannot go on", OSError(ENOMEM, os.strerror(ENOMEM)))))
+    except ImportError as e:
+        return _failed(f"cannot start: {e}; {_INCOMPLETE}")
+
+
+def name(argv: Sequence[str], original: Sequence[str]) -> str:
+    """How to call this program again from the same shell. original: the interpreter's own arguments, argv at their end."""
+    program = argv[0]
+    if os.path.isfile(program) and os.access(program, os.X_OK):
+        words = [program if "/" in program else f"./{program}"]
+    else:  # a checkout, or a copy that is not executable
+        words = [*original[: len(original) - len(argv) + 1]]
+    return " ".join(map(quoted, words))
+
+
+def _failed(why: str) -> int:
+    _say(f"gofer: {why}")
+    return FAILED
 
 
 def _say(line: str) -> None:
@@ -201,58 +91,6 @@ def _say(line: str) -> None:
         os.write(2, line.encode("utf-8", "backslashreplace") + b"\n")
     except OSError:
         pass
-
-
-class _Namespace:
-    """What argparse would have returned."""
-
-    subcommand = "serve"
-    path: str
-    command: list[str]
-
-    def __init__(self) -> None:
-        for option, words in _SERVE.items():
-            default = False if words.get("action") == "store_true" else words.get("default")
-            setattr(self, option[2:].replace("-", "_"), default)
-
-
-def _quick(words: Sequence[str]) -> _Namespace | None:
-    """The options of `serve` where they are plain and right; None where argparse has to look."""
-    options, paths, rest = _Namespace(), [], iter(words)
-    options.command = []
-    for word in rest:
-        if word == "--":
-            options.command = list(rest)
-            if not options.command:
-                return None
-            break
-        if not word.startswith("-"):
-            paths.append(word)
-            continue
-        option, equals, value = word.partition("=")
-        spec = _SERVE.get(option)
-        if spec is None:
-            return None
-        name = option[2:].replace("-", "_")
-        if spec.get("action") == "store_true":
-            if equals:
-                return None
-            setattr(options, name, True)
-            continue
-        value = value if equals else next(rest, "-")
-        if value.startswith("-") and not equals or value not in spec.get("choices", (value,)):
-            return None
-        try:
-            parsed = spec.get("type", str)(value)
-        except ValueError:
-            return None
-        if spec.get("action") == "append":
-            parsed = [*(getattr(options, name) or ()), parsed]
-        setattr(options, name, parsed)
-    if len(paths) != 1:
-        return None
-    options.path = paths[0]
-    return options
 
 
 def _thorough(argv: list[str], prog: str) -> argparse.Namespace:
@@ -300,7 +138,7 @@ def _add_serve(commands: Any) -> None:
         allow_abbrev=False,
     )
     serve.add_argument("path", metavar="PATH", help="what to serve")
-    for option, words in _SERVE.items():
+    for option, words in SERVE.items():
         serve.add_argument(option, **{**words, "type": _explaining(words["type"])} if "type" in words else words)
 
 

@@ -27,10 +27,11 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from errno import EBADF, EINVAL, EMFILE
+from ctypes import byref
+from errno import EBADF, EINVAL, EMFILE, ENODEV
 from itertools import count
 
-from gofer.sys import AT_FDCWD, O_PATH, get_errno, openat, raise_errno
+from gofer.sys import AT_FDCWD, O_PATH, Statfs, fstatfs, get_errno, openat, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _CHANNELS = 4  # fds of a connection that are not FDs: its channels and their me
 
 _O_CLOEXEC_NOCTTY = os.O_CLOEXEC | os.O_NOCTTY
 
+_PROC_SUPER_MAGIC = 0x9FA0  # statfs(2)
 _proc_fd = -1
 _mountinfo = -1
 MARKS = [0, 0]  # the fd numbers from which `admit` counts, and from which it refuses; see set_fd_limit
@@ -217,7 +219,17 @@ def pin_proc(proc: int = -1, mountinfo: int = -1) -> None:
             os.close(_proc_fd)
         _proc_fd, _mountinfo = proc, mountinfo
     if _proc_fd < 0:
-        _proc_fd = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _proc_fd = open_proc()
+
+
+def open_proc() -> int:
+    """An fd on /proc/self/fd; OSError also where something else is mounted over /proc."""
+    proc = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    found = Statfs()
+    if fstatfs(proc, byref(found)) != 0 or found.f_type != _PROC_SUPER_MAGIC:
+        os.close(proc)
+        raise OSError(ENODEV, "something else is mounted there")
+    return proc
 
 
 def enter_proc() -> None:
@@ -260,6 +272,6 @@ WALKABLE = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, st
 
 __all__ = [
     "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "MountPoint", "OpenFD", "admit",
-    "crowded", "enter_proc", "get_errno", "open_path", "pin_proc", "proc_path", "reopen", "set_fd_limit",
+    "crowded", "enter_proc", "get_errno", "open_path", "open_proc", "pin_proc", "proc_path", "reopen", "set_fd_limit",
 ]  # fmt: skip
 set_fd_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -24,8 +24,11 @@ from _signal import (  # `signal` adds enums: 2 ms
 from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from gofer import Failure, __version__, fds, kernel, kernelfs, sockets
+from gofer import Failure, __version__, failure, fds, kernel, kernelfs, quoted, sockets
+from gofer.admission import Admission
+from gofer.charge import ServeCharge
 from gofer.connection import Export, Options
+from gofer.listening import Listening, group_id
 from gofer.log import Log
 from gofer.posture import Policy, Posture
 from gofer.server import Server
@@ -34,12 +37,10 @@ from gofer.workers import Crew, default_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
     from _socket import socket
-    from typing import Any, Callable
+    from typing import Any
 
 _STOPPING = (SIGINT, SIGTERM, SIGHUP)
-_OVERFLOW_UID = 65534  # what a user namespace shows of users it does not know (user_namespaces(7))
 
 
 def serve(options: Any, prog: str) -> int:
@@ -47,26 +48,12 @@ def serve(options: Any, prog: str) -> int:
 
     prog: how the user called us.
     """
-    before = pthread_sigmask(SIG_BLOCK, _STOPPING)  # they wait until there is something that can be stopped in order
-    _close_strays({*range(3), *(options.fd or ())})
     service = _Service(options, prog)
     try:
-        return service.run(before)
-    finally:
-        if service.listening is not None:
-            service.listening.remove()
-
-
-def _close_strays(keep: set[int]) -> None:
-    """Close every inherited fd that was not handed over: a client could reach what it leads to, or keep it from closing."""
-    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "").isdigit():
-        keep.update(range(3, 3 + int(os.environ["LISTEN_FDS"])))
-    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
-        if number not in keep:
-            try:
-                os.close(number)
-            except OSError:  # the listing's own
-                pass
+        return service.run()
+    except BaseException as error:
+        service.abandon(error)
+        raise
 
 
 class _Service:
@@ -74,85 +61,51 @@ class _Service:
 
     def __init__(self, options: Any, prog: str) -> None:
         self._options = options
-        quiet = options.quiet and options.log_level == "info"
-        self._log = Log("warning" if quiet else options.log_level, options.log_format)
-        root, kind = _open_root(options.path)
-        self._export = Export(root, _export_options(options))
-        if kernelfs.judge_root(root, options.kernel_files == "read") & kernelfs.CLOSED:
-            raise Failure(f"cannot serve {options.path}: the kernel makes it up; see --kernel-files in SECURITY.md")
-        self._allowed = set(options.allow_uid or (0, os.getuid()))
-        self._connected = [sockets.inherited(number) for number in options.fd or ()]
-        self._listeners: list[socket] = []
-        activated = sockets.activated()
-        for sock in activated:
-            listens = sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)
-            (self._listeners if listens else self._connected).append(sock)
-        inherited = len(self._listeners) + len(self._connected)
-        self.listening: sockets.Listening | None = None
-        if options.socket or options.command or not inherited:
-            self.listening = sockets.Listening(options)
-            self._listeners.append(self.listening.socket)
-        self._policy = Policy(options.jail, options.seccomp, _others_connect(options, bool(activated)))
-        self._lines = _announcement(options, prog, kind, self.listening, inherited)
-        most = options.max_connections if self._listeners else len(self._connected)
-        self._crew = Crew(min(options.workers or default_number(), most))
-        self._most = -(-most // self._crew.size)  # clients of one worker
+        self._prog = prog
+        self._log: Log
+        self._export: Export
+        self._policy: Policy
+        self._lines: list[str] = []
+        self._group = -1
+        self._connected: list[socket] = []
+        self._listeners: list[tuple[socket, Admission]] = []
+        self._listening: Listening | None = None
+        self._charge: Charge = Charge()
+        self._crew = Crew()
         self._server: Server | None = None
         self._stops = 0
 
-    def run(self, unblocked: set[int]) -> int:
+    def run(self) -> int:
         """Serve until told to stop, or until there is nothing left to; returns the exit status.
 
-        unblocked: the signal mask to serve with. Where there is a jail, this returns in the server, and not in the process
-        that was started.
+        Where there is a jail, this returns in the server, and not in the process that was started.
         """
         fds_before = getrlimit(RLIMIT_NOFILE)
-        _limit_fds(self._options.fd_limit, self._most)
-
-        def as_we_were() -> None:
-            pthread_sigmask(SIG_SETMASK, unblocked)
-            setrlimit(RLIMIT_NOFILE, fds_before)
-
-        charge: Charge = _Charge(self.listening, self._options.command, as_we_were)
-        os.umask(0)
-        if os.geteuid() == 0:
-            try:
-                os.setgroups(())  # a group of ours must not decide what a file made for somebody else belongs to
-            except PermissionError:  # without CAP_SETGID, or in a user namespace that denies it
-                pass
-        fds.pin_proc()
-        fds.enter_proc()
-
-        def on_signal(number: int, frame: object) -> None:
-            if number == SIGCHLD:
-                if charge.finished() and self._server is not None:
-                    self._server.stop()
-            elif not charge.on_signal(number):
-                self._stops += 1
-                if self._stops > 1 or self._server is None:
-                    os._exit(charge.tidy(1))
-                self._server.stop()
-
+        kind, access = self._take_what_is_given()
+        # From here on there is something to be left behind: a signal waits until all can be stopped in order. Not sooner,
+        # because what may hang has to be stopped at once: PATH on a file system that does not answer, a name of a group.
+        unblocked = pthread_sigmask(SIG_BLOCK, _STOPPING)
+        self._make_listening()
+        self._lines = self._announcement(kind, access)
+        self._make_charge(unblocked, fds_before)
+        _enter_service()
         for number in (*_STOPPING, SIGCHLD):
-            signal(number, on_signal)
+            signal(number, self._on_signal)
         gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
-        try:
-            posture = self._enter_jail(charge)
-        except BaseException:
-            charge.on_signal(SIGTERM)  # the command must not outlive a server that never was
-            raise
+        posture = self._enter_jail()
         if self._crew.index and not posture.layers:
-            charge.in_server()
+            self._charge.in_server()
         if self._crew.index or posture.layers:  # what it sees to is another process's business
-            charge = Charge()
+            self._charge = Charge()
         if self._crew.index == 0:
             self._tell(posture)
-        if posture.overflow_is_root and 0 in self._allowed:
-            self._allowed.add(_OVERFLOW_UID)
+        if posture.in_user_namespace:
+            for _, admission in self._listeners:
+                admission.in_user_namespace(posture.overflow_is_root)
         assert self._server is not None
         set_wakeup_fd(self._server.wake_fd, warn_on_full_buffer=False)
         pthread_sigmask(SIG_SETMASK, unblocked)
-        if charge.finished():
+        if self._charge.finished():
             self._server.stop()
         gc.enable()
         try:
@@ -161,20 +114,91 @@ class _Service:
             set_wakeup_fd(-1)
             for number in (*_STOPPING, SIGCHLD):
                 signal(number, SIG_DFL)
-        return charge.tidy(0)
+        return self._charge.tidy(0)
 
-    def _enter_jail(self, charge: Charge) -> Posture:
+    def abandon(self, error: BaseException) -> None:
+        """Leave nothing behind. A worker that is not the first does not return: the first says why, and once."""
+        if self._crew.index:
+            self._crew.give_up(str(error) or type(error).__name__)
+        self._charge.abandon()
+        if self._listening is not None:
+            self._listening.remove()
+
+    def _take_what_is_given(self) -> tuple[str, str]:
+        """The log, the tree and the sockets that come from outside. Returns what the tree is, and what clients may do."""
+        options = self._options
+        numbers = options.fd or []
+        _close_strays({*range(3), *numbers, *sockets.passed()})
+        quiet = options.quiet and options.log_level == "info"
+        self._log = Log("warning" if quiet else options.log_level, options.log_format)
+        for number in numbers:
+            if numbers.count(number) > 1 or number in sockets.passed():
+                raise Failure(f"fd {number} is named more than once; give each socket one --fd")
+        if options.group is not None:
+            self._group = group_id(options.group)
+        users = set(options.allow_uid or (0, os.getuid()))
+        self._connected = [sockets.inherited(number) for number in numbers]
+        activated = sockets.activated()
+        for sock in activated:
+            if sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN):
+                self._listeners.append((sock, Admission(users)))
+            else:
+                self._connected.append(sock)
+        self._policy = Policy(options.jail, options.seccomp, _others_connect(options, bool(activated)))
+        listens = self._listeners or self._wants_socket()
+        most = options.max_connections if listens else len(self._connected)
+        self._crew = Crew(min(options.workers or default_number(), most))
+        _limit_fds(options.fd_limit, -(-most // self._crew.size))  # clients of one worker
+        root, kind, writable = _open_root(options.path)
+        self._export = Export(root, _export_options(options))
+        if kernelfs.judge_root(root, options.kernel_files == "read") & kernelfs.CLOSED:
+            raise Failure(f"cannot serve {options.path}: the kernel makes it up; see --kernel-files in SECURITY.md")
+        return kind, "read-only" if options.read_only else "read-write" if writable else "read-only (as it is mounted)"
+
+    def _wants_socket(self) -> bool:
+        options = self._options
+        return bool(options.socket or options.command or not (self._listeners or self._connected))
+
+    def _make_listening(self) -> None:
+        if not self._wants_socket():
+            return
+        options = self._options
+        self._listening = listening = Listening(options, self._group)
+        users = set(options.allow_uid or (0, os.getuid()))
+        # What --group opens is open. A mode alone admits nobody: a wide one is often there for users whom --allow-uid names.
+        members = self._group if options.mode & 0o020 and not options.allow_uid else -1
+        self._listeners.append((listening.socket, Admission(users, members)))
+
+    def _make_charge(self, unblocked: set[int], fds_before: tuple[int, int]) -> None:
+        """Start the command, if there is one."""
+
+        def as_we_were() -> None:
+            pthread_sigmask(SIG_SETMASK, unblocked)
+            setrlimit(RLIMIT_NOFILE, fds_before)
+
+        self._charge = ServeCharge(self._listening, self._options.command, as_we_were)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if number == SIGCHLD:
+            if self._charge.finished() and self._server is not None:
+                self._server.stop()
+        elif not self._charge.on_signal(number):
+            self._stops += 1
+            if self._stops > 1 or self._server is None:
+                os._exit(self._charge.tidy(1))
+            self._server.stop()
+
+    def _enter_jail(self) -> Posture:
         if self._policy.mode == "off":
             self._split(own_mounts=False)
             return Posture()
         from gofer import jail  # with all its layers: a tenth of what our own modules cost a start
 
         try:
-            return jail.enter(self._export.root.host, self._export.options, self._policy, charge, self._split)
+            return jail.enter(self._export.root.host, self._export.options, self._policy, self._charge, self._split)
         except OSError as e:
-            if self._crew.index and self._crew.left_alone(1):  # what stops one stops all, and the first has said so
-                os._exit(1)
-            raise Failure(f"cannot confine the server: {e.strerror}") from None
+            remedy = "`gofer doctor PATH` says what this host lacks; --jail=off serves without"
+            raise failure("cannot confine the server", e, remedy) from None
 
     def _split(self, own_mounts: bool) -> None:
         """Become several workers, and a server each, with its share of the sockets. See jail.enter."""
@@ -201,8 +225,23 @@ class _Service:
                 self._server.add(sock, self._export)
             else:
                 sock.close()
-        for sock in self._listeners:
-            self._server.listen(sock, self._export, self._allowed)
+        for sock, admission in self._listeners:
+            self._server.listen(sock, self._export, admission)
+
+    def _announcement(self, kind: str, access: str) -> list[str]:
+        options, listening = self._options, self._listening
+        where = [listening.path] if listening else []
+        inherited = len(self._connected) + len(self._listeners) - len(where)
+        if inherited:
+            where.append(f"{inherited} inherited socket{'s' * (inherited > 1)}")
+        uds, fifo, devices = options.host_uds, options.host_fifo, options.char_devices
+        lines = [
+            f"{__version__} serves the {kind} {_absolute(options.path)} {access} on {' and '.join(where)}",
+            f"host sockets {uds}, FIFOs {fifo}, char devices {devices}, xattrs {options.xattrs}",
+        ]
+        if listening:
+            lines.append(f"look at it with: {self._prog} ls {quoted(listening.path)}")
+        return lines
 
     def _tell(self, posture: Posture) -> None:
         held, *lacks = posture.lines()
@@ -210,14 +249,25 @@ class _Service:
         if donation == "yes" and self._options.read_only:
             if not os.fstatvfs(self._export.root.host).f_flag & os.ST_RDONLY:
                 donation = "no (the mount is not read-only: a client could write to what it gets)"
-        self._lines[1] += f", fd donation {donation}; {held}"
+        who = " / ".join({str(admission): 0 for _, admission in self._listeners})
+        self._lines[1] += f", fd donation {donation}{', may connect: ' * bool(who)}{who}; {held}"
         for line in self._lines:
             self._log.info(line)
         for line in lacks:
             self._log.warning(line)
+        options = self._options
+        others = options.mode & (0o002 if self._group >= 0 else 0o022)
+        if self._listening is not None and others and not options.allow_uid:
+            mode = f"--mode {options.mode:04o} lets others reach the socket than those who may connect"
+            self._log.warning(f"{mode}: they are refused; --allow-uid USER, or --group, admits them")
 
 
 def _limit_fds(asked: int | None, clients: int) -> None:
+    hard = getrlimit(RLIMIT_NOFILE)[1]
+    if not asked and hard < fds.LEAST:
+        raise Failure(
+            f"the limit of {hard} open files leaves too few for clients: raise it (ulimit -Hn) to {fds.LEAST} at least"
+        )
     if asked and asked < fds.LEAST:
         raise Failure(f"--fd-limit {asked} leaves too few for clients; give at least {fds.LEAST}")
     limit = fds.set_fd_limit(asked, clients)
@@ -227,93 +277,53 @@ def _limit_fds(asked: int | None, clients: int) -> None:
         )
 
 
-class _Charge(Charge):
-    """The socket file and the command behind `--`: the supervisor's business, or without a jail the server's own."""
-
-    def __init__(self, listening: sockets.Listening | None, words: list[str], in_command: Callable[[], None]) -> None:
-        self._listening = listening
-        self._command = None
-        if words:
-            assert listening is not None
-            self._command = _Command(words, listening.path, in_command)
-            self.processes = (self._command.pid,)
-        if listening is not None:
-            self.keep = (listening.directory,)
-
-    def in_server(self) -> None:
-        if self._listening is not None:
-            self._listening.forget()
-        if self._command is not None:
-            self._command.forget()
-
-    def on_signal(self, number: int) -> bool:
-        return self._command is not None and self._command.on_signal(number)
-
-    def finished(self) -> bool:
-        return self._command is not None and self._command.ended()
-
-    def tidy(self, status: int) -> int:
-        if self._listening is not None:
-            self._listening.remove()
-        return status if self._command is None or status else self._command.status()
+def _close_strays(keep: set[int]) -> None:
+    """Close every inherited fd that was not handed over: a client could reach what it leads to, or keep it from closing."""
+    try:
+        own = fds.open_proc()
+        numbers = [int(name) for name in os.listdir(own)]
+    except OSError as e:
+        raise failure("cannot serve without /proc", e, "mount it: mount -t proc proc /proc") from None
+    for number in numbers:
+        if number not in keep:
+            try:
+                os.close(number)
+            except OSError:  # the listing's own
+                pass
 
 
-class _Command:
-    """The command behind `--`: it runs as long as it likes, and the server as long as it does."""
-
-    def __init__(self, words: list[str], socket_path: str, in_command: Callable[[], None]) -> None:
-        """in_command(): called in its process, before it is what it is to be."""
-        import subprocess
-
+def _enter_service() -> None:
+    """What does not depend on options."""
+    os.umask(0)
+    if os.geteuid() == 0:
         try:
-            self._child: subprocess.Popen[bytes] = subprocess.Popen(
-                words,
-                env={**os.environ, "GOFER_SOCKET": socket_path},
-                preexec_fn=in_command,
-            )
-        except OSError as e:
-            raise Failure(f"cannot run {words[0]}: {e.strerror}; give a command that exists after --") from None
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def forget(self) -> None:
-        """It is another process's from now on."""
-        self._child.returncode = 0  # else Popen.__del__ waits for it
-
-    def ended(self) -> bool:
-        return self._child.poll() is not None
-
-    def on_signal(self, number: int) -> bool:
-        """Whether the signal is the command's business: the terminal sends it Ctrl-C itself, the rest is passed on."""
-        if self.ended():
-            return False
-        if number not in (SIGINT, SIGCHLD):
-            self._child.send_signal(number)
-        return True
-
-    def status(self) -> int:
-        """The exit status, 128 and the number for a signal, as a shell has it."""
-        code = self._child.wait()
-        return code if code >= 0 else 128 - code
+            os.setgroups(())  # a group of ours must not decide what a file made for somebody else belongs to
+        except PermissionError:  # without CAP_SETGID, or in a user namespace that denies it
+            pass
+    fds.pin_proc()
+    fds.enter_proc()
 
 
-def _open_root(path: str) -> tuple[int, str]:
-    """The O_PATH fd of what is served, and what it is."""
+def _open_root(path: str) -> tuple[int, str, bool]:
+    """The O_PATH fd of what is served, what it is, and whether it can be written to where it is mounted."""
     try:
         root = os.open(path, fds.O_PATH_FLAGS & ~os.O_NOFOLLOW)
+        found = os.fstat(root)
     except OSError as e:
-        raise Failure(
-            f"cannot serve {path}: {e.strerror}; give a directory or file that exists and you may reach"
+        raise failure(
+            f"cannot serve {path or repr(path)}", e, "give a directory or file that exists and you may reach"
         ) from None
-    mode = os.stat(f"/proc/self/fd/{root}").st_mode
-    if stat.S_ISDIR(mode):
-        return root, "directory"
-    if stat.S_ISREG(mode):
-        return root, "file"
-    os.close(root)
-    raise Failure(f"cannot serve {path}: neither a directory nor a regular file")
+    try:
+        writable = not os.fstatvfs(root).f_flag & os.ST_RDONLY
+    except OSError:  # a FUSE server that does not know the request
+        writable = True
+    if stat.S_ISDIR(found.st_mode):
+        if not found.st_nlink:
+            raise Failure(f"cannot serve {path}: the directory was removed; give one that exists")
+        return root, "directory", writable
+    if stat.S_ISREG(found.st_mode):
+        return root, "file", writable
+    raise Failure(f"cannot serve {path}: neither a directory nor a regular file; give one of these")
 
 
 def _export_options(options: Any) -> Options:
@@ -330,16 +340,8 @@ def _others_connect(options: Any, activated: bool) -> bool:
     return bool(others) or options.group is not None or bool(options.mode & 0o077) or activated
 
 
-def _announcement(options: Any, prog: str, kind: str, listening: sockets.Listening | None, inherited: int) -> list[str]:
-    where = [listening.path] if listening else []
-    if inherited:
-        where.append(f"{inherited} inherited socket{'s' * (inherited > 1)}")
-    access = "read-only" if options.read_only else "read-write"
-    uds, fifo, devices = options.host_uds, options.host_fifo, options.char_devices
-    lines = [
-        f"{__version__} serves the {kind} {os.path.abspath(options.path)} {access} on {' and '.join(where)}",
-        f"host sockets {uds}, FIFOs {fifo}, char devices {devices}, xattrs {options.xattrs}",
-    ]
-    if listening:
-        lines.append(f"look at it with: {prog} ls {listening.path}")
-    return lines
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError:  # the working directory has no name here
+        return path

@@ -23,21 +23,19 @@ of each new connection (hence EPOLLET). Whoever has no more connections than any
 from __future__ import annotations
 
 import os
-import struct
 import time
-from _socket import SO_PEERCRED, SOL_SOCKET, socket
+from _socket import socket
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from select import EPOLLET, EPOLLIN, EPOLLOUT, epoll
 
 from gofer import attrs, busypoll, mounts
+from gofer.admission import Admission, peer
 from gofer.connection import Connection, Export, Pool
 from gofer.fds import crowded
 from gofer.workers import Crew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from gofer.log import Log
 
 _REAP = 0.02
@@ -45,7 +43,6 @@ _TEND = 0.25
 _GIVE_WAY = 0.1  # far more than a worker takes that is not held up, also on a busy machine
 _AT_ONCE = 16  # connections accepted before clients are served again
 _PATIENCE = 5.0
-_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 class Server:
@@ -65,7 +62,7 @@ class Server:
         self._half_most = idle_message_timeout
         self._epoll = epoll()
         self._pool = Pool()
-        self._listeners: dict[int, tuple[socket, Export, Container[int] | None]] = {}
+        self._listeners: dict[int, tuple[socket, Export, Admission | None]] = {}
         self._connections: dict[int, Connection] = {}
         self._watched: dict[int, int] = {}  # epoll mask by fd of a connection
         self._ending: list[Connection] = []
@@ -88,13 +85,13 @@ class Server:
         """The fd for signal.set_wakeup_fd."""
         return self._wake_write
 
-    def listen(self, sock: socket, export: Export, allowed: Container[int] | None = None) -> None:
+    def listen(self, sock: socket, export: Export, admission: Admission | None = None) -> None:
         """Accept connections from a listening socket, of which the server becomes the owner.
 
-        allowed: the user ids of peers that may connect (unix(7), SO_PEERCRED); None: any.
+        admission: who may connect; None: anyone.
         """
         sock.setblocking(False)
-        self._listeners[sock.fileno()] = sock, export, allowed
+        self._listeners[sock.fileno()] = sock, export, admission
         self._epoll.register(sock.fileno(), self._listen_mask)
 
     def add(self, sock: socket, export: Export) -> None:
@@ -234,7 +231,7 @@ class Server:
 
     def _accept_one(self, fd: int) -> bool:
         """False where there was none to accept, or none could be."""
-        listener, export, allowed = self._listeners[fd]
+        listener, export, admission = self._listeners[fd]
         try:
             host, _ = listener._accept()  # type: ignore[attr-defined]  # accept4 with CLOEXEC; `socket.accept` wraps it
         except OSError as e:
@@ -243,9 +240,7 @@ class Server:
                 self._pause()
             return False
         sock = socket(fileno=host)
-        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size))
-        if allowed is not None and uid not in allowed:
-            why = f"refused process {pid} of user {uid}: --allow-uid {uid} would admit it"
+        if admission is not None and (why := admission.refusal(sock)):
             self._log.limited("warning", "user", why)
         elif self._count(1) > self._max:
             self._refuse(f"refused a connection: {self._max} are open already (--max-connections)")
@@ -258,7 +253,8 @@ class Server:
                 self._refuse(f"refused a connection: {type(error).__name__}")
             else:
                 self._refused = False
-                self._log.debug(f"client {host}: process {pid} of user {uid}")
+                if self._log.debugging:
+                    self._log.debug(f"client {host}: {peer(sock)}")
                 return True
         self._count()
         sock.close()

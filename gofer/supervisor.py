@@ -31,6 +31,7 @@ from _signal import (
 )  # fmt: skip
 from ctypes import c_int, c_ulong
 
+from gofer import failure
 from gofer.sys import libc, raise_errno
 from gofer.workers import REFUSED, REPORT
 
@@ -72,6 +73,9 @@ class Charge:
     def tidy(self, status: int) -> int:
         """The server has ended with this exit status; returns the one to end with."""
         return status
+
+    def abandon(self) -> None:
+        """There will be no server: leave nothing behind."""
 
 
 def fork(charge: Charge, witness: Witness, confine: Callable[[int], None]) -> None:
@@ -121,7 +125,10 @@ def _supervise(
         confine(server)
         status = _wait(server, charge, events, witness)
     except BaseException as error:
-        _say(f"the supervisor failed: {type(error).__name__}: {error}")
+        why = failure("the supervisor failed", error) if isinstance(error, OSError) else type(error).__name__
+        _say(str(why))
+        charge.on_signal(SIGTERM)  # to the command; the server sees that we are gone
+        charge.tidy(1)
     finally:
         os._exit(status)
 

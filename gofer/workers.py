@@ -26,14 +26,14 @@ from __future__ import annotations
 import mmap
 import os
 from _signal import SIGKILL, SIGSYS
-from select import poll
 
 from gofer import Failure, kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Callable, NoReturn
 
+_REASON = 1024  # bytes
 _MOST = 4  # by default: a sandbox has as many channels at most, and each worker costs some 4 MiB
 REFUSED = "made a system call that its filter forbids"
 REPORT = "please report it; --seccomp=log would let it pass, and the kernel's log name it"
@@ -61,7 +61,9 @@ class Crew:
         self._leash = -1  # in the first: the other end of all lifelines
         self._gate = -1  # a pipe: the others wait for its end (`begin`)
         # One has nobody to tell. Anonymous memory is shared with what is forked.
-        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("I") if size > 1 else [0]
+        page = memoryview(mmap.mmap(-1, 4 * size + _REASON)) if size > 1 else memoryview(bytearray(4))
+        self._counts = page[: 4 * size].cast("I")
+        self._reason = page[4 * size :]  # why one of the others gave up
 
     def split(self, prepare: Callable[[], None]) -> None:
         """Become the first worker and fork the others; returns in each of them.
@@ -98,7 +100,9 @@ class Crew:
             ready += more
         os.close(prepared)
         if len(ready) < len(self._others):
-            raise Failure("cannot start all workers: one of them has said why")
+            raise Failure(
+                self._said() or "cannot start all workers: one was killed; is there too little memory (dmesg)?"
+            )
 
     def _take_turns(self, pipes: list[tuple[int, int]]) -> None:
         for index, (reader, writer) in enumerate(pipes):
@@ -144,14 +148,18 @@ class Crew:
             if ended:
                 del self._others[pid]
                 if status:
-                    raise Failure(f"worker {index} {_end(status)}")
+                    raise Failure(self._said() or f"worker {index} {_end(status)}")
         return bool(self._others)
 
-    def left_alone(self, seconds: float) -> bool:
-        """Whether the first worker has ended, or ends within so many seconds."""
-        hangup = poll()
-        hangup.register(self.lifeline, 0)
-        return bool(hangup.poll(seconds * 1000))
+    def give_up(self, why: str) -> NoReturn:
+        """End this worker, which is not the first: that says why. What stops one may stop all, and is to be said once."""
+        text = why.encode("utf-8", "backslashreplace")[:_REASON]
+        self._reason[: len(text)] = text
+        os._exit(1)
+
+    def _said(self) -> str:
+        """The reason of a worker that gave up."""
+        return bytes(self._reason).rstrip(b"\0").decode("utf-8", "replace").partition("\n")[0]
 
     def dismiss(self) -> None:
         """Have the others stop; from signal handlers as well. Idempotent."""

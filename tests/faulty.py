@@ -53,6 +53,10 @@ class Faulty:
         """Nothing fails any more; what hangs goes on hanging."""
         self._orders[:] = bytes(len(self._orders))
 
+    def freeze(self) -> None:
+        """Nothing is answered any more, nor even asked: whoever waits can still be killed."""
+        os.kill(self._pid, signal.SIGSTOP)
+
     def vanish(self) -> None:
         """Its process is gone, as when a network file system's server is: what waits fails, and all that follows."""
         if self._pid:

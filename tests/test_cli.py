@@ -25,7 +25,7 @@ NOBODY = 65534
         ["serve", ".", "--fd", "-1"],
         ["serve", ".", "--fd-limit", "9" * 30], ["serve", ".", "--fd", "9" * 30], ["serve", ".", "--allow-uid", "4294967295"],
         ["serve", ".", "--fd-limit", "0"], ["serve", ".", "--fd-limit", "lots"], ["serve", ".", "--log-level", "loud"],
-        ["serve", ".", "--log-format", "xml"], ["serve", ".", "--allow-uid", "root"], ["serve", ".", "--socket"],
+        ["serve", ".", "--log-format", "xml"], ["serve", ".", "--allow-uid", "no-such-user"], ["serve", ".", "--socket"],
         ["serve", ".", "--read-only=yes"], ["serve", ".", "--read"], ["ls", "a", "b", "c"], ["cat", "--nonsense"],
     ],
     ids=" ".join,

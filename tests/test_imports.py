@@ -14,7 +14,7 @@ LAYERS = """
     wire sys log callnames
     fds caps seccomp landlock posture kernel kernelfs
     workers busypoll
-    supervisor sockets witness
+    supervisor sockets listening admission witness
     comm mounts attrs namespaces
     handlers.*
     handlers
@@ -23,7 +23,8 @@ LAYERS = """
     connection
     server client jail
     runsc.* runsc
-    serve look selftest
+    charge
+    serve look selftest options
     doctor
     cli
 """

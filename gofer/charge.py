@@ -1,0 +1,111 @@
+"""What `gofer serve` has to see to besides serving: its socket file, and the command behind `--`."""
+
+from __future__ import annotations
+
+import os
+from _signal import SIGCHLD, SIGINT
+
+from gofer import Failure, failure
+from gofer.listening import Listening
+from gofer.supervisor import Charge
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from typing import Callable
+
+_PATIENCE = 2.0  # seconds for a command to end, when there is no server for it
+
+
+class ServeCharge(Charge):
+    """The socket file and the command behind `--`: the supervisor's business, or without a jail the server's own."""
+
+    def __init__(self, listening: Listening | None, words: list[str], in_command: Callable[[], None]) -> None:
+        self._listening = listening
+        self._command: Command | None = None
+        if words:
+            assert listening is not None
+            self._command = Command(words, listening.path, in_command)
+            self.processes = (self._command.pid,)
+        if listening is not None:
+            self.keep = listening.keep
+
+    def in_server(self) -> None:
+        if self._listening is not None:
+            self._listening.forget()
+        if self._command is not None:
+            self._command.forget()
+
+    def on_signal(self, number: int) -> bool:
+        return self._command is not None and self._command.on_signal(number)
+
+    def finished(self) -> bool:
+        return self._command is not None and self._command.ended()
+
+    def abandon(self) -> None:
+        if self._command is not None:
+            self._command.end()
+        if self._listening is not None:
+            self._listening.remove()
+
+    def tidy(self, status: int) -> int:
+        if self._listening is not None:
+            self._listening.remove()
+        return status if self._command is None or status else self._command.status()
+
+
+class Command:
+    """The command behind `--`: it runs as long as it likes, and the server as long as it does."""
+
+    def __init__(self, words: list[str], socket_path: str, in_command: Callable[[], None]) -> None:
+        """in_command(): called in its process, before it is what it is to be."""
+        import subprocess
+
+        try:
+            self._child: subprocess.Popen[bytes] = subprocess.Popen(
+                words,
+                env={**os.environ, "GOFER_SOCKET": socket_path},
+                preexec_fn=in_command,
+            )
+        except (
+            OSError,
+            subprocess.SubprocessError,
+        ) as e:  # the latter: in_command failed, and subprocess does not say of what
+            what = f"cannot run {words[0] or repr('')}"
+            if isinstance(e, OSError):
+                raise failure(what, e, "give a command that exists after --") from None
+            raise Failure(f"{what}: its limits cannot be set; try again") from None
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def forget(self) -> None:
+        """It is another process's from now on."""
+        self._child.returncode = 0  # else Popen.__del__ waits for it
+
+    def ended(self) -> bool:
+        return self._child.poll() is not None
+
+    def end(self) -> None:
+        """It must not outlive a server that never was."""
+        if not self.ended():
+            self._child.terminate()
+            try:
+                self._child.wait(_PATIENCE)
+            except Exception:  # it takes its time
+                self._child.kill()
+                self._child.wait()
+
+    def on_signal(self, number: int) -> bool:
+        """Whether the signal is the command's business: the terminal sends it Ctrl-C itself, the rest is passed on."""
+        if self.ended():
+            return False
+        if number not in (SIGINT, SIGCHLD):
+            self._child.send_signal(number)
+        return True
+
+    def status(self) -> int:
+        """The exit status, 128 and the number for a signal, as a shell has it."""
+        code = self._child.wait()
+        return code if code >= 0 else 128 - code
