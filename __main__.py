@@ -15,4 +15,6 @@ except ImportError as error:
         "gofer: cannot start: %s; this Python cannot read all of its files, or gofer's: run gofer with another" % error
     )
 
+# Seconds until a thread that has work asks for its turn: each client has a thread, or more.
+sys.setswitchinterval(0.0005)
 sys.exit(main(sys.argv[1:], name(sys.argv, getattr(sys, "orig_argv", None) or [sys.executable, sys.argv[0]])))

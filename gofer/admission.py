@@ -36,6 +36,11 @@ class Admission:
         if self.group != os.getegid() or self.group == _OVERFLOW_ID:
             self.group = -1
 
+    @property
+    def one_user(self) -> bool:
+        """Whether all that may connect are one user."""
+        return len(self.users) == 1 and self.group < 0
+
     def refusal(self, sock: socket) -> str:
         """Why the peer of a connected socket may not be served; "" if it may."""
         process, user, group = credentials(sock)

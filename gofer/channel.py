@@ -19,8 +19,9 @@ The client is not to be trusted, and can write to the window at any time, also w
 *   the request's and the reply's memory are the same, and the client may change either: at worst it spoils its own data;
 *   it cannot shrink or grow the memfd under us (sealed), so our mapping never faults;
 *   a state other than 0 and 1 ends the channel; a word put back from 2 to 0 does not keep it alive, as `_closing` is what
-    we look at ourselves. A client that puts back 0 in the moment between that look and our sleep can make us miss the wake:
-    so whoever closes wakes again until the thread has ended (server.py does, at every turn of its loop).
+    we look at ourselves. A client that puts back 0 in the moment between that look and our sleep can make us miss the wake,
+    and one that moves us to a futex of its own (FUTEX_REQUEUE) makes us miss all: so `join` wakes again, and from the second
+    time on by a signal to the thread, which no client can divert (`SIGNAL`: whoever serves has a handler for it).
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from __future__ import annotations
 import _thread
 import mmap
 import os
-from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
+from _signal import SIGURG
 from ctypes import addressof, c_char
 from errno import EIO
 from fcntl import fcntl
 
 from gofer import dispatch, sys
 from gofer.busypoll import BusyPoll
+from gofer.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
 from gofer.fds import HostFD
-from gofer.wire import ERROR, MAX_MESSAGE_SIZE, Record
+from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from typing import Callable
 
     from gofer.comm import Communicator
     from gofer.log import Log
@@ -57,7 +58,9 @@ _LOADS_IN_ORDER = sys.MACHINE == "x86_64"
 _HANDSHAKE = b"{}\n"
 _LENGTHS = 64  # of requests whose memoryviews are kept: most have one of few lengths
 _GRACE = 0.05  # seconds a client has to wake up and see its last reply: a shutdown seen first would lose it
+_NAG = 0.02, 1.0  # seconds between two wakes of a thread that is to end: at first, at most
 
+SIGNAL = SIGURG  # ignored by default, and of no other use here
 WINDOW_SIZE = (_PAYLOAD + MAX_MESSAGE_SIZE + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
 _MFD_FLAGS = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 _SEALS = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
@@ -77,12 +80,18 @@ class Windows:
         view = memoryview(self._memory)[index * WINDOW_SIZE : (index + 1) * WINDOW_SIZE]
         return view, addressof(c_char.from_buffer(view))
 
+    def close(self) -> None:
+        """Unmap it, close the memfd; no window may be in use. Not left to the last reference, which is late on some Pythons."""
+        self._memory.close()
+        host, self.memfd.host = self.memfd.host, -1
+        os.close(host)
+
 
 class Channel:
     """The server's side of one channel.
 
     offset, length: of the window in the memfd. fd_socket: our end of the SEQPACKET pair; the channel owns it.
-    busy_poll: microseconds to look for a request before sleeping. on_end(): called on the channel's thread when it ends.
+    busy_poll: microseconds to look for a request before sleeping.
     """
 
     def __init__(
@@ -94,27 +103,28 @@ class Channel:
         log: Log,
         client: int,
         busy_poll: int,
-        on_end: Callable[[], None],
     ) -> None:
         self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
         self.ended = False
         self._view, address = windows.window(index)
         self._word = sys.FutexWord(address)
         self._fd_socket = fd_socket
-        self._sender = sys.FDSender(1)
+        self._donor = Donor(fd_socket.fileno(), 1)
         self._comm = comm
         self._log = log
         self._client = client
         self._busy_poll = busy_poll
-        self._on_end = on_end
         self._closing = False
+        self._thread = 0  # its id, once it runs
+        self._over = _thread.allocate_lock()  # until the thread has ended
+        self._over.acquire()
 
     def start(self) -> None:
         """Serve from now on, on a thread of its own."""
         _thread.start_new_thread(self._run, ())
 
     def shut_down(self) -> None:
-        """End the channel, from any thread and as often as needed; a request being served is answered first.
+        """End the channel, from any thread and as often as needed; a request being served is answered first. `join` follows.
 
         Where the server is active, so that there may be one, its thread ends the channel: woken in case the client has
         written that word without a wake.
@@ -127,7 +137,21 @@ class Channel:
         else:
             self._word.set_two_and_wake_all()
 
+    def join(self) -> None:
+        """Wait until its thread, told by `shut_down`, has ended, and tell it again meanwhile; then give the window back."""
+        pause, longest = _NAG
+        while not self._over.acquire(timeout=pause):
+            self.shut_down()
+            if self._thread:
+                try:
+                    sys.tgkill(os.getpid(), self._thread, SIGNAL)
+                except OSError:  # it has just ended
+                    pass
+            pause = min(2 * pause, longest)
+        self._view.release()
+
     def _run(self) -> None:
+        self._thread = _thread.get_native_id()
         try:
             if self._handshake():
                 self._serve()
@@ -138,7 +162,7 @@ class Channel:
             self._comm.donated.clear()
             self._fd_socket.close()
             self.ended = True
-            self._on_end()
+            self._over.release()
 
     def _wait(self) -> bool:
         """Sleep until the server is active; False where the channel is over."""
@@ -190,8 +214,10 @@ class Channel:
             except Exception as error:
                 size = refuse(comm, mid, error, reply, self._log, self._client)
                 mid = ERROR
+            if donated:
+                mid, size = self._donate(mid, size, reply)
             words[_LENGTH] = _RPC_HEAD + size
-            words[_HEAD] = mid | self._donate() << 16 if donated else mid
+            words[_HEAD] = mid
             hand_over(*hand_over_args)
             if self._closing:  # another thread has set it since the check above
                 pause = _thread.allocate_lock()  # type: ignore[unreachable]
@@ -210,15 +236,23 @@ class Channel:
             kept[data_len] = request
         return request
 
-    def _donate(self) -> int:
-        """Send what the handler donates, one message each; returns how many went. A client that does not take them loses them."""
-        sent, fileno = 0, self._fd_socket.fileno()
-        for each in self._comm.donated:
-            try:
-                self._sender.send(fileno, None, 0, (each.host,), MSG_DONTWAIT | MSG_NOSIGNAL)
-            except OSError as error:
-                self._log.debug(f"client {self._client}: fd not donated: errno {error.errno}")
-                break
-            sent += 1
-        self._comm.donated.clear()
-        return sent
+    def _donate(self, mid: int, size: int, reply: memoryview) -> tuple[int, int]:
+        """Send what the handler donates, one message each; returns the reply's mid, with the number sent, and its size.
+
+        A client that does not take them loses them, and the reply where it would be of no use without them.
+        """
+        donated, donor, sent = self._comm.donated, self._donor, 0
+        try:
+            for each in donated:
+                if donor.unread >= most_unread[0]:
+                    donor.look()
+                donor.send(donor.fileno, None, 0, (each.host,), FLAGS)
+                donor.unread += 1
+                sent += 1
+        except OSError as error:
+            self._log.debug(f"client {self._client}: fd not donated: errno {error.errno}")
+            if not can_do_without(donated):
+                ErrorResp.pack(reply, 0, errno_without(mid == CHANNEL))
+                mid, size = ERROR, ErrorResp.size
+        donated.clear()
+        return mid | sent << 16, size

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 FAILED = 1
+_serves = False  # this process is, or was, a server
 _INCOMPLETE = (
     "this Python lacks a part of its standard library, or cannot read it: install all of it (on Debian the package python3, of "
     "which python3-minimal is only a part), or run gofer with another"
@@ -25,13 +26,24 @@ _INCOMPLETE = (
 
 
 def main(argv: Sequence[str], prog: str = "gofer") -> int:
-    """Run one command and return its exit status. argv: without the program's name; prog: how the user called it."""
-    argv = list(argv)
+    """Run one command and return its exit status. argv: without the program's name; prog: how the user called it.
+
+    A server's process ends here: what its threads are in the middle of is cut off, where the interpreter's own end could abort.
+    """
+    status = _run(list(argv), prog)
+    if _serves:
+        os._exit(status)
+    return status
+
+
+def _run(argv: list[str], prog: str) -> int:
+    global _serves
     gc.disable()  # until there is a server: what a start makes it keeps, and to look through it costs 1 ms
     try:
         if argv[:1] == ["serve"]:
             from gofer.serve import serve
 
+            _serves = True
             return serve(quick(argv[1:]) or _thorough(argv, prog), prog)
         if argv[:1] == ["runsc"]:
             from gofer.runsc import redirect
@@ -42,6 +54,7 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
         if is_gofer_invocation(argv):  # as runsc starts its own: `gofer [runsc's flags] gofer [flags]`
             from gofer.runsc import gofer
 
+            _serves = True
             return gofer.main(argv)
         gc.enable()
         options = _parser(prog).parse_args(argv)

@@ -2,7 +2,8 @@
 
 "Communicator" is the protocol's own word for one end of a transport. It carries what a call needs and would be dear to
 make anew for each: the connection's FD tables, the scratch memory the kernel writes struct statx to, the fds to donate.
-One thread at a time uses a communicator; the tables are shared by all communicators of a connection.
+One thread uses a communicator, so a call that waits holds up nobody else; the tables are shared by all communicators of a
+connection.
 """
 
 from __future__ import annotations
@@ -107,12 +108,11 @@ class Communicator:
     """One transport's end; see the head of this file.
 
     donated: what rides on the reply, in order; each keeps its owner alive until it is sent.
-    may_block: this transport has a thread of its own, so a call that waits holds up nobody else.
     warn(message): one warning a connection and message. make_channel(): see connection.Connection.make_channel.
     """
 
     __slots__ = (
-        "table", "control", "opened", "bound", "next_id", "export", "options", "read_only", "donated", "may_block",
+        "table", "control", "opened", "bound", "next_id", "export", "options", "read_only", "donated",
         "warn", "make_channel", "statx_buffer", "statx_bytes", "statfs_bytes", "statfs_buffer", "_scratch",
     )  # fmt: skip
 
@@ -120,7 +120,6 @@ class Communicator:
         self,
         table: FDTable,
         export: Export,
-        may_block: bool,
         warn: Callable[[str], None],
         make_channel: Callable[..., Any],
     ) -> None:
@@ -135,7 +134,6 @@ class Communicator:
         self.options = export.options
         self.read_only = export.options.read_only
         self.donated: list[Donation] = []
-        self.may_block = may_block
         self.warn = warn
         self.make_channel = make_channel
         self.statx_bytes = bytearray(ctypes.sizeof(Statx))

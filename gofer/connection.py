@@ -1,20 +1,22 @@
-"""One client: its FDs, its socket, its channels; the one place where errors become replies.
+"""One client: its FDs, its socket, its channels.
 
 Theory of operation
 -------------------
-The server's loop calls `on_readable` when the socket has bytes. Requests are served there and then, one after the other;
-what has come of an unfinished one is kept, and a reply the client is too slow to take is kept, until the loop says that there
-is more, or room. While a reply waits nothing more is read, so a client can make nothing grow beyond one message each way.
-`half_since` tells the loop since when a message, or a reply, has been under way, and the loop ends what takes too long.
+A connection has one thread for its socket and one for each channel (channel.py). Whatever a call waits for, a slow disk or a
+lock that another holds, it holds up its own client alone; between threads that all have work the interpreter's lock goes round
+every so often (`__main__.py` sets how often).
 
-The two 2 MiB buffers (one to read into, one for the reply) are borrowed from the server's pool, and kept only by
-a connection in the middle of a message: idle clients cost no memory. A request that comes whole and alone, as nearly all do, is
-one recv(2), one send(2), and no buffer kept. recvmsg(2) is never asked for control data, so the kernel closes whatever fds a
-client sends.
+The thread reads a request, serves it, sends the reply, and only then reads on: a client can make nothing grow beyond one message
+each way. A request that comes whole and alone, as nearly all do, is one recv(2), one send(2). Requests that came together are
+served one after the other. Who leaves a message half, or a reply half taken, or has connected and then says nothing, is dropped
+after `patience` seconds. recvmsg(2) is never asked for control data, so the kernel closes whatever fds a client sends; where it
+knows SO_PASSRIGHTS (Linux 6.16) they cannot be sent at all (`refuse_fds`).
 
-FSync can take long and has a thread of its own here (where there is one to be had): the connection is not read meanwhile, the
-others are. Every channel has a thread anyway (channel.py). `close` only starts the end of a connection: it ends when its
-last thread has.
+The two buffers of 2 MiB take memory where they have been written to: a second after a large message, the larger part of it is
+given back.
+
+`close` may be called by any thread; the socket's thread then ends the channels, closes what the client held, which may take long
+where a file system flushes, and is the last to go. Its slot is free when it has ended, and not before.
 """
 
 from __future__ import annotations
@@ -22,16 +24,29 @@ from __future__ import annotations
 import _thread
 import mmap
 import os
-import time
-from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RD, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
+from _socket import (
+    AF_UNIX,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    SHUT_RD,
+    SOCK_CLOEXEC,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socket,
+    socketpair,
+)
 from ctypes import addressof, c_char
 from errno import EMFILE, ENFILE, ENOMEM, ETOOMANYREFS
+from fcntl import ioctl
+from select import POLLIN, POLLOUT, poll
+from time import monotonic
 
-from gofer import dispatch, sys
+from gofer import busypoll, dispatch
 from gofer.channel import Channel, Windows
 from gofer.comm import Communicator, Export, Options
+from gofer.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
 from gofer.fds import FDTable, HostFD, admit
-from gofer.wire import ERROR, FSYNC, MAX_MESSAGE_SIZE, SocketHeader
+from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, SocketHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +57,11 @@ if TYPE_CHECKING:
 _HEAD, _read_header, _pack_header = SocketHeader.size, SocketHeader.read, SocketHeader.pack
 _FIRST_READ = 65536  # of an unknown message: a flood of small ones is served in portions of this size
 BUFFER_SIZE = MAX_MESSAGE_SIZE + _HEAD
+_KEEP_LARGE = 1.0  # seconds
+_SO_PASSRIGHTS = 83
+_FIONREAD = 0x541B
 
-__all__ = ["Connection", "Export", "Options", "Pool"]
+__all__ = ["Connection", "Export", "Options", "closes_at_once", "refuse_fds"]
 
 
 class Buffers:
@@ -53,210 +71,205 @@ class Buffers:
     where the reply lies, for sendmsg.
     """
 
-    __slots__ = ("request", "first", "reply", "payload", "address")
+    __slots__ = ("request", "first", "reply", "payload", "address", "_memory")
 
     def __init__(self) -> None:
-        self.request = memoryview(mmap.mmap(-1, BUFFER_SIZE))
+        self._memory = mmap.mmap(-1, BUFFER_SIZE), mmap.mmap(-1, BUFFER_SIZE)
+        self.request, self.reply = memoryview(self._memory[0]), memoryview(self._memory[1])
         self.first = self.request[:_FIRST_READ]
-        memory = mmap.mmap(-1, BUFFER_SIZE)
-        self.reply = memoryview(memory)
         self.payload = self.reply[_HEAD:]
-        self.address = addressof(c_char.from_buffer(memory))
+        self.address = addressof(c_char.from_buffer(self._memory[1]))
 
-
-class Pool:
-    """Buffers between uses. Not for threads: the loop's own."""
-
-    def __init__(self) -> None:
-        self._spare: list[Buffers] = []
-
-    def take(self) -> Buffers:
-        return self._spare.pop() if self._spare else Buffers()
-
-    def give(self, buffers: Buffers) -> None:
-        if not self._spare:  # the loop itself needs one; what slow clients borrowed beyond goes back to the kernel
-            self._spare.append(buffers)
+    def give_back(self) -> None:
+        """Give the kernel back what only large messages use. The maps are shared memory: MADV_DONTNEED would keep it."""
+        for memory in self._memory:
+            memory.madvise(mmap.MADV_REMOVE, _FIRST_READ)
 
 
 class Connection:
-    """fileno: of its socket, its name in the logs. Not to be reused after `finish`."""
+    """fileno: of its socket, its name in the logs.
 
-    def __init__(self, sock: socket, export: Export, log: Log, pool: Pool, wake: Callable[[], None]) -> None:
-        """wake(): called by a thread of the connection that has ended or has a reply ready."""
-        sock.setblocking(False)
+    on_end(connection): called on its last thread when nothing of it is left, but for its socket where that then closes at once.
+    patience: seconds for the rest of a message, or for taking that of a reply; 0: any time. first_patience: for the first one.
+    """
+
+    def __init__(
+        self,
+        sock: socket,
+        export: Export,
+        log: Log,
+        on_end: Callable[[Connection], None],
+        patience: float = 0.0,
+        first_patience: float = 0.0,
+    ) -> None:
         self.socket = sock
         self.fileno = sock.fileno()
         self.export = export
         self.log = log
         self.table = FDTable()
-        self.closing = False
-        self.half_since = 0.0  # when what is half in, or half out, began (time.monotonic()); 0: there is nothing
-        self.blocked = False  # a reply waits for room in the client's socket
-        self.busy = False  # a request is in a thread's hands
-        self.done = False  # that thread has written the reply
-        self._pool = pool
-        self._wake = wake
-        self._transmit = sock.send
-        self._sender = sys.FDSender(8)
-        self._comm = self.communicator(may_block=False)
-        self._buffers: Buffers | None = None
-        self._at = self._have = 0  # `request` holds _have bytes of unserved requests from _at
-        self._sent = self._size = 0  # `reply` holds the reply's bytes from _sent to _size
+        self._on_end = on_end
+        self._patience = patience
+        self._first_patience = first_patience
+        self._donor = Donor(self.fileno, 8)
+        self._comm = self.communicator()
         self._warned: set[str] = set()
         self._windows: Windows | None = None
         self._channels: list[Channel] = []
         self._lock = _thread.allocate_lock()  # over _channels: a channel can ask for the next one
+        sock.setblocking(True)
 
-    def communicator(self, may_block: bool) -> Communicator:
-        return Communicator(self.table, self.export, may_block, self._warn, self.make_channel)
+    def start(self) -> None:
+        """Serve from now on, on a thread of its own. RuntimeError where the system gives none."""
+        _thread.start_new_thread(self._run, ())
+
+    def communicator(self) -> Communicator:
+        return Communicator(self.table, self.export, self._warn, self.make_channel)
 
     # The socket
 
-    def on_readable(self) -> bool:
-        """Read what there is and serve what is complete; True where nothing is left over and all is as it was before."""
-        buffers = self._buffers
-        if buffers is None:
-            buffers = self._buffers = self._pool.take()
-            room = buffers.first
-        else:
-            room = buffers.request[
-                self._at + self._have : min(BUFFER_SIZE, self._at + max(self._wanted(), _FIRST_READ))
-            ]
+    def _run(self) -> None:
         try:
-            got = self.socket.recv_into(room)
-        except BlockingIOError:
-            return self._serve(buffers, self._have)
-        except OSError:
-            got = 0
-        if got:
-            return self._serve(buffers, self._have + got)
-        self.close()
-        return False
+            if self._first_patience and not self._ready(POLLIN, self._first_patience):
+                self.drop("silent", f"nothing sent for {self._first_patience:g} s (--idle-message-timeout)")
+            else:
+                self._serve(Buffers())
+        except Exception as error:  # not a handler's, dispatch has those: no memory for a buffer
+            self.drop("failed", type(error).__name__)
+        finally:
+            self._end()
 
-    def on_writable(self) -> None:
-        """Send what waits; then serve what came before it was all out."""
-        self._send()
-        if not self.blocked:
-            self.half_since = 0.0
-        if self._buffers is not None and not self.closing:
-            self._serve(self._buffers, self._have)
-
-    def _serve(self, buffers: Buffers, have: int) -> bool:
-        """Serve what is complete of the `have` bytes read, until a reply has to wait to go out; see on_readable.
-
-        Written out in one piece, as channel.py's loop is, and for the same reason.
-        """
-        at, request, reply, comm = self._at, buffers.request, buffers.reply, self._comm
-        while have >= _HEAD and not self.blocked:
-            size, mid = _read_header(request, at)
-            if size > MAX_MESSAGE_SIZE:
-                self.drop("too long", f"a message of {size} bytes: {MAX_MESSAGE_SIZE} are the most")
-                return False
-            size += _HEAD
-            if have < size:
-                break
-            body = request[at + _HEAD : at + size]
-            at += size
-            have -= size
-            if mid == FSYNC:
-                self._at, self._have, self.half_since = at, have, 0.0
-                if self._start_thread(body):
-                    return False
+    def _serve(self, buffers: Buffers) -> None:
+        """Until the client has gone, or has to go. Written out in one piece, as channel.py's loop is, and for the same reason."""
+        request, first, reply, payload = buffers.request, buffers.first, buffers.reply, buffers.payload
+        comm, receive, send, table = self._comm, self.socket.recv_into, self.socket.send, self.table
+        handlers, refuse, last_served = dispatch.HANDLERS, dispatch.refuse, busypoll.last
+        at = have = 0  # `request` holds `have` bytes of unserved requests from `at`
+        most = 0  # bytes of the largest message since the memory was given back
+        while not table.closing:
+            if not have:
+                if most > _FIRST_READ:
+                    most = 0
+                    if not self._ready(POLLIN, _KEEP_LARGE):
+                        buffers.give_back()
+                try:
+                    have = receive(first)
+                except BlockingIOError:  # whoever made this socket has another fd on it, and changed its mode
+                    self._ready(POLLIN, None)
+                    continue
+                except OSError:
+                    return
+                at = 0
+                if not have:
+                    return
+            size, mid = _read_header(request, at) if have >= _HEAD else (MAX_MESSAGE_SIZE, ERROR)
+            end = size + _HEAD
+            if have < end:
+                at, have = 0, self._rest(buffers, at, have)
+                if not have:
+                    return
+                size, mid = _read_header(request, 0)
+                end = size + _HEAD
+                most = max(most, end)
+            last_served[0] = None
             try:
-                size = dispatch.HANDLERS[mid](comm, body, buffers.payload) + _HEAD
+                size = handlers[mid](comm, request[at + _HEAD : at + end], payload) + _HEAD
             except Exception as error:
-                size = dispatch.refuse(comm, mid, error, buffers.payload, self.log, self.fileno) + _HEAD
+                size = refuse(comm, mid, error, payload, self.log, self.fileno) + _HEAD
                 mid = ERROR
+            at += end
+            have -= end
             _pack_header(reply, 0, size - _HEAD, mid)
-            self.half_since = 0.0
             try:
-                sent = 0 if comm.donated else self._transmit(reply[:size], MSG_NOSIGNAL)
+                if comm.donated:
+                    sent, size = self._send_donating(buffers, size, mid)
+                else:
+                    sent = send(reply[:size], MSG_NOSIGNAL | MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                self.close()
+                return
+            if sent != size and not self._send_rest(buffers, sent, size, mid):
+                return
+            if size > _FIRST_READ:
+                most = size
+
+    def _rest(self, buffers: Buffers, at: int, have: int) -> int:
+        """Read until the message that has begun at `at` is there, at the front; returns the bytes then read, 0: it is over."""
+        request = buffers.request
+        if at:
+            request[:have] = request[at : at + have]
+        until = monotonic() + self._patience
+        wanted = _HEAD
+        while True:
+            if have >= _HEAD:
+                size = _read_header(request, 0)[0]
+                if size > MAX_MESSAGE_SIZE:
+                    self.drop("too long", f"a message of {size} bytes: {MAX_MESSAGE_SIZE} are the most")
+                    return 0
+                wanted = size + _HEAD
+                if have >= wanted:
+                    return have
+            if not self._wait_until(POLLIN, until):
+                return 0
+            try:
+                got = self.socket.recv_into(request[have : max(wanted, _FIRST_READ)], 0, MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return 0
+            if not got or self.table.closing:
+                return 0
+            have += got
+
+    def _send_rest(self, buffers: Buffers, sent: int, size: int, mid: int) -> bool:
+        """Send what is left of a reply as the client takes it; False where it does not."""
+        until = monotonic() + self._patience
+        while sent < size:
+            if not self._wait_until(POLLOUT, until):
                 return False
-            if sent != size:
-                self._sent, self._size = sent, size
-                self._send()
-                if self.closing:
-                    return False
-        self._at, self._have = at, have
-        if have or self.blocked:
-            self._make_room(buffers)
-            return False
-        self._pool.give(buffers)
-        self._buffers, self._at = None, 0
+            try:
+                if self._comm.donated:
+                    sent, size = self._send_donating(buffers, size, mid)
+                else:
+                    sent += self.socket.send(buffers.reply[sent:size], MSG_NOSIGNAL | MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return False
         return True
 
-    def _wanted(self) -> int:
-        """Bytes of the message that has begun, header included; 0 where its header is not there yet."""
-        if self._buffers is None or self._have < _HEAD:
-            return 0
-        size: int = _read_header(self._buffers.request, self._at)[0]
-        return _HEAD + size
-
-    def _make_room(self, buffers: Buffers) -> None:
-        """Move what is left to the front, and note since when it has been there."""
-        if self._at:
-            buffers.request[: self._have] = buffers.request[self._at : self._at + self._have]
-            self._at = 0
-        if not self.half_since:
-            self.half_since = time.monotonic()
-
-    def _start_thread(self, request: memoryview) -> bool:
-        """Let a thread answer the FSync; False where the system gives none."""
-        self.busy = True
+    def _send_donating(self, buffers: Buffers, size: int, mid: int) -> tuple[int, int]:
+        """Send a reply with what it donates on its first byte; returns the bytes sent, and its size: where it would be of no use
+        without, and cannot have it, it becomes an error."""
+        donated, donor = self._comm.donated, self._donor
         try:
-            _thread.start_new_thread(self._sync, (request,))
-        except RuntimeError:
-            self.busy = False
-        return self.busy
-
-    def _sync(self, request: memoryview) -> None:
-        """Of a thread: answer; the reply lies in the buffer afterwards, ready to send."""
-        buffers = self._buffers
-        assert buffers is not None
-        try:
-            mid, size = dispatch.serve(self._comm, FSYNC, request, buffers.payload, self.log, self.fileno)
-            _pack_header(buffers.reply, 0, size, mid)
-            self._sent, self._size = 0, _HEAD + size
-        finally:
-            self.done = True
-            self._wake()
-
-    def resume(self) -> None:
-        """The thread is done: send its reply, go on with what came meanwhile."""
-        self.busy = self.done = False
-        if self.closing:
-            self._release_buffers()
-        else:
-            self.on_writable()
-
-    def _send(self) -> None:
-        """Send what the socket takes of the reply; what is donated rides on its first byte."""
-        buffers, donated = self._buffers, self._comm.donated
-        if buffers is None:
-            return
-        try:
-            if donated and not self._sent:
-                fds = tuple([each.host for each in donated])
-                self._sent = self._sender.send(
-                    self.fileno, buffers.address, self._size, fds, MSG_DONTWAIT | MSG_NOSIGNAL
-                )
-                donated.clear()
-            else:
-                self._sent += self.socket.send(buffers.reply[self._sent : self._size], MSG_NOSIGNAL)
-        except BlockingIOError:
-            pass
+            if donor.unread >= most_unread[0]:
+                donor.look()
+            sent = donor.send(donor.fileno, buffers.address, size, tuple([each.host for each in donated]), FLAGS)
+            donor.unread += 1
         except OSError as e:
-            if e.errno == ETOOMANYREFS and donated:  # too many fds in flight: the reply still counts, as on a channel
-                donated.clear()
-                self._send()
-            else:
-                self.close()
-            return
-        self.blocked = self._sent < self._size
+            if e.errno != ETOOMANYREFS:
+                raise
+            if not can_do_without(donated):
+                ErrorResp.pack(buffers.payload, 0, errno_without(mid == CHANNEL))
+                size = ErrorResp.size + _HEAD
+                _pack_header(buffers.reply, 0, ErrorResp.size, ERROR)
+            sent = 0
+        donated.clear()
+        return sent, size
+
+    def _wait_until(self, event: int, until: float) -> bool:
+        """Wait for the client to go on with a message or reply; drop it where it has not by then."""
+        if not self._patience or self._ready(event, max(0.0, until - monotonic())):
+            return True
+        self.drop("half", f"half a message or reply for {self._patience:g} s (--idle-message-timeout)")
+        return False
+
+    def _ready(self, event: int, seconds: float | None) -> bool:
+        """Whether the socket can be read from (POLLIN) or written to (POLLOUT) within that time; None: any."""
+        look = poll()
+        look.register(self.fileno, event)
+        return bool(look.poll(None if seconds is None else seconds * 1000))
 
     # Channels
 
@@ -267,7 +280,7 @@ class Connection:
         errno, for "go on with fewer".
         """
         with self._lock:
-            if self.closing or len(self._channels) >= self.export.options.channels:
+            if self.table.closing or len(self._channels) >= self.export.options.channels:
                 raise OSError(ENOMEM, "no more channels for this connection")
             try:
                 return self._make_channel()
@@ -289,9 +302,8 @@ class Connection:
             # A client can send fds here, and nobody reads: they would stay open in the socket's queue.
             ours.shutdown(SHUT_RD)
             memfd = HostFD(os.dup(self._windows.memfd.host))
-            comm = self.communicator(may_block=True)
             channel = Channel(
-                self._windows, len(self._channels), ours, comm, self.log, self.fileno, options.busy_poll, self._wake
+                self._windows, len(self._channels), ours, self.communicator(), self.log, self.fileno, options.busy_poll
             )
             channel.start()
         except BaseException:
@@ -303,41 +315,60 @@ class Connection:
     # The end
 
     def close(self) -> None:
-        """Take no more requests; those in a channel's hands are finished. Idempotent; `finish` follows when `ended`."""
-        if not self.closing:
-            self.closing = True
-            if not self.busy:
-                self._release_buffers()
-        for channel in self._channels:
-            channel.shut_down()
+        """Take no more requests; what is being served is finished. From any thread, idempotent."""
+        with self._lock:
+            self.table.closing = True
+        try:
+            self.socket.shutdown(SHUT_RD)  # ends the thread's recv; what the client still sends is refused
+        except OSError:  # not connected any more
+            pass
 
     def drop(self, kind: str, why: str) -> None:
         """`close`, for a reason that is told; kind: see Log.limited."""
         self.log.limited("warning", kind, f"client {self.fileno}: dropped: {why}")
         self.close()
 
-    @property
-    def ended(self) -> bool:
-        """No thread of the connection runs any more."""
-        return self.closing and not self.busy and all(channel.ended for channel in self._channels)
-
-    def finish(self) -> None:
-        """Close every FD. The socket goes last: its hang-up is how the client learns that all is closed."""
-        self.table.clear()
+    def _end(self) -> None:
+        """Close everything. The socket goes last: its hang-up is how the client learns that all is closed. Where it closes at
+        once the slot is free before, as whoever sees the hang-up may come again at once."""
+        self.close()
+        for channel in self._channels:
+            channel.shut_down()
+        for channel in self._channels:
+            channel.join()
         self._channels.clear()
-        self._windows = None
+        self.table.clear()
+        if self._windows is not None:
+            self._windows.close()
         del self._comm  # it knows our methods: untie the cycle
-        self.socket.close()
-
-    def _release_buffers(self) -> None:
-        if self._buffers is not None:
-            self._pool.give(self._buffers)
-            self._buffers = None
-        self._have = self._at = self._sent = self._size = 0
-        self.blocked = False
-        self.half_since = 0.0
+        if closes_at_once(self.socket):
+            self._on_end(self)
+            self.socket.close()
+        else:
+            self.socket.close()
+            self._on_end(self)
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
             self.log.limited("warning", message, message)
+
+
+def refuse_fds(sock: socket) -> None:
+    """Let the kernel refuse fds that a client sends (SO_PASSRIGHTS, Linux 6.16); what a listening socket accepts inherits it.
+
+    Nobody would read them; but to close them, as the kernel then does, may take as long as their sender likes.
+    """
+    try:
+        sock.setsockopt(SOL_SOCKET, _SO_PASSRIGHTS, 0)
+    except OSError:  # an older kernel
+        pass
+
+
+def closes_at_once(sock: socket) -> bool:
+    """Whether nothing lies in its queue that would close with it. Nothing more is taken from the client after this."""
+    try:
+        sock.shutdown(SHUT_RD)
+    except OSError:  # the client has gone
+        pass
+    return not any(ioctl(sock.fileno(), _FIONREAD, b"\0\0\0\0"))

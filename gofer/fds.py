@@ -138,9 +138,12 @@ class FDMap(dict):  # type: ignore[type-arg]
 
 
 class FDTable:
-    """The FDs of one connection: three kinds in one id space. Ids count up from 1 and are never reused."""
+    """The FDs of one connection: three kinds in one id space. Ids count up from 1 and are never reused.
 
-    __slots__ = ("control", "opened", "bound", "next_id", "_maps")
+    closing: the connection is about to end; a call that goes on and on looks at it.
+    """
+
+    __slots__ = ("control", "opened", "bound", "next_id", "closing", "_maps")
 
     def __init__(self) -> None:
         self._maps = maps = FDMap(), FDMap(), FDMap()
@@ -150,6 +153,7 @@ class FDTable:
         self.opened: OpenMap = maps[1]
         self.bound: BoundMap = maps[2]
         self.next_id = count(1).__next__
+        self.closing = False
 
     def close(self, fdid: int) -> None:
         """Forget an FD of any kind; an unknown id is ignored."""

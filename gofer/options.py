@@ -151,13 +151,14 @@ SERVE: dict[str, dict[str, Any]] = {
         "type": positive_number,
         "default": 64,
         "metavar": "N",
-        "help": "clients at once (default: 64)",
+        "help": "connections at once, of which one process has three quarters at most where they are 8 or more (default: 64)",
     },
     "--idle-message-timeout": {
         "type": seconds,
         "default": 60.0,
         "metavar": "SECONDS",
-        "help": "drop a client that leaves a message, or the taking of a reply, half done for so long; 0: never (default: 60)",
+        "help": "drop a client that sends no first message, or leaves a message or the taking of a reply half done, for so long; "
+        "0: never (default: 60)",
     },
     "--fd-limit": {
         "type": positive_number,

@@ -110,8 +110,8 @@ _CLONE_THREAD = 0x10000
 _CLONE_NEW = 0x7E020000  # every CLONE_NEW* that clone(2) takes: namespaces
 _FCNTL = (0, 1, 2, 3, 4, 1030, 1033, 1034)  # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC, ADD_SEALS, GET_SEALS
 # isatty(3), which whatever opens a file to read it calls, by TCGETS, or TCGETS2 (glibc 2.42), or TIOCGWINSZ (musl); FIONBIO,
-# FIONCLEX and FIOCLEX
-_IOCTL = (0x5401, 0x802C542A, 0x5413, 0x5421, 0x5450, 0x5451)
+# FIONCLEX and FIOCLEX; of sockets TIOCOUTQ and FIONREAD
+_IOCTL = (0x5401, 0x802C542A, 0x5413, 0x5421, 0x5450, 0x5451, 0x5411, 0x541B)
 _NOTIF_RECV, _SIGKILL = 0xC0502100, 9
 _MEMBARRIER = (8, 16)  # PRIVATE_EXPEDITED and its registration, which is how musl's first pthread_create begins
 _PRCTL = (15, 0x53564D41)  # SET_NAME, SET_VMA: newer C libraries name threads and their stacks

@@ -24,10 +24,10 @@ from _signal import (  # `signal` adds enums: 2 ms
 from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from gofer import Failure, __version__, failure, fds, kernel, kernelfs, quoted, sockets
+from gofer import Failure, __version__, donation, failure, fds, kernel, kernelfs, quoted, sockets
 from gofer.admission import Admission
 from gofer.charge import ServeCharge
-from gofer.connection import Export, Options
+from gofer.connection import Export, Options, refuse_fds
 from gofer.listening import Listening, group_id
 from gofer.log import Log
 from gofer.posture import Policy, Posture
@@ -147,8 +147,9 @@ class _Service:
         self._policy = Policy(options.jail, options.seccomp, _others_connect(options, bool(activated)))
         listens = self._listeners or self._wants_socket()
         most = options.max_connections if listens else len(self._connected)
-        self._crew = Crew(min(options.workers or default_number(), most))
-        _limit_fds(options.fd_limit, -(-most // self._crew.size))  # clients of one worker
+        self._crew = Crew(min(options.workers or default_number(), most), max(most, len(self._connected)))
+        limit = _limit_fds(options.fd_limit, -(-most // self._crew.size))  # clients of one worker
+        donation.limit_unread(limit, most)
         root, kind, writable = _open_root(options.path)
         self._export = Export(root, _export_options(options))
         if kernelfs.judge_root(root, options.kernel_files == "read") & kernelfs.CLOSED:
@@ -216,12 +217,12 @@ class _Service:
         options = self._options
         self._server = Server(
             self._log,
-            max_connections=options.max_connections,
             idle_message_timeout=options.idle_message_timeout,
             crew=self._crew,
         )
         for number, sock in enumerate(self._connected):
             if self._crew.mine(number):
+                refuse_fds(sock)
                 self._server.add(sock, self._export)
             else:
                 sock.close()
@@ -245,12 +246,12 @@ class _Service:
 
     def _tell(self, posture: Posture) -> None:
         held, *lacks = posture.lines()
-        donation = self._options.donate
-        if donation == "yes" and self._options.read_only:
+        donate = self._options.donate
+        if donate == "yes" and self._options.read_only:
             if not os.fstatvfs(self._export.root.host).f_flag & os.ST_RDONLY:
-                donation = "no (the mount is not read-only: a client could write to what it gets)"
+                donate = "no (the mount is not read-only: a client could write to what it gets)"
         who = " / ".join({str(admission): 0 for _, admission in self._listeners})
-        self._lines[1] += f", fd donation {donation}{', may connect: ' * bool(who)}{who}; {held}"
+        self._lines[1] += f", fd donation {donate}{', may connect: ' * bool(who)}{who}; {held}"
         for line in self._lines:
             self._log.info(line)
         for line in lacks:
@@ -262,7 +263,7 @@ class _Service:
             self._log.warning(f"{mode}: they are refused; --allow-uid USER, or --group, admits them")
 
 
-def _limit_fds(asked: int | None, clients: int) -> None:
+def _limit_fds(asked: int | None, clients: int) -> int:
     hard = getrlimit(RLIMIT_NOFILE)[1]
     if not asked and hard < fds.LEAST:
         raise Failure(
@@ -275,6 +276,7 @@ def _limit_fds(asked: int | None, clients: int) -> None:
         raise Failure(
             f"--fd-limit {asked} is above the hard limit of {limit}: raise that (ulimit -Hn), or ask for less"
         )
+    return limit
 
 
 def _close_strays(keep: set[int]) -> None:

@@ -30,6 +30,7 @@ from _signal import (
     signal,
 )  # fmt: skip
 from ctypes import c_int, c_ulong
+from time import monotonic
 
 from gofer import failure
 from gofer.sys import libc, raise_errno
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 # The last three stop the server. Any other signal does to the supervisor what it does, and so ends both: passed on it
 # would do nothing, as the first process of a pid namespace gets only what it has handlers for.
 _WAITED_FOR = frozenset((SIGCHLD, SIGHUP, SIGINT, SIGTERM))
+# Seconds that the server may take for its end: after the first stop (it has patience for 5 itself), after another.
+_IN_ORDER, _AT_ONCE = 7.0, 0.5
 _F_SETSIG = 10
 _PR_SET_PDEATHSIG = 1
 _SIGSET, _SIGINFO = 128, 128  # bytes of a C library's sigset_t, and of struct signalfd_siginfo
@@ -156,28 +159,44 @@ class _Events:
         self._poll.register(self._signals, select.POLLIN)
         witness.watch(server, self._poll)
 
-    def signal(self) -> int:
-        """The next signal's number; what is refused meanwhile is the witness's."""
+    def signal(self, until: float | None) -> int:
+        """The next signal's number, 0 where none has come by then; what is refused meanwhile is the witness's."""
         while True:
-            for fd, event in self._poll.poll():
+            left = None if until is None else 1000 * max(0.0, until - monotonic())
+            found = self._poll.poll(left)
+            if not found and left is not None:
+                return 0
+            for fd, event in found:
                 if fd == self._signals:
                     return os.read(fd, _SIGINFO)[0]  # ssi_signo, below 256, in little-endian
                 self._witness.on_event(fd, event)
 
 
 def _wait(server: int, charge: Charge, events: _Events, witness: Witness) -> int:
-    """Until the server has ended; returns the exit status, or dies of the signal it died of."""
-    stopping = False
+    """Until the server has ended; returns the exit status, or dies of the signal it died of.
+
+    A server that was told to stop may hang in a system call that nothing interrupts, as those of a dead file system are. It is
+    not waited for: killed, it ends when that call does.
+    """
+    until = None  # when patience with it ends
     while True:
         ended, status = os.waitpid(server, os.WNOHANG)
         if ended:
             break
-        if charge.finished() and not stopping:
-            stopping = True
-            os.kill(server, SIGTERM)
-        number = events.signal()
-        if not charge.on_signal(number) and number != SIGCHLD:
+        if until is not None and monotonic() > until:
+            os.kill(server, SIGKILL)
+            _say("the server hangs in a system call, and was left to end with it")
+            return charge.tidy(0 if charge.finished() else 1)
+        number = 0
+        if until is None and charge.finished():
+            number = SIGTERM
+        else:
+            received = events.signal(until)
+            if received and not charge.on_signal(received) and received != SIGCHLD:
+                number = received
+        if number:
             os.kill(server, number)
+            until = monotonic() + (_IN_ORDER if until is None else _AT_ONCE)
     number = SIGSYS if witness.refused else os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if not number:
         return charge.tidy(os.WEXITSTATUS(status))

@@ -60,6 +60,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "setresgid": (119, 149),
     "setresuid": (117, 147),
     "statx": (332, 291),
+    "tgkill": (234, 131),
 }
 
 
@@ -277,6 +278,7 @@ _setxattr = _bind("setxattr", c_char_p, c_char_p, c_char_p, c_size_t, c_int)
 _setgroups = _bind("setgroups", c_size_t, c_void_p, prefer_libc=False)
 _setresgid = _bind("setresgid", c_uint32, c_uint32, c_uint32, prefer_libc=False)
 _setresuid = _bind("setresuid", c_uint32, c_uint32, c_uint32, prefer_libc=False)
+_tgkill = _bind("tgkill", c_int, c_int, c_int, prefer_libc=False)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
@@ -334,6 +336,11 @@ def thread_setresgid(rgid: int, egid: int, sgid: int) -> None:
 def thread_setresuid(ruid: int, euid: int, suid: int) -> None:
     """setresuid(2) for the calling thread alone; -1 leaves an id as it is."""
     _setresuid(ruid & 0xFFFFFFFF, euid & 0xFFFFFFFF, suid & 0xFFFFFFFF)
+
+
+def tgkill(pid: int, tid: int, signal: int) -> None:
+    """Signal one thread. ESRCH where it has ended; unlike pthread_kill(3), which may then do anything."""
+    _tgkill(pid, tid, signal)
 
 
 def thread_set_effective(capability: int, on: bool) -> bool:

@@ -3,15 +3,15 @@
 Theory of operation
 -------------------
 An interpreter runs one thread of Python at a time, so the clients of one process share one cpu. Several processes, the
-workers, share only the listening sockets, the log's fd and one page of memory; each has its own epoll loop, FDs and fd limit.
+workers, share only the listening sockets, the log's fd and one table in memory; each has its own epoll loop, FDs and fd limit.
 
 `split` makes the calling process the first worker; the others are its children, forked when everything is imported and nothing
 is confined yet, because afterwards no process may be made. Each then goes the same way: its own mount namespace and root,
 its own pinned /proc/self/fd, its own filter.
 
 Which connections a worker serves: of connected sockets the k-th goes to worker k modulo their number. Listening sockets
-are watched by all; on the shared page each says how many connections it has, and whoever has more than another leaves the next
-one to it (server.py). What stands on that page is only ever counted with: a worker that lies there gets more connections, or
+are watched by all; in a shared table (slots.py) each says which connections it has, and whoever has more than another leaves the
+next one to it (server.py). What stands there is only ever counted: a worker that lies there gets more connections, or
 fewer. Whoever has taken one tells the others, as it may be their turn now (`poke`, a pipe to each).
 
 The workers live and die together, as the threads of one process do. The first is the one that signals reach and that others
@@ -28,6 +28,7 @@ import os
 from _signal import SIGKILL, SIGSYS
 
 from gofer import Failure, kernel
+from gofer.slots import Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ class Crew:
     """The workers, as one of them sees them: this is number `index` of `size`; 0 is the first.
 
     lifeline: an fd that hangs up when this worker is to stop; -1 in the first. turns: an fd that has bytes to read when it may
-    be this one's turn to accept connections; -1 where there is no other.
+    be this one's turn to accept connections; -1 where there is no other. slots: for `most` connections of all workers.
     """
 
-    def __init__(self, size: int = 1) -> None:
+    def __init__(self, size: int = 1, most: int = 64) -> None:
         self.size = size
+        self.slots = Slots(most, size)
         self.index = 0
         self.lifeline = -1
         self.turns = -1
@@ -60,10 +62,8 @@ class Crew:
         self._others: dict[int, int] = {}  # in the first: who still runs, index by pid
         self._leash = -1  # in the first: the other end of all lifelines
         self._gate = -1  # a pipe: the others wait for its end (`begin`)
-        # One has nobody to tell. Anonymous memory is shared with what is forked.
-        page = memoryview(mmap.mmap(-1, 4 * size + _REASON)) if size > 1 else memoryview(bytearray(4))
-        self._counts = page[: 4 * size].cast("I")
-        self._reason = page[4 * size :]  # why one of the others gave up
+        # Why one of the others gave up. Anonymous memory is shared with what is forked.
+        self._reason = memoryview(mmap.mmap(-1, _REASON))
 
     def split(self, prepare: Callable[[], None]) -> None:
         """Become the first worker and fork the others; returns in each of them.
@@ -84,6 +84,7 @@ class Crew:
                     os.close(fd)
                 kernel.set_parent_death_signal(SIGKILL)
                 self.index, self._leash = index, -1
+                self.slots.belong_to(index)
                 self._others.clear()
                 self._take_turns(pipes)
                 prepare()
@@ -131,15 +132,6 @@ class Crew:
     def mine(self, number: int) -> bool:
         """Whether this worker serves the connected socket `number`."""
         return number % self.size == self.index
-
-    def count(self, connections: int) -> int:
-        """Tell the others how many connections this worker has; returns how many all have."""
-        self._counts[self.index] = connections
-        return sum(self._counts[: self.size])
-
-    def busiest(self) -> bool:
-        """Whether another worker has fewer connections than this one."""
-        return self.size > 1 and min(self._counts[: self.size]) < self._counts[self.index]
 
     def look(self) -> bool:
         """Whether others than this one still run. Failure where one of them has ended otherwise than in order."""

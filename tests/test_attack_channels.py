@@ -119,7 +119,7 @@ def test_channels_that_are_left_go_with_their_connection(server: Server, leave: 
         with server.peer() as peer:
             for _ in range(LIMIT):
                 leave(peer)
-    settled(server, 2)
+    settled(server, 3)
     wait_until(lambda: len(server.open_fds()) <= before, "the server closes what they had")
 
 
@@ -138,7 +138,7 @@ def test_clients_killed_with_channels_in_every_stage_leave_nothing(
                 os.kill(os.getpid(), signal.SIGKILL)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    settled(server, 2)
+    settled(server, 3)
     wait_until(lambda: len(server.open_fds()) <= before, "the server closes what they had")
 
 
@@ -147,7 +147,7 @@ def test_a_window_kept_mapped_after_the_end_harms_nobody(server: Server) -> None
     with server.peer() as peer:
         channel, memfd = open_channel(peer)
         window = mmap.mmap(memfd, channel.length, offset=0)
-    settled(server, 2)
+    settled(server, 3)
     for state in (0, 1, 2, 3):
         struct.pack_into("<I", window, 0, state)
     assert not any(window[DATA : DATA + 4096])
@@ -239,6 +239,6 @@ def test_states_that_go_round_and_round_let_the_thread_end_with_the_connection(s
             wait_until(lambda: busy[0] == 1, "the states go round")
             base.transport.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
             base.transport.close()
-            settled(server, 2)
+            settled(server, 3)
         for peer in peers:
             peer.disconnect()

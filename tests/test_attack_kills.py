@@ -26,7 +26,7 @@ def bystander(server: Server) -> Iterator[None]:
         before = len(server.open_fds())
         yield
         assert modes.S_ISDIR(peer.fstat(peer.root).mode)
-        wait_until(lambda: len(os.listdir(f"/proc/{server.pid}/task")) == 1, "the threads of dead channels end")
+        wait_until(lambda: len(os.listdir(f"/proc/{server.pid}/task")) == 2, "the threads of dead clients end")
         wait_until(lambda: len(server.open_fds()) <= before, "the server closes what they had")
 
 

@@ -32,7 +32,8 @@ def of(peer: Peer) -> ChannelTransport:
 
 
 def threads(server: Server) -> int:
-    return len(os.listdir(f"/proc/{server.pid}/task"))
+    """Of channels, where one client is connected: it has one for its socket, beside the server's own."""
+    return len(os.listdir(f"/proc/{server.pid}/task")) - 2
 
 
 def request(mid: Mid, payload: bytes) -> bytes:
@@ -219,9 +220,9 @@ def test_a_call_that_waits_holds_up_neither_other_channels_nor_the_socket_nor_ot
 def test_when_the_client_shuts_down_an_idle_channel_its_thread_ends(server: Server) -> None:
     with server.peer() as base:
         peer = over_channel(base)
-        assert threads(server) == 2
+        assert threads(server) == 1
         of(peer).state = SHUT_DOWN
-        wait_until(lambda: threads(server) == 1, "the channel's thread ends")
+        wait_until(lambda: threads(server) == 0, "the channel's thread ends")
         assert of(peer).state == SHUT_DOWN
         assert modes.S_ISDIR(base.fstat(base.root).mode)
         peer.disconnect()
@@ -237,7 +238,7 @@ def test_a_shutdown_while_the_server_works_is_never_overwritten(server: Server) 
             of(peer).hand_over(request(Mid.OPENAT, struct.pack("<QI4x", fd, os.O_RDWR)))
             wait_until(awaited, "the server opens the file")
             of(peer).state = SHUT_DOWN
-        wait_until(lambda: threads(server) == 1, "the channel's thread ends")
+        wait_until(lambda: threads(server) == 0, "the channel's thread ends")
         assert of(peer).state == SHUT_DOWN
         assert modes.S_ISDIR(base.fstat(base.root).mode)
         peer.disconnect()
@@ -254,7 +255,7 @@ def test_a_race_of_shutdown_and_reply_always_ends_the_channel(start: Start) -> N
             of(peer).state = SHUT_DOWN
             assert of(peer).ended()
             peer.disconnect()
-        wait_until(lambda: threads(server) == 1, "all channels' threads end")
+        wait_until(lambda: threads(server) == 0, "all channels' threads end")
 
 
 @pytest.mark.parametrize("state", [3, 4, 5, 7, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF])
@@ -262,7 +263,7 @@ def test_a_state_that_is_none_ends_that_channel_only(server: Server, state: int)
     with server.peer() as base:
         bad, good = over_channel(base), over_channel(base)
         of(bad).state = state
-        wait_until(lambda: threads(server) == 2, "the channel's thread ends")
+        wait_until(lambda: threads(server) == 1, "the channel's thread ends")
         assert of(bad).state not in (0, SERVER_ACTIVE)
         assert modes.S_ISDIR(good.fstat(base.root).mode)
         bad.disconnect()
@@ -273,7 +274,7 @@ def test_a_channel_that_was_shut_down_does_not_come_back(server: Server) -> None
     with server.peer() as base:
         peer = over_channel(base)
         of(peer).state = SHUT_DOWN
-        wait_until(lambda: threads(server) == 1, "the channel's thread ends")
+        wait_until(lambda: threads(server) == 0, "the channel's thread ends")
         of(peer).state = 0
         of(peer).hand_over(fstat(base.root))
         time.sleep(0.05)

@@ -13,7 +13,8 @@ from hosts import CHECKOUT
 LAYERS = """
     wire sys log callnames
     fds caps seccomp landlock posture kernel kernelfs
-    workers busypoll
+    slots donation busypoll
+    workers
     supervisor sockets listening admission witness
     comm mounts attrs namespaces
     handlers.*

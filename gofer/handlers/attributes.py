@@ -92,7 +92,7 @@ def _truncate(comm: Communicator, node: ControlFD, size: int) -> None:
     if node.kind != stat.S_IFREG or size > sys.MAX_OFFSET:
         raise OSError(EINVAL, "not a size this file can have")
     try:
-        writer = HostFD(_open_writer(comm, node))
+        writer = HostFD(_open_writer(node))
     except PermissionError:
         # A file may be open for writing and its mode forbid to open it again; ftruncate(2) of that fd is allowed.
         for opened in list(comm.opened.values()):
@@ -103,12 +103,10 @@ def _truncate(comm: Communicator, node: ControlFD, size: int) -> None:
     os.ftruncate(writer.host, size)
 
 
-def _open_writer(comm: Communicator, node: ControlFD) -> int:
+def _open_writer(node: ControlFD) -> int:
     try:
         return reopen(node.host, os.O_WRONLY | os.O_NONBLOCK)
     except BlockingIOError:  # leased to another process
-        if not comm.may_block:
-            raise
         return reopen(node.host, os.O_WRONLY)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from errno import EINVAL, ENOENT, ENOTDIR
+from errno import EINVAL, EIO, ENOENT, ENOTDIR
 
 from gofer import mounts, sys
 from gofer.kernelfs import KIND
@@ -27,6 +27,9 @@ _CHUNK = 32768  # bytes of one kernel read; fits the communicator's scratch memo
 # A kernel dirent takes 24 bytes or more, on the wire one of 24 takes 28: so at most 65535 entries, which the u16 count
 # can say, and less than the message size.
 _MOST = 65535 * 24
+# Reads for one reply. A file system answers with as little as it likes, and for ever if it likes (FUSE); one entry at a time is
+# what some do.
+_TURNS = 65535
 
 
 class _Codes(dict):  # type: ignore[type-arg]
@@ -56,8 +59,11 @@ def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         file.device = _common_device(comm, file)
     count = min(count, _MOST)
     buffer, found = comm.scratch()
-    entries, at, read = 0, Count.size, 0
+    entries, at, read, turns = 0, Count.size, 0, 0
     while read < count or not entries:  # a read that held only `.` and `..` is not the end
+        turns += 1
+        if turns > _TURNS or comm.table.closing:
+            raise OSError(EIO, "a directory without an end")
         try:
             size = sys.getdents64(file.host, buffer, min(count - read if entries else count, _CHUNK))
         except OSError as e:

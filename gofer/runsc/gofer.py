@@ -24,7 +24,7 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from gofer import __version__, fds, jail, kernel, kernelfs
+from gofer import __version__, donation, fds, jail, kernel, kernelfs
 from gofer.comm import Export, Options
 from gofer.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
@@ -36,6 +36,7 @@ from gofer.runsc.rootfs import Builder, adjusted_options, naming
 from gofer.runsc.spec import Spec, mount_list, proxied, read_spec
 from gofer.server import Server
 from gofer.sys import MACHINE, O_PATH
+from gofer.workers import Crew
 
 FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
 _SIGHUP, _SIGINT, _SIGQUIT, _SIGTERM = 1, 2, 3, 15
@@ -95,7 +96,7 @@ class _Start:
         exports = self._exports()
         self._write_mounts()
         os.umask(0)  # modes come from the sandbox, which has applied its own
-        server = Server(self.log)
+        server = Server(self.log, crew=Crew(most=len(exports)))
         gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
         self._confine(exports)
         for sock, export in zip(sockets, exports):
@@ -274,6 +275,7 @@ class _Start:
         limit = fds.set_fd_limit(self.flags.fd_limit, clients=1)  # one sandbox, however many connections it has
         if limit < (self.flags.fd_limit or 0):
             self.log.warning(f"--fdlimit={self.flags.fd_limit} is above the hard limit: {limit} is in force")
+        donation.limit_unread(limit, len(exports))
         posture = Posture()
         if self.gofer.apply_caps:
             posture = jail.confine([(export.root.host, export.options) for export in exports], Policy())

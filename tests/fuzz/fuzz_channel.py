@@ -18,7 +18,7 @@ from inside import Inside  # isort: skip
 import socket
 
 from corpus import assert_well_formed
-from fuzz_socket import MOUNT, serve
+from fuzz_socket import MOUNT
 from transport import DATA, HEADER, ChannelTransport
 
 HAND_OVER = struct.Struct("<HBI")
@@ -28,7 +28,7 @@ RIGHT = 0xFFFFFFFF
 def one_input(inside: Inside, data: bytes) -> None:
     conn, client = inside.connect()
     client.sock.send(MOUNT + HEADER.pack(0, 2, 0))
-    reply = serve(conn, client)[1]
+    reply = client.replies(2)[1]
     *_, memfd, fd_socket = client.donated
     client.donated.remove(fd_socket)
     channel = ChannelTransport(memfd, socket.socket(fileno=fd_socket), *struct.unpack("<qQ", reply.payload))

@@ -6,14 +6,14 @@ errno, never EREMOTEIO; as many replies come as messages were whole; no fd stays
 The first byte says in portions of which size the rest is sent; before it goes a Mount, so that FD 1 is the root.
 """
 
-import os
-import select
+import contextlib
+import socket
 import sys
 
 if __name__ == "__main__":
     import atheris  # before what it is to look into
 
-from inside import MAX_MESSAGE, Client, Connection, Inside, Reply  # isort: skip
+from inside import MAX_MESSAGE, Inside, Reply  # isort: skip
 from corpus import assert_well_formed
 from transport import HEADER
 
@@ -32,33 +32,16 @@ def requests(stream: bytes) -> list[int]:
     return mids
 
 
-def serve(conn: Connection, client: Client) -> list[Reply]:
-    """What the server's loop would do, until the connection waits for more or has ended."""
-    found: list[Reply] = []
-    while not conn.closing:
-        if conn.busy:
-            os.sched_yield()
-            if conn.done:
-                conn.resume()
-        elif conn.blocked:
-            found += client.replies()
-            conn.on_writable()
-        elif select.select([conn.socket], [], [], 0)[0]:
-            conn.on_readable()
-        else:
-            break
-    return found + list(client.replies())
-
-
 def one_input(inside: Inside, data: bytes) -> None:
     conn, client = inside.connect()
     stream = MOUNT + data[1:]
     portion = data[0] * 16 + 1 if data[:1] > b"\0" else len(stream)
     found: list[Reply] = []
-    while stream and not conn.closing:
-        sent = client.sock.send(stream[:portion])
-        stream = stream[sent:]
-        found += serve(conn, client)
+    for at in range(0, len(stream), portion):
+        found += client.send(stream[at : at + portion])
+    with contextlib.suppress(OSError):  # it has hung up
+        client.sock.shutdown(socket.SHUT_WR)
+    found += client.replies()
     expected = requests(MOUNT + data[1:])
     for mid, reply in zip(expected, found):
         assert_well_formed(mid, reply)

@@ -3,13 +3,17 @@
 Not for use beside other code: it changes the working directory, the umask and the limits of the process.
 """
 
+import _thread
 import contextlib
+import fcntl
 import os
 import resource
+import select
 import shutil
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +23,12 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 from codec import MAX_MESSAGE  # noqa: E402
 from transport import HEADER, Reply, _rights  # noqa: E402
 
+SIOCOUTQ = 0x5411
 atheris = sys.modules.get("atheris")  # where a fuzzer is to learn what of the server an input reaches
 with atheris.instrument_imports(include=["gofer"]) if atheris else contextlib.nullcontext():
     from gofer import attrs, fds, mounts
     from gofer.comm import Export, Options
-    from gofer.connection import Connection, Pool
+    from gofer.connection import Connection
     from gofer.log import Log
 
 
@@ -37,7 +42,7 @@ class Inside:
         with open(f"{self.place}/outside", "w") as file:
             file.write("secret")
         self.said, log_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.log, self.pool = Log("error", fd=log_fd), Pool()
+        self.log = Log("error", fd=log_fd)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 26, 1 << 26))  # a fallocate is not to fill the memory
         os.umask(0)
         fds.pin_proc()
@@ -47,6 +52,7 @@ class Inside:
         options = Options(
             host_uds="all", host_fifo="open", char_devices="open", xattrs="all", channels=1, donate_root=True
         )
+        self.ended = threading.Event()
         self.export = Export(os.open(self.tree, fds.O_PATH_FLAGS), options)
         self.before, self.fds = self._outside(), -1
 
@@ -54,20 +60,18 @@ class Inside:
         return sorted(os.listdir(self.place)), os.stat(f"{self.place}/outside")[:9]
 
     def connect(self) -> tuple[Connection, "Client"]:
-        """A connection that no loop watches, mounted, and the client's end of it."""
+        """A connection whose thread serves, and the client's end of it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX)
-        return Connection(ours, self.export, self.log, self.pool, lambda: None), Client(theirs)
+        self.ended.clear()
+        conn = Connection(ours, self.export, self.log, lambda _: self.ended.set())
+        conn.start()
+        return conn, Client(theirs)
 
     def end(self, conn: Connection, client: "Client") -> None:
         """Close the connection; AssertionError where it has left or changed anything, or a fault was logged."""
         conn.close()
-        while not conn.ended:
-            conn.close()
-            os.sched_yield()
-            if conn.done:
-                conn.resume()
-        conn.finish()
         client.close()
+        assert self.ended.wait(20), "the connection does not end"
         for entry in os.scandir(self.tree):
             shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
         os.chmod(self.tree, 0o755)
@@ -77,6 +81,8 @@ class Inside:
             raise AssertionError(os.read(self.said, 65536).decode())
         except BlockingIOError:
             pass
+        while _thread._count():  # its last thread closes the socket after it has said that all is closed
+            os.sched_yield()
         held = len(os.listdir("/proc/self/fd"))
         assert self.fds in (-1, held), f"{held} fds are open, {self.fds} were before"
         self.fds = held
@@ -86,24 +92,49 @@ class Inside:
 
 
 class Client:
-    """Sends bytes and takes replies, without waiting for either."""
+    """Sends bytes, in portions that the server reads one by one, and takes replies."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.data = sock, b""
         self.donated: list[int] = []
-        sock.setblocking(False)
+        sock.settimeout(20)
 
-    def replies(self) -> Iterator[Reply]:
-        """Those that are there as a whole; what is donated is in `donated`."""
+    def send(self, portion: bytes) -> "list[Reply]":
+        """Until the server has read it all, or has hung up; returns the replies that came meanwhile."""
+        found: list[Reply] = []
+        self.sock.setblocking(False)
         try:
-            while True:
-                part, ancillary, _, _ = self.sock.recvmsg(1 << 20, socket.CMSG_SPACE(32), socket.MSG_CMSG_CLOEXEC)
-                self.donated += _rights(ancillary)
-                self.data += part
-                if not part:
-                    break
-        except OSError:
+            while portion or any(fcntl.ioctl(self.sock, SIOCOUTQ, b"\0\0\0\0")):
+                ready = select.select([self.sock], [self.sock] if portion else [], [], 0.001)
+                if ready[1]:
+                    portion = portion[self.sock.send(portion) :]
+                if ready[0]:
+                    self._receive()
+                    found += self._whole()
+        except (OSError, EOFError):  # it has hung up
             pass
+        self.sock.settimeout(20)
+        return found
+
+    def replies(self, most: int = 1 << 30) -> "list[Reply]":
+        """So many, or all until the server hangs up; what is donated is in `donated`."""
+        found = list(self._whole())
+        try:
+            while len(found) < most:
+                self._receive()
+                found += self._whole()
+        except (ConnectionError, EOFError):
+            pass
+        return found
+
+    def _receive(self) -> None:
+        part, ancillary, _, _ = self.sock.recvmsg(1 << 20, socket.CMSG_SPACE(32), socket.MSG_CMSG_CLOEXEC)
+        self.donated += _rights(ancillary)
+        self.data += part
+        if not part:
+            raise EOFError
+
+    def _whole(self) -> Iterator[Reply]:
         while len(self.data) >= HEADER.size:
             length, mid, zero = HEADER.unpack_from(self.data)
             assert zero == 0 and length <= MAX_MESSAGE

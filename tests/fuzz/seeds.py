@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fuzz_channel import HAND_OVER, RIGHT
-from fuzz_socket import MOUNT, serve
+from fuzz_socket import MOUNT
 from inside import Inside
 
 from codec import NO_ID, Mid, create, string  # isort: skip
@@ -39,7 +39,7 @@ class Here:
 
     def exchange(self, mid: int, payload: bytes = b"") -> Reply:
         self.client.sock.send(HEADER.pack(len(payload), mid, 0) + payload)
-        return serve(self.conn, self.client)[0]
+        return self.client.replies(1)[0]
 
 
 def sessions() -> dict[str, list[Request]]:
