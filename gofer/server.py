@@ -91,8 +91,10 @@ class Server:
         self._epoll.register(sock.fileno(), self._listen_mask)
 
     def add(self, sock: socket, export: Export) -> None:
-        """Serve a connected AF_UNIX stream socket, of which the server becomes the owner, from `run` on."""
-        refuse_fds(sock)
+        """Serve a connected AF_UNIX stream socket, of which the server becomes the owner, from `run` on.
+
+        Who is not confined yet calls connection.refuse_fds with it first; the filter would not allow that any more.
+        """
         conn = Connection(sock, export, self._log, self._ended, self._patience)
         self._slots.take(conn)
         self._connections.add(conn)

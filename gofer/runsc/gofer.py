@@ -26,6 +26,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from gofer import __version__, donation, fds, jail, kernel, kernelfs
 from gofer.comm import Export, Options
+from gofer.connection import refuse_fds
 from gofer.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
 from gofer.runsc.features import Features
@@ -306,6 +307,7 @@ def _unix_socket(fd: int, name: str) -> socket:
         if stat.S_ISSOCK(os.fstat(fd).st_mode):
             sock = socket(fileno=fd)
             if (sock.family, sock.type) == (AF_UNIX, SOCK_STREAM):
+                refuse_fds(sock)
                 return sock
             sock.detach()
     except OSError:
