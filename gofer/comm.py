@@ -26,6 +26,7 @@ from gofer.sys import (
     Statfs,
     Statx,
     fstatfs,
+    get_errno,
     raise_errno,
     statx,
     statx_silent,
@@ -195,7 +196,7 @@ class Communicator:
         if not self.statx_bytes[ROOT_BYTE] & ROOT_BITS and within == _S_IFDIR:
             return kind
         if fstatfs(host, self.statfs_buffer):
-            raise_errno()
+            return kind | kernelfs.untold(get_errno())
         read = self.options.kernel_files == "read"
         return kind | kernelfs.judge(self.statfs_bytes, self.statx_bytes, within, read)
 
@@ -224,9 +225,8 @@ class Communicator:
         options = self.options
         if not (options.donate and options.read_only):
             return options.donate
-        if fstatfs(host, self.statfs_buffer):
-            raise_errno()
-        return bool(self.statfs_bytes[_MOUNT_FLAGS] & os.ST_RDONLY)
+        told = not fstatfs(host, self.statfs_buffer)
+        return told and bool(self.statfs_bytes[_MOUNT_FLAGS] & os.ST_RDONLY)
 
     def changeable(self, fdid: int) -> ControlFD:
         """The control FD of that number, whose inode may be changed as far as the host lets us."""

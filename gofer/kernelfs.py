@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from errno import EACCES, EPERM
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 
-from gofer.sys import AT_EMPTY_PATH, AT_FDCWD, STATX_BASIC_STATS, Statfs, Statx, fstatfs, raise_errno, statx
+from gofer.sys import AT_EMPTY_PATH, AT_FDCWD, STATX_BASIC_STATS, Statfs, Statx, fstatfs, get_errno, raise_errno, statx
 
 KIND = 0xF000  # of a ControlFD's `kind`, the type of the inode; where the kernel has made that up, one of these stands beside:
 CLOSED = 0x10000  # its attributes may be looked at, nothing else
@@ -81,9 +82,16 @@ def judge(statfs: bytearray, statx: bytearray, within: int, read: bool) -> int:
 def judge_root(host: int, read: bool) -> int:
     """`judge` of the inode of an O_PATH fd that no walk has led to."""
     usage, found = Statfs(), Statx()
-    if fstatfs(host, ctypes.byref(usage)) or statx(host, b"", AT_EMPTY_PATH, STATX_BASIC_STATS, ctypes.byref(found)):
+    if statx(host, b"", AT_EMPTY_PATH, STATX_BASIC_STATS, ctypes.byref(found)):
         raise_errno()
+    if fstatfs(host, ctypes.byref(usage)):
+        return untold(get_errno())
     return judge(bytearray(usage), bytearray(found), 0, read)
+
+
+def untold(errno: int) -> int:
+    """`judge` where statfs(2) failed with this errno: the kernel's own never do by themselves, FUSE and NFS do."""
+    return CLOSED if errno in (EACCES, EPERM) else 0  # refused by a security module
 
 
 def of_a_process(name: bytes) -> bool:

@@ -248,7 +248,7 @@ class _Service:
         held, *lacks = posture.lines()
         donate = self._options.donate
         if donate == "yes" and self._options.read_only:
-            if not os.fstatvfs(self._export.root.host).f_flag & os.ST_RDONLY:
+            if _writable(self._export.root.host):
                 donate = "no (the mount is not read-only: a client could write to what it gets)"
         who = " / ".join({str(admission): 0 for _, admission in self._listeners})
         self._lines[1] += f", fd donation {donate}{', may connect: ' * bool(who)}{who}; {held}"
@@ -315,17 +315,21 @@ def _open_root(path: str) -> tuple[int, str, bool]:
         raise failure(
             f"cannot serve {path or repr(path)}", e, "give a directory or file that exists and you may reach"
         ) from None
-    try:
-        writable = not os.fstatvfs(root).f_flag & os.ST_RDONLY
-    except OSError:  # a FUSE server that does not know the request
-        writable = True
     if stat.S_ISDIR(found.st_mode):
         if not found.st_nlink:
             raise Failure(f"cannot serve {path}: the directory was removed; give one that exists")
-        return root, "directory", writable
+        return root, "directory", _writable(root)
     if stat.S_ISREG(found.st_mode):
-        return root, "file", writable
+        return root, "file", _writable(root)
     raise Failure(f"cannot serve {path}: neither a directory nor a regular file; give one of these")
+
+
+def _writable(root: int) -> bool:
+    """Whether its mount is not read-only."""
+    try:
+        return not os.fstatvfs(root).f_flag & os.ST_RDONLY
+    except OSError:  # a FUSE server that does not know the request
+        return True
 
 
 def _export_options(options: Any) -> Options:

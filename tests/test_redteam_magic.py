@@ -18,6 +18,7 @@ from typing import Callable
 import pytest
 from conftest import Start
 from disks import run
+from faulty import STATFS, faulty
 from hosts import fails, fails_in_one_line
 from hosts import run as program
 from peer import Peer
@@ -218,6 +219,19 @@ def test_the_terminal_that_the_server_was_started_on_is_no_file(spot: Path) -> N
     finally:
         os.close(ours)
         os.close(terminal)
+
+
+def test_a_file_system_that_does_not_say_what_it_is_is_an_ordinary_one(spot: Path, start: Start) -> None:
+    """statfs(2) of the kernel's own never fails; a FUSE server may not know it."""
+    with faulty() as broken:
+        broken.fail(STATFS, errno.ENOSYS)
+        for options in ((), ("--jail=off",), ("--read-only", "--jail=off")):
+            server = start(*options, tree=broken.path)
+            with server.peer() as peer:
+                opened = peer.openat(peer.walk_to("file"))
+                assert peer.pread(opened.fd, 0, 9) == b"hello"
+                assert len(opened.donated) == ("--read-only" not in options)
+            server.stop()
 
 
 # --kernel-files=read
