@@ -433,11 +433,3 @@ class FutexWord:
     def hot(self) -> tuple[Callable[..., None], tuple[Any, ...], Callable[..., None], tuple[Any, ...]]:
         """`wait_while_zero` and `clear_bit0_and_wake` as function and arguments each, for a loop that counts its calls."""
         return (*self._wait, *self._hand_over)
-
-
-def set_signal_default(*signals: int) -> None:
-    """signal(2) with SIG_DFL, for a process about to exec; importing `signal` costs several milliseconds."""
-    function = libc["signal"]
-    function.argtypes, function.restype = (c_int, c_void_p), c_void_p
-    for number in signals:
-        function(number, None)

@@ -53,6 +53,10 @@ VARIANTS = [
 # What is not the same under all variants: where it holds, and why. A test asserts what holds, and where it does not
 # hold, the contrary.
 DIFFERENCES = {
+    "checkpoint --leave-running starts the container anew": (
+        ["2022"],
+        "later ones let the saved sandbox go on",
+    ),
     "the root's changes are seen on the host": (
         ["2022", "2024-directfs-plain", "2024-gofer-plain"],
         "--overlay2=root:self, the default since 2023, keeps them in an overlay inside the sandbox",

@@ -11,6 +11,8 @@ hooks.py      createContainer hooks (2026)
 logs.py       --log-fd, --debug-log-fd
 redirect.py   `gofer runsc`: become runsc, with its gofer redirected to this file
 tracer.py     the process that does the redirecting
+guard.py      what keeps a runsc without a tracer from starting a gofer
+calls.py      the launcher's system calls
 install.py    `gofer runsc install`: a runtime of Docker, podman, containerd
 edits.py      adding an entry to somebody else's JSON or TOML
 

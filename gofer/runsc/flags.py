@@ -124,10 +124,15 @@ class GoferFlags:
 
 def is_gofer_invocation(argv: list[str]) -> bool:
     """Whether argv (without the program's name) is `[runsc's flags] gofer ...`."""
+    return command_of(argv) == "gofer"
+
+
+def command_of(argv: list[str]) -> str:
+    """The first word of argv (without the program's name) that is neither one of runsc's flags nor a flag's value, or ""."""
     try:
-        return argv[_split_globals(argv)[1] :][:1] == ["gofer"]
+        return "".join(argv[_split_globals(argv)[1] :][:1])
     except UsageFault:
-        return False
+        return ""
 
 
 def parse_globals(argv: list[str]) -> tuple[Globals, list[str]]:

@@ -1,20 +1,23 @@
 """`gofer runsc [--runsc PATH] -- ARGS...`: become runsc, with its gofer redirected to this very file.
 
 The process that was started forks the tracer (tracer.py), waits until it holds on, and then *becomes* runsc by exec: same
-pid, parent, terminal, signals, exit status, nothing to pass on. A runsc command that starts no gofer is run without a tracer.
+pid, parent, terminal, signals, exit status, nothing to pass on. So it is with every command of runsc, known or not, but for
+a few that are asked often or run for long: these go without a tracer, and the kernel is told to refuse them a gofer (guard.py).
 
 Whatever stands in the way is said before runsc runs; from there on, the tracer takes runsc down rather than let it
 start its own gofer.
+
+This is what every start of a container waits for, so little is imported here.
 """
 
 from __future__ import annotations
 
 import os
-from ctypes import c_int, c_ulong
+from _signal import SIG_DFL, SIGPIPE, SIGXFSZ
+from _signal import signal as set_signal
 
-from gofer.runsc.flags import BOOLEANS, VALUED, split_flag
-from gofer.runsc.tracer import MACHINES, VARIABLE, Refusal, Tracer
-from gofer.sys import MACHINE, libc, set_signal_default
+from gofer.runsc.calls import MACHINE, prctl
+from gofer.runsc.tracer import MACHINES, Refusal, Tracer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,13 +43,12 @@ shows it): a script with the two lines
   exec /usr/local/bin/gofer runsc --runsc /usr/local/bin/runsc -- "$@"
 """
 
-# runsc's commands that start no gofer. All others, known or not, are run under the tracer.
-_WITHOUT_GOFER = frozenset(
-    """boot checkpoint cpu-features debug delete events exec export-metrics flags gofer help install kill list
-    metric-metadata metric-server mitigate nvproxy pause port-forward ps read-control resume spec state statefile
-    symbolize syscalls tar trace umount uninstall usage wait write-control""".split()
-)
-_SIGPIPE, _SIGXFSZ = 13, 25
+# runsc's commands that need no tracer: no runsc so far starts a gofer for one, and of a later one it would fail (guard.py).
+_GUARDED = frozenset("events exec kill list pause port-forward ps resume state wait".split())
+# Flags that engines write before the command, by whether the next word is their value. Behind any other flag that
+# has no "=" the command may be anywhere.
+_VALUED = frozenset("debug-log log log-format root".split())
+_BARE = frozenset("debug ignore-cgroups rootless systemd-cgroup".split())
 _PR_SET_PTRACER, _ANY = 0x59616D61, -1
 
 
@@ -82,27 +84,34 @@ def main(args: list[str]) -> int:
 
 def become(runsc: str, args: list[str], target: str) -> NoReturn:
     """Become runsc. Refusal, OSError: why not; nothing has been started then. Does not return otherwise."""
-    if starts_gofer(args):
-        start_tracer(target)
-    set_signal_default(_SIGPIPE, _SIGXFSZ)  # Python ignores them, and exec would pass that on
+    if not (needs_no_gofer(args) and _guarded()):
+        start_tracer(runsc, target)
+    for number in (SIGPIPE, SIGXFSZ):
+        set_signal(number, SIG_DFL)  # Python ignores them, and exec would pass that on
     os.execv(runsc, [runsc, *args])
 
 
-def starts_gofer(args: list[str]) -> bool:
-    """False only where the command line is certainly one of a command that starts none."""
+def needs_no_gofer(args: list[str]) -> bool:
+    """Whether the command line is certainly one of a command that runs without a tracer."""
     words = iter(args)
     for word in words:
-        name, value = split_flag(word)
-        if name is None:
-            return (next(words, "") if word == "--" else word) not in _WITHOUT_GOFER
-        if value is None and name in VALUED:
-            next(words, None)
-        elif value is None and name not in BOOLEANS:
-            return True  # a flag not known here: what follows may be its value, or the command
+        if not word.startswith("-"):
+            return word in _GUARDED
+        name = word.lstrip("-")
+        if name in _VALUED:
+            next(words, "")
+        elif name not in _BARE and "=" not in name:
+            return False
     return False
 
 
-def start_tracer(target: str) -> None:
+def _guarded() -> bool:
+    from gofer.runsc.guard import forbid_gofers
+
+    return forbid_gofers()
+
+
+def start_tracer(runsc: str, target: str) -> None:
     """Have a new process trace this one, ready for its exec. Refusal says why it cannot be."""
     if MACHINE not in MACHINES:
         raise Refusal(f"redirection is made for {' and '.join(MACHINES)}, not for {MACHINE}")
@@ -113,40 +122,33 @@ def start_tracer(target: str) -> None:
             "run it without strace or a debugger (if it is `gofer runsc` itself, --runsc names a wrapper of it)"
         )
     me, (reader, writer) = os.getpid(), os.pipe()
-    os.environb[VARIABLE] = os.fsencode(target)
     _allow_tracing_by(_ANY)
     child = os.fork()
     if child == 0:
         os.setsid()
         if os.fork() == 0:
-            _trace(me, writer, os.fsencode(target))
+            _trace(me, writer, runsc, target)
         os._exit(0)
-    os.waitpid(child, 0)
     os.close(writer)
-    with open(reader, "rb") as pipe:
-        said = pipe.read()
+    said = os.read(reader, 4096)  # in one piece, as it was written; nothing from a tracer that died
+    os.close(reader)
+    os.waitpid(child, 0)
     _allow_tracing_by(0)
     if said != b"ready":
         raise Refusal(said.decode("utf-8", "replace") or "the tracer died before it began")
 
 
-def _trace(leader: int, ready: int, target: bytes) -> None:
+def _trace(leader: int, ready: int, runsc: str, target: str) -> None:
     """The life of the tracer process. It keeps stderr, for what may go wrong, and nothing else of what was open."""
     status = 0
     try:
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1):
-            os.dup2(null, fd)
-        for entry in os.listdir("/proc/self/fd"):
-            if int(entry) not in (0, 1, 2, ready):
-                _close(int(entry))
-        tracer = Tracer(leader, target)
+        failure = f"{target} cannot be run as the container's gofer: "
+        tracer = Tracer(leader, runsc, os.fsencode(target), lambda why: _say(failure + why, FAILED))
         os.write(ready, b"ready")
         os.close(ready)
         ready = -1
+        _let_go_of_files()
         tracer.run()
-        if tracer.failure:
-            _say(f"{os.fsdecode(target)} cannot be run as the container's gofer: {tracer.failure}", FAILED)
     except BaseException as error:
         status = FAILED
         text = str(error) if isinstance(error, Refusal) else f"the tracer failed: {error!r}"
@@ -156,6 +158,18 @@ def _trace(leader: int, ready: int, target: bytes) -> None:
             _say(text + "; runsc was stopped, it would have used its own gofer", FAILED)
     finally:
         os._exit(status)
+
+
+def _let_go_of_files() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    for entry in os.listdir("/proc/self/fd"):
+        if int(entry) > 2:
+            try:
+                os.close(int(entry))
+            except OSError:
+                pass  # the one that listed the directory
 
 
 def _parse(args: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -209,19 +223,15 @@ def find_target(name: str) -> str:
 
 def _allow_tracing_by(pid: int) -> None:
     """Where Yama restricts ptrace to ancestors, the tracer, which is none, needs leave. Elsewhere this fails, and may."""
-    libc["prctl"](c_int(_PR_SET_PTRACER), c_ulong(pid), c_ulong(0), c_ulong(0), c_ulong(0))
+    try:
+        prctl(_PR_SET_PTRACER, pid)
+    except OSError:
+        pass
 
 
 def _tracer_pid() -> int:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("TracerPid:"))
-
-
-def _close(fd: int) -> None:
-    try:
-        os.close(fd)
-    except OSError:
-        pass
 
 
 def _say(text: str, status: int) -> int:

@@ -1,21 +1,22 @@
-"""The process that makes an unmodified runsc start our gofer instead of its own. ptrace(2); x86_64 and aarch64, Linux 5.3.
+"""The process that makes an unmodified runsc start our gofer instead of its own. ptrace(2); x86_64 and aarch64.
 
 Theory of operation
 -------------------
 runsc starts its gofer by fork and execve("/proc/self/exe", ["runsc-gofer", ...]); no flag names another program. The tracer
-seizes runsc's threads (from before its exec, so none is missed), and through them every process they make. A new
-process is stepped from system call to system call until it enters execve; there its arguments can be read:
+seizes runsc before its exec, and the kernel then hands over every thread and process that runsc makes, from its birth on.
+They run freely until one has done an execve: there it stops, before the first instruction of its new program, and /proc tells
+what it has become:
 
-*   argv[0] is "runsc-gofer": the register with the path is pointed at our file's path. That lies in memory already, as
-    the value of an environment variable which redirect.py has set and runsc hands to what it starts. Then the end of the
-    execve is awaited: if it failed (the container's user may not run our file) runsc gives up by itself, and we say why.
-*   it is runsc running itself again (rootless): followed as runsc.
-*   anything else (the sandbox, newuidmap): let go, before the kernel looks at the file, so that set-user-ID works.
+*   the gofer: two instructions in place of the program's first make it execute our file, with the arguments and the
+    environment it has. When that has been done it is let go. Where it fails (the container's user may not run our file), it is
+    killed, runsc gives up by itself, and we say why.
+*   runsc, started again by itself (rootless; `exec --detach`): traced on.
+*   the sandbox, or another program (a hook, newuidmap): let go. Traced, a set-user-ID program would be without its rights;
+    where that is so it is made to execute itself once more, and let go before it does.
 
-In every environment that leaves runsc's own processes the variable is blanked. Once the gofer has started, everything is let
-go, and this process ends: nothing stays behind.
+runsc is traced until it ends. Which of its commands start a gofer, how many and when, need not be known.
 
-It never ends otherwise without taking runsc with it. PTRACE_O_EXITKILL kills all tracees if the tracer dies, killed or
+The tracer never ends before without taking runsc with it. PTRACE_O_EXITKILL kills all tracees if the tracer dies, killed or
 by a fault of ours: a container would else run with runsc's own gofer, and nobody would know.
 """
 
@@ -23,199 +24,216 @@ from __future__ import annotations
 
 import os
 import stat
-from ctypes import addressof, c_long, c_size_t, c_uint64, c_void_p, create_string_buffer
-from struct import unpack_from
 
-from gofer.sys import MACHINE, libc, raise_errno
+from gofer.runsc.calls import MACHINE, Byte, addressof, ptrace
 
-# machine: (number of execve, of ptrace, size of the register set, offset in it of a call's first argument)
-MACHINES = {"x86_64": (59, 101, 27 * 8, 14 * 8), "aarch64": (221, 117, 34 * 8, 0)}
-VARIABLE = b"_GOFER_RUNSC_TARGET"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
-_GOFER, _SANDBOX, _SELF = b"runsc-gofer", b"runsc-sandbox", b"/proc/self/exe"
-_PEEKDATA, _POKEDATA, _CONT, _DETACH, _SYSCALL, _SETREGSET, _GETREGSET = 2, 5, 7, 17, 24, 0x4205, 0x4204
-_SEIZE, _INTERRUPT, _LISTEN, _GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 0x420E
-_OPTIONS = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x100000  # SYSGOOD, FORK, VFORK, CLONE, EXEC, EXITKILL
+_PEEKDATA, _POKEDATA, _CONT, _DETACH, _SETREGSET, _GETREGSET = 2, 5, 7, 17, 0x4205, 0x4204
+_SEIZE, _LISTEN = 0x4206, 0x4208
+_OPTIONS = 0x02 | 0x04 | 0x08 | 0x10 | 0x100000  # FORK, VFORK, CLONE, EXEC, EXITKILL
 _EVENT_EXEC, _EVENT_STOP = 4, 128
-_ENTRY, _EXIT = 1, 2
 _NT_PRSTATUS = 1
 _WALL = 0x40000000
-_SIGTRAP, _GROUP_STOPS = 5, (19, 20, 21, 22)  # STOP, TSTP, TTIN, TTOU
-_MOST_VARIABLES = 1 << 16
+_SIGILL, _SIGKILL, _GROUP_STOPS = 4, 9, (19, 20, 21, 22)  # STOP, TSTP, TTIN, TTOU
+_CAP_SYS_PTRACE = 19
+_MOST_WORDS = 1 << 20  # of a command line, bytes that are looked at
+
+_GOFER, _SANDBOX = b"runsc-gofer", b"runsc-sandbox"
 
 
 class Refusal(Exception):
     """Why the redirection cannot be: shown as it is, and runsc goes down with the tracer."""
 
 
-class Tracer:
-    """Traces one runsc. leader: its pid; target: the absolute path of the gofer to be."""
+# machine: the size of the register set, where in it some registers are, and the two instructions. The system call execve(path,
+# argv, envp), and a fault where it returns. At the stop after an execve the kernel has yet to write its result, 0, into the
+# result's register: on aarch64 that is the first argument's, so the path waits in another.
+MACHINES: dict[str, tuple[int, dict[str, int], bytes]] = {
+    "x86_64": (
+        27 * 8,
+        {"pc": 16 * 8, "sp": 19 * 8, "result": 10 * 8, "path": 14 * 8, "argv": 13 * 8, "envp": 12 * 8},
+        b"\xb8\x3b\0\0\0\x0f\x05\x0f\x0b",  # mov $59, %eax; syscall; ud2
+    ),
+    "aarch64": (
+        34 * 8,
+        {"pc": 32 * 8, "sp": 31 * 8, "result": 0, "path": 9 * 8, "argv": 1 * 8, "envp": 2 * 8},
+        b"\xe0\x03\x09\xaa\xa8\x1b\x80\xd2\x01\0\0\xd4\0\0\0\0",  # mov x0, x9; mov x8, #221; svc #0; udf #0
+    ),
+}
 
-    def __init__(self, leader: int, target: bytes) -> None:
-        self._target = target
-        self._resume = {leader: _CONT}  # how each tracee goes on
-        self._gofer = 0  # the process in the middle of its redirected execve
-        self._leaving = False
-        self.failure = ""  # why the gofer could not be run, if it could not
+
+class Tracer:
+    """Traces one runsc. leader: its pid; runsc: its file; target: the absolute path of the gofer to be.
+
+    say: told why the gofer could not be run, where it could not.
+    """
+
+    def __init__(self, leader: int, runsc: str, target: bytes, say: Callable[[str], object]) -> None:
+        self._leader, self._target, self._say = leader, target, say
+        self._named = os.stat(runsc)
+        self._runsc = self._named  # what the leader now is: of a script, first its shell
+        self._redirected: set[int] = set()  # processes in the middle of their redirected execve
         try:
             ptrace(_SEIZE, leader, 0, _OPTIONS)
         except OSError as error:
             raise Refusal(f"ptrace is not permitted here: {error.strerror}") from None
 
     def run(self) -> None:
-        """Until the gofer runs, or runsc has ended without starting one. Refusal, OSError: the caller must exit at once."""
+        """Until runsc has ended. Refusal, OSError: the caller must exit at once."""
+        from gofer.runsc.flags import command_of  # runsc need not wait for this
+
+        self._command_of = command_of
+        self._privileged = bool(_number("self", "CapEff", 16) >> _CAP_SYS_PTRACE & 1)
         while True:
             try:
                 tid, status = os.waitpid(-1, _WALL)
             except ChildProcessError:
                 return
             if not os.WIFSTOPPED(status):
-                self._resume.pop(tid, None)
+                self._redirected.discard(tid)
                 continue
             try:
                 self._on_stop(tid, os.WSTOPSIG(status), status >> 16)
-            except ProcessLookupError:
-                pass  # killed meanwhile; its end will be reported
+            except (ProcessLookupError, FileNotFoundError):
+                pass  # killed meanwhile, and gone from /proc; its end will be reported
 
     def _on_stop(self, tid: int, signal: int, event: int) -> None:
-        if tid not in self._resume:
-            self._resume[tid] = _SYSCALL if _is_process(tid) else _CONT
-        deliver = signal if not event and signal != _SIGTRAP | 0x80 else 0
-        if self._leaving:
-            self._let_go(tid, deliver)
-        elif signal == _SIGTRAP | 0x80:
-            self._on_syscall(tid)
-        elif event == _EVENT_EXEC and tid == self._gofer:
-            self._leave(tid)
+        if event == _EVENT_EXEC:
+            self._on_exec(tid)
         elif event == _EVENT_STOP and signal in _GROUP_STOPS:
             ptrace(_LISTEN, tid)
+        elif not event and signal == _SIGILL and tid in self._redirected:
+            self._on_failure(tid)
         else:
-            ptrace(self._resume[tid], tid, 0, deliver)
+            ptrace(_CONT, tid, 0, 0 if event else signal)
 
-    def _on_syscall(self, tid: int) -> None:
-        op, sp, words = _syscall_info(tid)
-        if self._resume[tid] != _SYSCALL:
-            ptrace(_CONT, tid)
-        elif tid == self._gofer and op == _EXIT:
-            self.failure = self.failure or (
-                f"{os.strerror(-words[0])}: the container's user must be able to execute it, "
-                "and to search every directory above it"
-            )
-            self._leave(tid)
-        elif op == _ENTRY and words[0] == MACHINES[MACHINE][0]:
-            self._on_execve(tid, *words[1:4])
-        else:
-            ptrace(_SYSCALL, tid)
-
-    def _on_execve(self, tid: int, path: int, argv: int, envp: int) -> None:
-        name = _string(tid, _word(tid, argv), 64) if argv else b""
-        if name == _GOFER:
-            variable = _find(tid, envp)
-            if not variable:
-                raise Refusal("runsc gives its gofer an environment of its own, in which our file's path is missing")
-            _blank(tid, variable)
-            self.failure = _unreadable(tid, self._target)
-            # An empty path where it would be of no use: runsc is told that there is no such file, and tidies up.
-            _set_first_argument(tid, variable if self.failure else variable + len(VARIABLE) + 1)
-            self._gofer = tid
-            ptrace(_SYSCALL, tid)
-        elif name != _SANDBOX and _string(tid, path, 64) == _SELF:
-            self._resume[tid] = _CONT
+    def _on_exec(self, tid: int) -> None:
+        if tid in self._redirected:
+            self._redirected.remove(tid)
+            ptrace(_DETACH, tid)
+            return
+        exe = _exe(tid)
+        if tid == self._leader:
+            self._runsc = exe
+        what = self._judge(tid, exe)
+        if what == "gofer":
+            self._redirect(tid)
+        elif what == "runsc":
             ptrace(_CONT, tid)
         else:
-            variable = _find(tid, envp)
-            if variable:
-                _blank(tid, variable)
-            self._let_go(tid, 0)
+            if what == "other" and not self._privileged and _gains_rights(tid, exe):
+                _execute(tid, b"/proc/self/exe")
+            ptrace(_DETACH, tid)
 
-    def _leave(self, tid: int) -> None:
-        """Let go of this one now, of each of the others when it has stopped."""
-        self._leaving = True
-        self._let_go(tid, 0)
-        for other in self._resume:
-            try:
-                ptrace(_INTERRUPT, other)
-            except ProcessLookupError:
-                pass
+    def _judge(self, tid: int, exe: os.stat_result) -> str:
+        """What tid has become: "gofer", "sandbox", "runsc" (or what might start one), or "other"."""
+        with open(f"/proc/{tid}/cmdline", "rb") as file:
+            words = file.read(_MOST_WORDS).split(b"\0")
+        if words[0] in (_GOFER, _SANDBOX):
+            return "gofer" if words[0] == _GOFER else "sandbox"
+        if os.path.samestat(exe, self._runsc) or os.path.basename(os.readlink(f"/proc/{tid}/exe")).startswith("runsc"):
+            command = self._command_of([os.fsdecode(word) for word in words[1:]])
+            return "gofer" if command == "gofer" else "sandbox" if command == "boot" else "runsc"
+        # A script in runsc's place: whatever it runs may be runsc.
+        return "other" if os.path.samestat(self._runsc, self._named) else "runsc"
 
-    def _let_go(self, tid: int, signal: int) -> None:
-        ptrace(_DETACH, tid, 0, signal)
-        del self._resume[tid]
+    def _redirect(self, tid: int) -> None:
+        why_not = _unreadable(tid, self._target)
+        if why_not:
+            self._say(why_not)
+            os.kill(tid, _SIGKILL)
+            return
+        self._redirected.add(tid)
+        _execute(tid, self._target)
+        ptrace(_CONT, tid)
 
-
-def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> None:
-    """ptrace(2) as the kernel has it: what is peeked goes to where data points. OSError."""
-    function = libc["syscall"]
-    function.argtypes, function.restype = (c_long, c_long, c_long, c_void_p, c_void_p), c_long
-    if function(MACHINES[MACHINE][1], request, tid, address, data) == -1:
-        raise_errno()
-
-
-def _syscall_info(tid: int) -> tuple[int, int, tuple[int, ...]]:
-    """(op, stack pointer, words): at entry the number and six arguments, at exit the return value."""
-    info = create_string_buffer(88)
-    ptrace(_GET_SYSCALL_INFO, tid, 88, addressof(info))
-    op, sp = unpack_from("<B15xQ", info)
-    return op, sp, unpack_from("<7Q" if op == _ENTRY else "<q", info, 24)
-
-
-def _set_first_argument(tid: int, value: int) -> None:
-    _, _, size, offset = MACHINES[MACHINE]
-    registers = create_string_buffer(size)
-    iovec = (c_size_t * 2)(addressof(registers), size)
-    ptrace(_GETREGSET, tid, _NT_PRSTATUS, addressof(iovec))
-    c_uint64.from_buffer(registers, offset).value = value
-    ptrace(_SETREGSET, tid, _NT_PRSTATUS, addressof(iovec))
+    def _on_failure(self, tid: int) -> None:
+        result = int.from_bytes(_register(_registers(tid), "result"), "little", signed=True)
+        self._say(
+            f"{os.strerror(-result)}: the container's user must be able to execute it, "
+            "and to search every directory above it"
+        )
+        ptrace(_CONT, tid, 0, _SIGKILL)
 
 
-def _word(tid: int, address: int) -> int:
-    word = c_uint64()
+def _execute(tid: int, path: bytes) -> None:
+    """Have tid, stopped after an execve, execute path before anything else, with the same arguments and environment."""
+    _, offsets, instructions = MACHINES[MACHINE]
+    registers = _registers(tid)
+    pc, sp = (int.from_bytes(_register(registers, name), "little") for name in ("pc", "sp"))
+    place = (sp - 1024 - len(path)) & ~15  # below is room: the kernel begins with 128 KiB of stack
+    _poke(tid, pc, instructions)
+    _poke(tid, place, path + b"\0")
+    for name, value in (("path", place), ("argv", sp + 8), ("envp", sp + 8 * (_peek(tid, sp) + 2))):
+        registers[offsets[name] : offsets[name] + 8] = value.to_bytes(8, "little")
+    _registers(tid, registers)
+
+
+def _register(registers: bytearray, name: str) -> bytearray:
+    offset = MACHINES[MACHINE][1][name]
+    return registers[offset : offset + 8]
+
+
+def _registers(tid: int, new: bytearray | None = None) -> bytearray:
+    """The registers of a stopped tracee; new: set them."""
+    registers = new or bytearray(MACHINES[MACHINE][0])
+    memory = (Byte * len(registers)).from_buffer(registers)
+    words = addressof(memory).to_bytes(8, "little") + len(registers).to_bytes(8, "little")
+    iovec = (Byte * 16).from_buffer_copy(words)
+    ptrace(_SETREGSET if new else _GETREGSET, tid, _NT_PRSTATUS, addressof(iovec))
+    return registers
+
+
+def _peek(tid: int, address: int) -> int:
+    word = (Byte * 8)()
     ptrace(_PEEKDATA, tid, address, addressof(word))
-    return word.value
+    return int.from_bytes(bytes(word), "little")
 
 
-def _string(tid: int, address: int, limit: int) -> bytes:
-    """The C string at address, or its first `limit` bytes."""
-    out = b""
-    while address and len(out) < limit and b"\0" not in out:
-        out += _word(tid, address + len(out)).to_bytes(8, "little")
-    return out.split(b"\0")[0][:limit]
+def _poke(tid: int, address: int, data: bytes) -> None:
+    """Write data, in whole words. Into a program's text too: the process gets a copy of its own."""
+    try:
+        for offset in range(0, len(data), 8):
+            ptrace(_POKEDATA, tid, address + offset, int.from_bytes(data[offset : offset + 8], "little"))
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        name = os.readlink(f"/proc/{tid}/exe")
+        raise Refusal(f"{name} cannot be traced ({error.strerror}): who runs it must be able to read it") from None
 
 
-def _find(tid: int, envp: int) -> int:
-    """The address of our variable's entry in an environment, 0 if it is not there."""
-    for _ in range(_MOST_VARIABLES if envp else 0):
-        entry = _word(tid, envp)
-        if not entry:
-            break
-        start = _word(tid, entry).to_bytes(8, "little")
-        if VARIABLE.startswith(start) and _string(tid, entry, len(VARIABLE) + 1) == VARIABLE + b"=":
-            return entry
-        envp += 8
-    return 0
+def _exe(tid: int) -> os.stat_result:
+    try:
+        return os.stat(f"/proc/{tid}/exe")
+    except PermissionError:
+        raise Refusal("runsc is or runs a program that its user may not read, so that it cannot be traced") from None
 
 
-def _blank(tid: int, entry: int) -> None:
-    """Make the entry an empty string. Its value stays in memory, where the path register may point."""
-    ptrace(_POKEDATA, tid, entry, _word(tid, entry) & ~0xFF)
+def _gains_rights(tid: int, exe: os.stat_result) -> bool:
+    """Whether what tid executes is set-user-ID or the like."""
+    if exe.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        return True
+    try:
+        return bool(os.getxattr(f"/proc/{tid}/exe", "security.capability"))
+    except OSError:
+        return False
 
 
 def _unreadable(tid: int, target: bytes) -> str:
     """Python must read the file that the kernel only needs to execute: why the process's user may not, or ""."""
-    uid, gid = (int(line.split()[4]) for line in _status(tid) if line.startswith(("Uid:", "Gid:")))
-    info = os.stat(target)
+    uid, gid = (_number(tid, name, 10, 3) for name in ("Uid", "Gid"))  # those of file accesses
+    try:
+        info = os.stat(target)
+    except OSError as error:
+        return str(error.strerror)
     bit = stat.S_IRUSR if uid == info.st_uid else stat.S_IRGRP if gid == info.st_gid else stat.S_IROTH
     return "" if uid == 0 or info.st_mode & bit else f"not readable by user {uid}, as whom it would run"
 
 
-def _is_process(tid: int) -> bool:
-    """Whether tid is a process of its own, and not a thread of another."""
-    return f"Tgid:\t{tid}" in _status(tid)
-
-
-def _status(tid: int) -> list[str]:
-    try:
-        with open(f"/proc/{tid}/status") as file:
-            return file.read().splitlines()
-    except FileNotFoundError:
-        raise ProcessLookupError from None
+def _number(tid: int | str, name: str, base: int, which: int = 0) -> int:
+    """One of the numbers on a line of /proc/TID/status."""
+    with open(f"/proc/{tid}/status") as file:
+        return next(int(line.split()[1 + which], base) for line in file if line.startswith(name + ":"))
