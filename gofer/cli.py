@@ -9,13 +9,14 @@ import os
 from errno import ENOMEM
 
 from gofer import Failure, __version__, failure, quoted
-from gofer.options import SERVE, quick
+from gofer.options import SERVE, quick, seconds
+from gofer.output import Unread, fill_standard_fds, put, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from typing import Any, Callable
+    from typing import Any, Callable, NoReturn
 
 FAILED = 1
 _serves = False  # this process is, or was, a server
@@ -30,6 +31,7 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
 
     A server's process ends here: what its threads are in the middle of is cut off, where the interpreter's own end could abort.
     """
+    fill_standard_fds()  # before anything is opened
     status = _run(list(argv), prog)
     if _serves:
         os._exit(status)
@@ -61,20 +63,16 @@ def _run(argv: list[str], prog: str) -> int:
         if options.subcommand == "doctor":
             from gofer import doctor
 
-            status = doctor.run(options, main)
-        else:
-            from gofer import look
+            return doctor.run(options, main)
+        from gofer import look
 
-            status = look.run(options)
-        print(end="", flush=True)  # now, where it can be told that it cannot be written
-        return status
+        return look.run(options)
     except Failure as e:
         return _failed(str(e))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `gofer cat ... | head`: the reader has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
+    except Unread:
+        return 141  # as if SIGPIPE had ended it
     except OSError as e:
         where = f": {os.fsdecode(e.filename)}" if isinstance(e.filename, (str, bytes)) else ""
         return _failed(str(failure(f"cannot go on{where}", e)))
@@ -95,15 +93,8 @@ def name(argv: Sequence[str], original: Sequence[str]) -> str:
 
 
 def _failed(why: str) -> int:
-    _say(f"gofer: {why}")
+    tell(f"gofer: {why}")
     return FAILED
-
-
-def _say(line: str) -> None:
-    try:
-        os.write(2, line.encode("utf-8", "backslashreplace") + b"\n")
-    except OSError:
-        pass
 
 
 def _thorough(argv: list[str], prog: str) -> argparse.Namespace:
@@ -121,9 +112,7 @@ def _thorough(argv: list[str], prog: str) -> argparse.Namespace:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    import argparse
-
-    parser = argparse.ArgumentParser(
+    parser = _parser_class()(
         prog=prog,
         description="Serve a directory to a sandbox over LISAFS (gVisor's file protocol), and look at what is served.",
         epilog="Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage. "
@@ -137,6 +126,33 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands.add_parser("runsc", help="run containers on an unmodified runsc, with this program as their gofer")
     _add_doctor(commands)
     return parser
+
+
+def _parser_class() -> type[argparse.ArgumentParser]:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        """What is wrong with a command's words is told with that command's usage; output is written as all other is."""
+
+        fd = 1
+
+        def parse_known_args(self, *args: Any, **words: Any) -> Any:
+            options, left = super().parse_known_args(*args, **words)
+            if left:  # the parser of all commands would tell, with the usage of all
+                self.error(f"unrecognized arguments: {' '.join(left)}")
+            return options, left
+
+        def error(self, message: str) -> NoReturn:
+            self.fd = 2
+            super().error(message)
+
+        def _print_message(self, message: str, file: Any = None) -> None:
+            if self.fd == 1:
+                put(message.encode("utf-8", "backslashreplace"))
+            else:
+                tell(message.rstrip("\n"))
+
+    return Parser
 
 
 def _add_serve(commands: Any) -> None:
@@ -182,6 +198,13 @@ def _add_looks(commands: Any) -> None:
         )
         look.add_argument("socket", metavar="SOCKET", nargs="?", help="the server's socket (default: $GOFER_SOCKET)")
         look.add_argument("path", metavar="PATH", nargs="?", default="/", help="inside what is served (default: /)")
+        look.add_argument(
+            "--timeout",
+            type=_explaining(seconds),
+            default=30.0,
+            metavar="SECONDS",
+            help="give up when the server has not answered for so long; 0: never (default: 30)",
+        )
 
 
 def _add_doctor(commands: Any) -> None:

@@ -1,7 +1,8 @@
 """A synchronous LISAFS client over both transports, used by `gofer ls|cat|stat` and the doctor.
 
-Errors are OSError with the errno the server gave; a server that is gone, or does not speak the protocol, is ConnectionError.
-Host fds that the server donates are plain numbers the caller owns (-1: none came).
+Errors are OSError with the errno that the server gave: that request failed. Where the server is gone, silent for `timeout`
+seconds or speaks something else, it is transport.Lost, and for every later request as well. (struct.error: a reply too short for
+what it is.) Host fds that the server donates are plain numbers the caller owns (-1: none came).
 
     with Client.connect("/run/gofer.sock") as client:
         node = client.lookup("etc/hostname")
@@ -15,91 +16,36 @@ import contextlib
 import os
 import socket
 import struct
-from typing import NamedTuple
+from errno import EIO, ELOOP, ENAMETOOLONG, ENOENT
 
 from gofer import wire
-from gofer.transport import ChannelTransport, SocketTransport
+from gofer.replies import Dirent, Inode, Stat, StatFS, stat_of
+from gofer.transport import ChannelTransport, Garbled, Lost, SocketTransport, close_all, set_timeout
 from gofer.wire import ERROR, MAX_MESSAGE_SIZE, NO_ID, STATX_SIZE, take_str
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
-
-class Stat(NamedTuple):
-    """struct statx (statx(2)); times are (seconds, nanoseconds), devices (major, minor)."""
-
-    mask: int
-    blksize: int
-    attributes: int
-    nlink: int
-    uid: int
-    gid: int
-    mode: int
-    ino: int
-    size: int
-    blocks: int
-    attributes_mask: int
-    atime: tuple[int, int]
-    btime: tuple[int, int]
-    ctime: tuple[int, int]
-    mtime: tuple[int, int]
-    rdev: tuple[int, int]
-    dev: tuple[int, int]
-
-
-class Inode(NamedTuple):
-    """fd: the control FD."""
-
-    fd: int
-    stat: Stat
-
-
-class Dirent(NamedTuple):
-    """dev: (major, minor); off: where the next entry begins; type: DT_* (readdir(3))."""
-
-    ino: int
-    dev: tuple[int, int]
-    off: int
-    type: int
-    name: bytes
-
-
-class StatFS(NamedTuple):
-    """statfs(2)."""
-
-    type: int
-    bsize: int
-    blocks: int
-    bfree: int
-    bavail: int
-    files: int
-    ffree: int
-    namelen: int
-
-
-_STATX = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII")
-
-
-def _stat(raw: Any) -> Stat:
-    v: tuple[Any, ...] = _STATX.unpack(raw)
-    return Stat._make((*v[:11], *zip(v[11:19:2], v[12:19:2]), v[19:21], v[21:23]))
+_MOST = 0xFFFF  # what a length or a count on the wire can say
+_MAX_ERRNO = 4096  # as in the kernel
 
 
 class Client:
     """A mounted connection. root: the Inode of what is served; supported: the message ids the server knows.
 
-    channel: send everything over a shared-memory channel.
+    channel: send everything over a shared-memory channel. timeout: seconds that an answer may take; 0: any time.
     """
 
-    def __init__(self, sock: socket.socket, channel: bool = False) -> None:
-        self._transport: SocketTransport | ChannelTransport = SocketTransport(sock)
+    def __init__(self, sock: socket.socket, channel: bool = False, timeout: float = 0) -> None:
+        self._timeout = timeout
+        self._transport: SocketTransport | ChannelTransport = SocketTransport(sock, timeout)
         self._socket = self._transport
+        self.lost: Lost | None = None
         try:
             payload, fds = self.exchange(wire.MOUNT)
             fd, raw, self.max_message_size = wire.MountResp.read(payload)
-            self.root = Inode(fd, _stat(raw))
+            self.root = Inode(fd, stat_of(raw))
             (count,) = wire.Count.read(payload, wire.MountResp.size)
             self.supported = struct.unpack_from(f"<{count}H", payload, wire.MountResp.size + 2)
             self.root_fd = fds[0] if fds else -1
@@ -110,15 +56,9 @@ class Client:
             raise
 
     @classmethod
-    def connect(cls, path: str | bytes, channel: bool = False) -> Client:
+    def connect(cls, path: str | bytes, channel: bool = False, timeout: float = 0) -> Client:
         """Connect to a server's socket file and mount."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.connect(path)
-        except BaseException:
-            sock.close()
-            raise
-        return cls(sock, channel)
+        return cls(connected(path, timeout), channel, timeout)
 
     def __enter__(self) -> Client:
         return self
@@ -134,20 +74,31 @@ class Client:
     def exchange(self, mid: int, request: bytes = b"") -> tuple[bytes, list[int]]:
         """One request; returns payload and donated fds. Raises the OSError that an Error reply tells."""
         if len(request) > MAX_MESSAGE_SIZE:
-            raise OSError(5, "request above the message size")
-        answer, payload, fds = self._transport.call(mid, request)
-        if answer == mid:
-            return payload, fds
-        for each in fds:
-            os.close(each)
-        if answer == ERROR and len(payload) == wire.ErrorResp.size:
-            (code,) = wire.ErrorResp.unpack(payload)
-            raise OSError(code, os.strerror(code))
-        raise ConnectionError(f"asked for {wire.NAMES.get(mid, mid)}, got message {answer}")
+            raise OSError(EIO, "request above the message size")
+        if self.lost:
+            raise self.lost
+        try:
+            answer, payload, fds = self._transport.call(mid, request)
+            if answer == mid:
+                return payload, fds
+            close_all(fds)
+            code = int.from_bytes(payload, "little") if answer == ERROR else 0
+            if not 0 < code < _MAX_ERRNO:
+                raise Garbled(f"message {answer} in answer to {wire.NAMES.get(mid, mid)}")
+        except Lost as lost:
+            self.lost = lost
+            raise
+        raise OSError(code, os.strerror(code))
+
+    def ask(self, mid: int, request: bytes = b"") -> bytes:
+        """One request with whose reply no fds come; returns the payload."""
+        payload, fds = self.exchange(mid, request)
+        close_all(fds)
+        return payload
 
     def _inode(self, mid: int, request: bytes) -> Inode:
-        fd, raw = wire.Inode.unpack(self.exchange(mid, request)[0])
-        return Inode(fd, _stat(raw))
+        fd, raw = wire.Inode.unpack(self.ask(mid, request))
+        return Inode(fd, stat_of(raw))
 
     # Session
 
@@ -155,15 +106,17 @@ class Client:
         """One more channel. ENOMEM where the server gives no more."""
         payload, fds = self.exchange(wire.CHANNEL)
         if len(fds) != 2:
-            raise ConnectionError("the server sent no channel")
+            close_all(fds)
+            raise Garbled("a channel without its two fds")
         offset, length = wire.ChannelResp.unpack(payload)
-        return ChannelTransport(fds[0], offset, length, fds[1])
+        return ChannelTransport(fds[0], offset, length, fds[1], self._timeout)
 
     def close_fds(self, *fds: int) -> None:
-        self.exchange(wire.CLOSE, _fdids(fds))
+        self.ask(wire.CLOSE, _fdids(fds))
 
     def lookup(self, path: str | bytes) -> Inode:
-        """Walk from the root; FileNotFoundError for what is missing, the symlink itself where one is met."""
+        """Walk from the root to what has that name, which may be a symlink. Nothing is followed on the way: ELOOP, and the link's
+        path as the error's `filename`."""
         names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
         if not names:
             return self.root
@@ -173,8 +126,9 @@ class Client:
         if status == wire.WALK_MISSING or len(inodes) < len(names):
             if inodes:
                 self.close_fds(inodes[-1].fd)
-            missing = status == wire.WALK_MISSING
-            raise (FileNotFoundError(2, os.strerror(2)) if missing else OSError(40, "a symlink is in the way"))
+            if status == wire.WALK_MISSING:
+                raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
+            raise OSError(ELOOP, os.strerror(ELOOP), b"/" + b"/".join(names[: len(inodes)]))
         return inodes[-1]
 
     @contextlib.contextmanager
@@ -186,12 +140,13 @@ class Client:
         try:
             yield opened
         finally:
-            self.close_fds(opened)
+            if not self.lost:
+                self.close_fds(opened)
 
     # Attributes
 
     def fstat(self, fd: int) -> Stat:
-        return _stat(self.exchange(wire.FSTAT, wire.FDID.bytes(fd))[0])
+        return stat_of(self.ask(wire.FSTAT, wire.FDID.bytes(fd)))
 
     def setstat(
         self, fd: int, mask: int, mode: int = 0, uid: int = NO_ID, gid: int = NO_ID, size: int = 0,
@@ -199,37 +154,37 @@ class Client:
     ) -> tuple[int, int]:  # fmt: skip
         """mask: of sys.STATX_*. Returns the mask of what failed, and the last errno."""
         request = wire.SetStatReq.bytes(fd, mask, mode, uid, gid, size, *atime, *mtime)
-        failed, code = wire.SetStatResp.unpack(self.exchange(wire.SETSTAT, request)[0])
+        failed, code = wire.SetStatResp.unpack(self.ask(wire.SETSTAT, request))
         return failed, code
 
     def fstatfs(self, fd: int) -> StatFS:
-        return StatFS(*wire.FStatFSResp.unpack(self.exchange(wire.FSTATFS, wire.FDID.bytes(fd))[0]))
+        return StatFS(*wire.FStatFSResp.unpack(self.ask(wire.FSTATFS, wire.FDID.bytes(fd))))
 
     # Names
 
     def walk(self, fd: int, names: Sequence[bytes]) -> tuple[int, list[Inode]]:
         """Returns the status (wire.WALK_*) and an Inode for each component found."""
-        payload = self.exchange(wire.WALK, wire.FDID.bytes(fd) + _strs(names))[0]
+        payload = self.ask(wire.WALK, wire.FDID.bytes(fd) + _strs(names))
         status, count = wire.WalkResp.read(payload)
         found = [wire.Inode.read(payload, wire.WalkResp.size + i * wire.Inode.size) for i in range(count)]
-        return status, [Inode(fdid, _stat(raw)) for fdid, raw in found]
+        return status, [Inode(fdid, stat_of(raw)) for fdid, raw in found]
 
     def walkstat(self, fd: int, names: Sequence[bytes]) -> list[Stat]:
-        payload = self.exchange(wire.WALKSTAT, wire.FDID.bytes(fd) + _strs(names))[0]
-        return [_stat(payload[at : at + STATX_SIZE]) for at in range(2, len(payload), STATX_SIZE)]
+        payload = self.ask(wire.WALKSTAT, wire.FDID.bytes(fd) + _strs(names))
+        return [stat_of(payload[at : at + STATX_SIZE]) for at in range(2, len(payload), STATX_SIZE)]
 
     def readlinkat(self, fd: int) -> bytes:
-        return take_str(self.exchange(wire.READLINKAT, wire.FDID.bytes(fd))[0], 0)[0]
+        return take_str(self.ask(wire.READLINKAT, wire.FDID.bytes(fd)), 0)[0]
 
     def unlinkat(self, fd: int, name: bytes, flags: int = 0) -> None:
-        self.exchange(wire.UNLINKAT, wire.UnlinkAtReq.bytes(fd, flags) + _str(name))
+        self.ask(wire.UNLINKAT, wire.UnlinkAtReq.bytes(fd, flags) + _str(name))
 
     def renameat(self, old_dir: int, old_name: bytes, new_dir: int, new_name: bytes) -> None:
-        self.exchange(wire.RENAMEAT, wire.RenameAtReq.bytes(old_dir, new_dir) + _str(old_name) + _str(new_name))
+        self.ask(wire.RENAMEAT, wire.RenameAtReq.bytes(old_dir, new_dir) + _str(old_name) + _str(new_name))
 
     def renameat2(self, old_dir: int, old_name: bytes, new_dir: int, new_name: bytes, flags: int) -> None:
         names = _str(old_name) + _str(new_name)
-        self.exchange(wire.RENAMEAT2, wire.RenameAt2Req.bytes(old_dir, new_dir) + names + wire.U32Field.bytes(flags))
+        self.ask(wire.RENAMEAT2, wire.RenameAt2Req.bytes(old_dir, new_dir) + names + wire.U32Field.bytes(flags))
 
     # Making
 
@@ -240,7 +195,7 @@ class Client:
         request = wire.OpenCreateAtReq.bytes(fd, uid, gid, mode, flags) + _str(name)
         payload, fds = self.exchange(wire.OPENCREATEAT, request)
         control, raw, opened = wire.OpenCreateAtResp.unpack(payload)
-        return Inode(control, _stat(raw)), opened, _one(fds)
+        return Inode(control, stat_of(raw)), opened, _one(fds)
 
     def mkdirat(self, fd: int, name: bytes, mode: int, uid: int = NO_ID, gid: int = NO_ID) -> Inode:
         return self._inode(wire.MKDIRAT, wire.MkdirAtReq.bytes(fd, uid, gid, mode) + _str(name))
@@ -272,26 +227,26 @@ class Client:
         return opened, _one(fds)
 
     def pread(self, fd: int, count: int, offset: int) -> bytes:
-        payload = self.exchange(wire.PREAD, wire.PReadReq.bytes(offset, fd, count))[0]
+        payload = self.ask(wire.PREAD, wire.PReadReq.bytes(offset, fd, count))
         return payload[wire.PReadResp.size :]
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         """Returns the bytes written."""
-        payload = self.exchange(wire.PWRITE, wire.PWriteReq.bytes(offset, fd, len(data)) + data)[0]
+        payload = self.ask(wire.PWRITE, wire.PWriteReq.bytes(offset, fd, len(data)) + data)
         return int(wire.PWriteResp.unpack(payload)[0])
 
     def fsync(self, *fds: int) -> None:
-        self.exchange(wire.FSYNC, _fdids(fds))
+        self.ask(wire.FSYNC, _fdids(fds))
 
     def flush(self, fd: int) -> None:
-        self.exchange(wire.FLUSH, wire.FDID.bytes(fd))
+        self.ask(wire.FLUSH, wire.FDID.bytes(fd))
 
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
-        self.exchange(wire.FALLOCATE, wire.FAllocateReq.bytes(fd, mode, offset, length))
+        self.ask(wire.FALLOCATE, wire.FAllocateReq.bytes(fd, mode, offset, length))
 
     def getdents64(self, fd: int, count: int) -> list[Dirent]:
         """count: bytes of kernel dirents, negative: from the start again. An empty list is the end."""
-        payload = self.exchange(wire.GETDENTS64, wire.Getdents64Req.bytes(fd, count))[0]
+        payload = self.ask(wire.GETDENTS64, wire.Getdents64Req.bytes(fd, count))
         (entries,) = wire.Count.read(payload)
         found, at = [], wire.Count.size
         for _ in range(entries):
@@ -310,16 +265,16 @@ class Client:
     # Extended attributes
 
     def fgetxattr(self, fd: int, name: bytes, size: int = 0) -> bytes:
-        return take_str(self.exchange(wire.FGETXATTR, wire.FGetXattrReq.bytes(fd, size) + _str(name))[0], 0)[0]
+        return take_str(self.ask(wire.FGETXATTR, wire.FGetXattrReq.bytes(fd, size) + _str(name)), 0)[0]
 
     def fsetxattr(self, fd: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        self.exchange(wire.FSETXATTR, wire.FSetXattrReq.bytes(fd, flags) + _str(name) + _str(value))
+        self.ask(wire.FSETXATTR, wire.FSetXattrReq.bytes(fd, flags) + _str(name) + _str(value))
 
     def flistxattr(self, fd: int, size: int = 0) -> list[bytes]:
-        return wire.take_strs(self.exchange(wire.FLISTXATTR, wire.FListXattrReq.bytes(fd, size))[0], 0)
+        return wire.take_strs(self.ask(wire.FLISTXATTR, wire.FListXattrReq.bytes(fd, size)), 0)
 
     def fremovexattr(self, fd: int, name: bytes) -> None:
-        self.exchange(wire.FREMOVEXATTR, wire.FRemoveXattrReq.bytes(fd) + _str(name))
+        self.ask(wire.FREMOVEXATTR, wire.FRemoveXattrReq.bytes(fd) + _str(name))
 
     # Unix sockets
 
@@ -338,21 +293,37 @@ class Client:
         """Returns the Inode, the bound-socket FD and the donated socket."""
         payload, fds = self.exchange(wire.BINDAT, wire.BindAtReq.bytes(fd, uid, gid, mode, sock_type) + _str(name))
         control, raw, bound = wire.BindAtResp.unpack(payload)
-        return Inode(control, _stat(raw)), bound, _one(fds)
+        return Inode(control, stat_of(raw)), bound, _one(fds)
 
     def listen(self, bound: int, backlog: int) -> None:
-        self.exchange(wire.LISTEN, wire.ListenReq.bytes(bound, backlog))
+        self.ask(wire.LISTEN, wire.ListenReq.bytes(bound, backlog))
 
     def accept(self, bound: int) -> int:
         """Returns the donated connection."""
         return _one(self.exchange(wire.ACCEPT, wire.AcceptReq.bytes(bound))[1])
 
 
+def connected(path: str | bytes, timeout: float = 0) -> socket.socket:
+    """A socket that is connected to that file's; EAGAIN where the server has not made room for it in time."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        set_timeout(sock, timeout)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 def _str(value: bytes) -> bytes:
+    if len(value) > _MOST:
+        raise OSError(ENAMETOOLONG, os.strerror(ENAMETOOLONG))
     return wire.Count.bytes(len(value)) + value
 
 
 def _strs(values: Sequence[bytes]) -> bytes:
+    if len(values) > _MOST:
+        raise OSError(ENAMETOOLONG, os.strerror(ENAMETOOLONG))
     return wire.Count.bytes(len(values)) + b"".join(map(_str, values))
 
 
@@ -362,6 +333,5 @@ def _fdids(fds: Sequence[int]) -> bytes:
 
 def _one(fds: list[int]) -> int:
     """The first donated fd, -1 where none came; more than one is not to be expected, and closed."""
-    for extra in fds[1:]:
-        os.close(extra)
+    close_all(fds[1:])
     return fds[0] if fds else -1

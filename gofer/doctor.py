@@ -15,6 +15,7 @@ from errno import EAGAIN
 
 from gofer import __version__, caps, fds, jail, landlock, namespaces, posture, seccomp, selftest, supervisor, sys
 from gofer.comm import Options
+from gofer.output import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def run(options: Any, main: Main) -> int:
         report["self-test"] = [Row(*result, _NOT_HERE, needed=result[1] == "failed") for result in tested]
     if options.json:
         facts = {"gofer": __version__, "kernel": os.uname().release, "machine": os.uname().machine, "uid": os.geteuid()}
-        print(
+        say(
             json.dumps({**facts, **{area: [row.as_dict() for row in rows] for area, rows in report.items()}}, indent=1)
         )
     else:
@@ -72,13 +73,13 @@ _TITLES = {
 
 
 def _print(title: str, rows: list[Row]) -> None:
-    print(f"{title}:")
+    say(f"{title}:")
     width = max(len(row.name) for row in rows)
     for row in rows:
-        print(f"  {row.name:{width}}  {row.state:8}  {row.detail}".rstrip())
+        say(f"  {row.name:{width}}  {row.state:8}  {row.detail}".rstrip())
         if row.state == MISSING:
-            print(f"  {'':{width}}  without it: {row.lost}")
-    print()
+            say(f"  {'':{width}}  without it: {row.lost}")
+    say("")
 
 
 def layers() -> list[Row]:

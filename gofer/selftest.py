@@ -7,11 +7,13 @@ import os
 import shutil
 import socket
 import stat
+import struct
 import tempfile
 from errno import EINVAL, EOPNOTSUPP, EPERM
 
 from gofer import Failure, sys, wire
 from gofer.client import Client
+from gofer.transport import Lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,10 +44,10 @@ def run(directory: str, main: Main) -> list[Result]:
         for transport in ("socket", "channel"):
             folder = os.path.join(place, transport)
             os.mkdir(folder)
-            with _served(folder, main) as sock, Client(sock, channel=transport == "channel") as client:
+            with _served(folder, main) as sock, Client(sock, transport == "channel", timeout=30) as client:
                 for mid, trouble in _Course(client, folder).results():
                     found.setdefault(mid, {})[transport] = trouble
-    except (ConnectionError, TimeoutError) as e:
+    except (Lost, struct.error) as e:
         return [("server", "failed", str(e))]
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -65,7 +67,6 @@ def _judge(mid: int, by_transport: dict[str, str]) -> Result:
 def _served(folder: str, main: Main) -> Any:
     """A connected socket to a server of `folder`, started as from the command line."""
     ours, theirs = socket.socketpair()
-    ours.settimeout(30)
     child = os.fork()
     if child == 0:
         status = 1

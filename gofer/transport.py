@@ -1,46 +1,92 @@
-"""The client's ends of the two transports: a socket, a shared-memory channel. The server's are connection.py and channel.py."""
+"""The client's ends of the two transports: a socket, a shared-memory channel. The server's are connection.py and channel.py.
+
+Neither waits for ever: `timeout` is how many seconds an answer may take to come (0: any time). What ends a connection is a Lost,
+of which there are three kinds; whatever else is raised has left the connection as it was.
+"""
 
 from __future__ import annotations
 
 import array
+import fcntl
 import mmap
 import os
+import select
 import socket
 import struct
-from ctypes import addressof, c_char, c_int, c_long, c_ulong, c_void_p
+import time
+from ctypes import addressof, byref, c_char, c_int, c_long, c_ulong, c_void_p
 
 from gofer import sys, wire
 from gofer.wire import MAX_MESSAGE_SIZE
 
 _MOST_FDS = 8
+_DATA, _PAYLOAD = 16, 20  # offsets in a window: the data, and what is behind a message's header in it
+_LOOK_EVERY = 0.1  # seconds of sleep on the futex between two looks at the socket
+
+
+class Lost(ConnectionError):
+    """Nothing more comes over this connection. Has no errno: one that a server gave is a plain OSError."""
+
+
+class HungUp(Lost):
+    """The server has closed it, or shut the channel down; or there is no server any more."""
+
+
+class Silent(Lost):
+    """No answer in time. A later one could not be told from that to another question."""
+
+
+class Garbled(Lost):
+    """What came is not what the protocol has there."""
+
+
+def set_timeout(sock: socket.socket, timeout: float) -> None:
+    """Blocking calls on it fail with EAGAIN after so many seconds; 0: never. In the kernel: no poll(2) around each call."""
+    value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6) or int(0 < timeout < 1))
+    sock.setblocking(True)
+    for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, direction, value)
 
 
 class SocketTransport:
     """One connected AF_UNIX stream socket, of which it is the owner."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, timeout: float = 0) -> None:
         self._socket = sock
+        self._timeout = timeout
+        set_timeout(sock, timeout)
 
     def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
         """One request; returns the reply's message id, payload and donated fds."""
-        self._socket.sendall(wire.SocketHeader.bytes(len(request), mid) + request)
-        head, ancillary, _, _ = self._socket.recvmsg(wire.SocketHeader.size, socket.CMSG_SPACE(4 * _MOST_FDS))
-        fds = array.array("i")
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-        head += self._take(wire.SocketHeader.size - len(head))
-        size, answer = wire.SocketHeader.unpack(head)
-        if size > MAX_MESSAGE_SIZE:
-            raise ConnectionError("the server's reply exceeds the message size")
-        return answer, self._take(size), list(fds)
+        fds: list[int] = []
+        try:
+            self._socket.sendall(wire.SocketHeader.bytes(len(request), mid) + request)
+            head = self._head(fds)
+            size, answer = wire.SocketHeader.unpack(head + self._take(wire.SocketHeader.size - len(head)))
+            if size > MAX_MESSAGE_SIZE:
+                raise Garbled("a reply that exceeds the message size")
+            return answer, self._take(size), fds
+        except BaseException as error:
+            close_all(fds)
+            if isinstance(error, BlockingIOError):
+                raise Silent(f"no answer within {self._timeout:g} s") from None
+            if isinstance(error, OSError) and not isinstance(error, Lost):
+                raise HungUp("the server closed the connection") from None
+            raise
+
+    def _head(self, fds: list[int]) -> bytes:
+        """The first bytes of a reply, with which its fds come."""
+        space, cloexec = socket.CMSG_SPACE(4 * _MOST_FDS), socket.MSG_CMSG_CLOEXEC
+        head, ancillary, _, _ = self._socket.recvmsg(wire.SocketHeader.size, space, cloexec)
+        fds += _rights(ancillary)
+        return head
 
     def _take(self, size: int) -> bytes:
         parts = bytearray()
         while len(parts) < size:
             part = self._socket.recv(size - len(parts))
             if not part:
-                raise ConnectionError("the server closed the connection")
+                raise HungUp("the server closed the connection")
             parts += part
         return bytes(parts)
 
@@ -49,49 +95,107 @@ class SocketTransport:
 
 
 class ChannelTransport:
-    """The client's side of a shared-memory channel; see channel.py for how it works."""
+    """The client's side of a shared-memory channel; see channel.py for how it works.
 
-    def __init__(self, memfd: int, offset: int, length: int, fd_socket: int) -> None:
+    A server that is killed writes nothing to the window and wakes nobody, but its end of the channel's socket is closed: so the
+    sleep on the futex is broken off now and then, to look whether it is.
+    """
+
+    def __init__(self, memfd: int, offset: int, length: int, fd_socket: int, timeout: float = 0) -> None:
         """memfd, fd_socket: as donated; both are owned from now on."""
+        self._timeout = timeout
         self._fd_socket = socket.socket(fileno=fd_socket)
-        self._view = memoryview(mmap.mmap(memfd, length, offset=offset))
-        os.close(memfd)
-        address = c_void_p(addressof(c_char.from_buffer(self._view)))
+        try:
+            self._view = _window(memfd, offset, length)
+            self._hang_up = select.poll()
+            self._hang_up.register(fd_socket, 0)  # that it is gone is told all the same
+            self._prepare(c_void_p(addressof(c_char.from_buffer(self._view))))
+            self._view[_DATA : _DATA + 3] = b"{}\n"
+            self._exchange(3)
+        except BaseException:
+            self._fd_socket.close()
+            raise
+        finally:
+            os.close(memfd)
+
+    def _prepare(self, address: c_void_p) -> None:
+        """The futex calls, with arguments made once."""
         number, op = c_long(sys.futex_number()), c_int(sys.FUTEX_WAKE_OP)
-        self._wait_args = (number, address, c_int(sys.FUTEX_WAIT), c_int(1), None, None, c_int(0))
+        pause = (c_long * 2)(0, int(_LOOK_EVERY * 1e9))
+        self._wait_args = (number, address, c_int(sys.FUTEX_WAIT), c_int(1), byref(pause), None, c_int(0))
         # 0 becomes 1; a 2 that came meanwhile becomes 3, which is as good as 2 to either side
         set_bit0, set_two = c_int(sys.FUTEX_OP_OR << 28 | 1 << 12), c_int(sys.FUTEX_OP_SET << 28 | 2 << 12)
         self._flip_args = (number, address, op, c_int(1), c_ulong(0), address, set_bit0)
         self._end_args = (number, address, op, c_int(1 << 30), c_ulong(0), address, set_two)
         self._futex = sys.libc["syscall"]
-        self._view[16:19] = b"{}\n"
-        self._exchange(3)
 
     def _exchange(self, data_len: int) -> int:
         """Hand data_len bytes over; returns the length of what came back."""
         struct.pack_into("<I", self._view, 4, data_len)
         self._futex(*self._flip_args)
+        began, gone = 0.0, False
         while True:
             state, size = struct.unpack_from("<II", self._view)
             if state == 0:
                 return int(size)
             if state != 1:
-                raise ConnectionError("the server shut the channel down")
+                raise HungUp("the server shut the channel down")
+            if gone:
+                raise HungUp("the server closed the connection")
+            now = time.monotonic()
+            began = began or now
+            if self._timeout and now - began > self._timeout:
+                raise Silent(f"no answer within {self._timeout:g} s")
             self._futex(*self._wait_args)
+            # Where it has gone, it may have answered before: one more look at the state.
+            gone = now - began > _LOOK_EVERY / 2 and bool(self._hang_up.poll(0))
 
     def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
         """As SocketTransport.call."""
         wire.ChannelHeader.pack(self._view, 0, 0, 0, mid, 0)
-        self._view[20 : 20 + len(request)] = request
-        size = self._exchange(4 + len(request))
+        self._view[_PAYLOAD : _PAYLOAD + len(request)] = request
+        size = self._exchange(_PAYLOAD - _DATA + len(request))
         _, _, answer, count = wire.ChannelHeader.read(self._view)
-        if not 4 <= size <= len(self._view) - 16:
-            raise ConnectionError("the server's reply does not fit its channel")
+        if not _PAYLOAD - _DATA <= size <= len(self._view) - _DATA:
+            raise Garbled("a reply that does not fit its channel")
+        return answer, bytes(self._view[_PAYLOAD : _DATA + size]), self._donated(count)
+
+    def _donated(self, count: int) -> list[int]:
+        """One fd a message, all of which are there when the reply is."""
         fds: list[int] = []
-        for _ in range(count):
-            fds += socket.recv_fds(self._fd_socket, 1, 1, socket.MSG_DONTWAIT)[1]
-        return answer, bytes(self._view[20 : 16 + size]), fds
+        try:
+            for _ in range(count):
+                flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                fds += _rights(self._fd_socket.recvmsg(1, socket.CMSG_SPACE(4), flags)[1])
+        except OSError:
+            close_all(fds)
+            raise Garbled("a reply without the fds that it names") from None
+        return fds
 
     def close(self) -> None:
         self._futex(*self._end_args)
         self._fd_socket.close()
+
+
+def _window(memfd: int, offset: int, length: int) -> memoryview:
+    """The window, mapped; of memory that nobody can take away again, which would be a fatal signal at the next access."""
+    try:
+        if length < _PAYLOAD + 4 or not fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+            raise ValueError
+        return memoryview(mmap.mmap(memfd, length, offset=offset))
+    except (OSError, OverflowError, ValueError):
+        raise Garbled("a channel that cannot be mapped") from None
+
+
+def _rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The fds of a message."""
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

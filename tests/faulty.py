@@ -66,8 +66,9 @@ class Faulty:
 
 
 @contextlib.contextmanager
-def faulty() -> Iterator[Faulty]:
-    path = Path(tempfile.mkdtemp(prefix="faulty-"))
+def faulty(place: "Path | None" = None) -> Iterator[Faulty]:
+    """place: the directory it is mounted in."""
+    path = Path(tempfile.mkdtemp(prefix="faulty-", dir=place))
     orders = mmap.mmap(-1, 4096)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other"

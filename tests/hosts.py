@@ -94,6 +94,8 @@ class Server:
     def settled_fds(self) -> int:
         """The number of fds once all clients are gone and their threads have ended."""
         wait_until(lambda: len(os.listdir(f"/proc/{self.pid}/task")) == 1, "the threads of channels end")
+        sockets = "nobody is connected: there is the socket that it listens on"
+        wait_until(lambda: sum(link.startswith("socket:") for link in self.open_fds()) == 1, sockets)
         return len(self.open_fds())
 
     def check_idle(self) -> None:
@@ -212,10 +214,28 @@ def serving(pid: int) -> int:
     return below[0] if below else pid
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The body runs while the process does not."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        tasks = [int(task) for task in os.listdir(f"/proc/{pid}/task")]
+        wait_until(lambda: all(state(task) == "T" for task in tasks), "each of its threads stops")
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def state(pid: int) -> str:
+    """Of a process or a thread, as in proc(5): S sleeps, T is stopped, Z is a zombie."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def ended(pid: int) -> bool:
     """Gone, or a zombie that nobody has fetched yet."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return state(pid) in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
 

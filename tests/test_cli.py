@@ -54,6 +54,19 @@ def test_a_wrong_value_is_told_with_what_is_right(option: str, value: str, right
     assert done.stderr.splitlines()[-1].endswith(f"error: argument {option}: {value!r} must be {right}")
 
 
+@pytest.mark.parametrize("command", ["ls", "cat", "stat", "doctor", "serve"])
+def test_what_is_wrong_with_a_commands_words_is_told_with_its_own_usage(command: str) -> None:
+    done = run(command, *(["."] if command != "doctor" else []), "--nonsense")
+    assert done.returncode == 2 and "COMMAND ..." not in done.stderr.replace("[-- COMMAND ...]", "")
+    assert done.stderr.splitlines()[-1].endswith(f" {command}: error: unrecognized arguments: --nonsense")
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "nan"])
+def test_a_wrong_timeout_is_told(value: str) -> None:
+    done = run("ls", "s", f"--timeout={value}")
+    assert done.returncode == 2 and "a number of seconds" in done.stderr
+
+
 def test_the_version_is_told() -> None:
     from gofer import __version__
 

@@ -11,7 +11,7 @@ from hosts import CHECKOUT
 
 # From the bottom up. A module imports from lines above its own only; `runsc.*` also from its own folder.
 LAYERS = """
-    wire sys log callnames
+    wire sys log callnames output
     fds caps seccomp landlock posture kernel kernelfs
     slots donation busypoll
     workers
@@ -20,10 +20,11 @@ LAYERS = """
     handlers.*
     handlers
     dispatch
-    channel transport
+    channel transport replies
     connection
     server client jail
     runsc.* runsc
+    reach
     charge
     serve look selftest options
     doctor

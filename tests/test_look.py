@@ -1,12 +1,19 @@
 """`gofer ls`, `gofer cat`, `gofer stat`."""
 
 import os
+import socket
+import stat
 import subprocess
 import time
 from pathlib import Path
 
+import disks
+import faulty
 import pytest
-from hosts import CALM, GOFER, Server, fails_in_one_line, run
+from conftest import Start
+from disks import serving
+from hosts import CALM, GOFER, Server, fails_in_one_line, run, stopped
+from prison import USER, as_user
 
 
 @pytest.fixture
@@ -63,18 +70,119 @@ def test_the_socket_may_come_from_the_environment(served: Server) -> None:
         (["cat", "/missing"], ["missing", "No such file"]),
         (["ls", "/missing"], ["missing", "No such file"]),
         (["stat", "/file/x"], ["Not a directory"]),
-        (["cat", "/dir"], ["directory"]),
-        (["cat", "/fifo"], ["fifo"]),
+        (["cat", "/dir"], ["it is a directory"]),
+        (["cat", "/fifo"], ["it is a FIFO"]),
+        (["cat", "/link"], ["it is a symbolic link to file", "give the path that it leads to"]),
+        (["cat", "/dirlink/deep"], ["/dirlink is a symbolic link", "give the path that it leads to"]),
+        (["ls", "/dir/" + "n" * 256], ["File name too long"]),
+        (["stat", ".."], ["Invalid argument"]),
     ],
 )
 def test_what_cannot_be_looked_at_is_one_line(served: Server, argv: list[str], words: list[str]) -> None:
     fails_in_one_line(run(argv[0], str(served.path), *argv[1:]), *words)
 
 
+def names(listing: str) -> list[str]:
+    return [line.split()[-1] for line in listing.splitlines()]
+
+
+def test_an_entry_that_cannot_be_looked_at_costs_no_other(spot: Path) -> None:
+    for name in ("a", "zz"):
+        (spot / name).touch()
+    os.mknod(spot / "block", stat.S_IFBLK | 0o600, os.makedev(7, 0))
+    with faulty.faulty(spot) as dead, serving(spot) as server:
+        mount = dead.path.name
+        dead.vanish()
+        done = run("ls", str(server.path))
+        assert done.returncode == 1 and names(done.stdout) == ["a", "block", mount, "zz"]
+        lines = done.stdout.splitlines()
+        assert lines[1].startswith("b????????? ") and lines[2].startswith("d????????? ")
+        assert done.stderr.splitlines() == [
+            "gofer: ls /block: block devices are never served",
+            f"gofer: ls /{mount}: Transport endpoint is not connected",
+        ]
+        fails_in_one_line(run("ls", str(server.path), mount), mount, "Transport endpoint is not connected")
+
+
+@pytest.mark.parametrize("seconds", [2**62, -(2**62), 2**55, -(2**36), -1])
+def test_times_beyond_the_c_librarys_range_are_shown(seconds: int) -> None:
+    with disks.tmpfs("1M") as place:
+        (place / "far").touch()
+        os.utime(place / "far", (0, seconds))
+        with serving(place) as server:
+            listed, told = run("ls", str(server.path)), run("stat", str(server.path), "far")
+    assert (listed.returncode, told.returncode) == (0, 0), listed.stderr + told.stderr
+    when = str(seconds) if abs(seconds) > 2**56 else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    assert f" {when} far\n" in listed.stdout and f"mtime  {when}" in told.stdout
+
+
 def test_without_a_server_the_remedy_is_told(spot: Path) -> None:
     fails_in_one_line(run("ls", str(spot / "nobody")), "nobody", "gofer serve")
     environment = {name: value for name, value in os.environ.items() if name != "GOFER_SOCKET"}
     fails_in_one_line(run("ls", env=environment), "GOFER_SOCKET")
+
+
+def test_what_is_at_the_path_but_takes_no_connection_is_told(spot: Path) -> None:
+    (spot / "file").touch()
+    with socket.socket(socket.AF_UNIX) as ended, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        ended.bind(str(spot / "ended"))
+        other.bind(str(spot / "datagrams"))
+        for name, *words in (
+            ("file", "it is not a socket"),
+            ("ended", "has ended", "gofer serve"),
+            ("datagrams", "no gofer's"),
+            ("nowhere/s", "No such file", "gofer serve"),
+            ("file/s", "Not a directory"),
+            ("s" * 108, "at most 107 bytes"),
+        ):
+            fails_in_one_line(run("ls", str(spot / name)), f"cannot connect to {spot}/{name}: ", *words)
+
+
+def test_a_server_that_takes_nobody_more_is_given_up_after_the_timeout(spot: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(spot / "s"))
+        listener.listen(0)
+        first.connect(str(spot / "s"))
+        done = run("ls", str(spot / "s"), "--timeout", "0.2")
+    fails_in_one_line(done, f"cannot connect to {spot}/s", "not taken the connection within 0.2 s")
+
+
+def test_a_server_that_does_not_answer_is_given_up_after_the_timeout(start: Start) -> None:
+    server = start()
+    with stopped(server.pid):
+        done = run("cat", str(server.path), "file", "--timeout=0.2")
+    fails_in_one_line(done, f"{server.path}: no answer within 0.2 s", "--timeout")
+
+
+def test_a_user_who_is_not_let_in_reads_why(start: Start) -> None:
+    server = start("--mode", "0666")
+    os.chmod(server.place, 0o755)
+    with as_user(USER) as (command, popen):
+        done = subprocess.run([*command, "ls", server.path], capture_output=True, text=True, timeout=CALM, **popen)
+    fails_in_one_line(done, "hung up without an answer", f"user {USER}", "--allow-uid", "its log says why")
+    assert f"--allow-uid {USER}" in server.said()
+
+
+def test_a_user_who_may_not_open_the_socket_reads_what_decides_that(start: Start) -> None:
+    server = start()
+    for mode, place in ((0o755, server.place), (0o700, server.place)):
+        os.chmod(place, mode)
+        with as_user(USER) as (command, popen):
+            done = subprocess.run([*command, "ls", server.path], capture_output=True, text=True, timeout=CALM, **popen)
+        fails_in_one_line(done, f"cannot connect to {server.path}: Permission denied", "--mode", "directory")
+
+
+def test_a_server_that_is_full_is_told_as_that(start: Start) -> None:
+    server = start("--max-connections", "1")
+    with server.peer():
+        fails_in_one_line(run("ls", str(server.path)), "hung up without an answer", "--max-connections")
+
+
+def test_an_error_of_mount_is_no_error_of_connecting() -> None:
+    with faulty.faulty() as broken, serving(broken.path) as server:
+        broken.vanish()
+        done = run("ls", str(server.path))
+    fails_in_one_line(done, f"{server.path}: the server answers, but cannot read what it serves", "not connected")
 
 
 def test_a_reader_that_has_enough_is_no_error_worth_a_traceback(served: Server) -> None:

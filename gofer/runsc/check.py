@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from gofer import __version__
+from gofer.output import say
 from gofer.runsc.redirect import become
 from gofer.runsc.tracer import Refusal
 
@@ -23,10 +24,10 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def check(runsc: str, target: str) -> int:
     """Says on stdout what works and what does not; 0 if containers can be started, 1 if not."""
     why_not = _try(target)
-    print(f"redirection:         {why_not or 'works'}")
-    print(f"gofer:               {target}, {__version__}")
-    print(f"runsc:               {runsc}, {_first_line([runsc, '--version'])}")
-    print(f"in user namespaces:  {_for_others(target)}")
+    say(f"redirection:         {why_not or 'works'}")
+    say(f"gofer:               {target}, {__version__}")
+    say(f"runsc:               {runsc}, {_first_line([runsc, '--version'])}")
+    say(f"in user namespaces:  {_for_others(target)}")
     return 1 if why_not else 0
 
 

@@ -19,6 +19,7 @@ from json import dumps as quoted  # for JSON, and for TOML too
 from shlex import quote
 from typing import NamedTuple
 
+from gofer.output import put, say
 from gofer.runsc.edits import FRESH, add_block, add_member, read_json, read_toml, remove_block, remove_member
 from gofer.runsc.redirect import find_runsc, find_target
 from gofer.runsc.tracer import Refusal
@@ -58,12 +59,12 @@ def main(args: list[str]) -> int:
         changes = _uninstall(place)
     changes = [change for change in changes if change.old != change.new]
     if options.dry_run:
-        print("".join(map(_difference, changes)), end="")
+        put("".join(map(_difference, changes)).encode("utf-8", "backslashreplace"))
         return 0
     _write(changes)
     for change in changes:
-        print(f"{'removed' if change.new is None else 'wrote'} {change.path}")
-    print(_next(place, options.action) if changes else "nothing to change")
+        say(f"{'removed' if change.new is None else 'wrote'} {change.path}")
+    say(_next(place, options.action) if changes else "nothing to change")
     return 0
 
 

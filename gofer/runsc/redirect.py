@@ -16,6 +16,7 @@ import os
 from _signal import SIG_DFL, SIGPIPE, SIGXFSZ
 from _signal import signal as set_signal
 
+from gofer.output import put, tell
 from gofer.runsc.calls import MACHINE, prctl
 from gofer.runsc.tracer import MACHINES, Refusal, Tracer
 
@@ -66,7 +67,7 @@ def main(args: list[str]) -> int:
     except ValueError as error:
         return _say(f"{error}\n{USAGE_TEXT.partition(chr(10) * 2)[0]}", USAGE)
     if "help" in options:
-        os.write(1, USAGE_TEXT.encode())
+        put(USAGE_TEXT.encode())
         return 0
     try:
         runsc = find_runsc(options.get("runsc", "runsc"))
@@ -236,5 +237,5 @@ def _tracer_pid() -> int:
 
 def _say(text: str, status: int) -> int:
     text = text if text.startswith("gofer: ") else f"gofer: {text}"
-    os.write(2, text.rstrip("\n").encode("utf-8", "surrogateescape") + b"\n")
+    tell(text.rstrip("\n"))
     return status
