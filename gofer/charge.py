@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from _signal import SIGCHLD, SIGINT
+from _signal import SIGCHLD, SIGINT, SIGQUIT
 
 from gofer import Failure, failure
 from gofer.listening import Listening
+from gofer.log import Log
 from gofer.supervisor import Charge
 
 TYPE_CHECKING = False
@@ -20,15 +21,20 @@ _PATIENCE = 2.0  # seconds for a command to end, when there is no server for it
 class ServeCharge(Charge):
     """The socket file and the command behind `--`: the supervisor's business, or without a jail the server's own."""
 
-    def __init__(self, listening: Listening | None, words: list[str], in_command: Callable[[], None]) -> None:
+    def __init__(
+        self, log: Log, listening: Listening | None, words: list[str], in_command: Callable[[], None]
+    ) -> None:
+        self._log = log
         self._listening = listening
         self._command: Command | None = None
         if words:
             assert listening is not None
             self._command = Command(words, listening.path, in_command)
             self.processes = (self._command.pid,)
-        if listening is not None:
-            self.keep = listening.keep
+        self.keep = (*log.fds, *(listening.keep if listening is not None else ()))
+
+    def say(self, line: str) -> None:
+        self._log.fatal(line)
 
     def in_server(self) -> None:
         if self._listening is not None:
@@ -98,10 +104,10 @@ class Command:
                 self._child.wait()
 
     def on_signal(self, number: int) -> bool:
-        """Whether the signal is the command's business: the terminal sends it Ctrl-C itself, the rest is passed on."""
+        """Whether the signal is the command's business: a terminal sends it Ctrl-C and Ctrl-\\ itself, the rest is passed on."""
         if self.ended():
             return False
-        if number not in (SIGINT, SIGCHLD):
+        if number not in (SIGINT, SIGQUIT, SIGCHLD):
             self._child.send_signal(number)
         return True
 

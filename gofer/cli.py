@@ -8,7 +8,7 @@ import gc
 import os
 from errno import ENOMEM
 
-from gofer import Failure, __version__, failure, quoted
+from gofer import Failure, __version__, failure, quoted, signals
 from gofer.options import SERVE, quick, seconds
 from gofer.output import Unread, fill_standard_fds, put, tell
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
 
 def _run(argv: list[str], prog: str) -> int:
     global _serves
+    signals.heed_children()
     gc.disable()  # until there is a server: what a start makes it keeps, and to look through it costs 1 ms
     try:
         if argv[:1] == ["serve"]:
@@ -161,7 +162,8 @@ def _add_serve(commands: Any) -> None:
         help="serve a directory or file",
         usage="%(prog)s PATH [options] [-- COMMAND ...]",
         description="Serve PATH, a directory or a regular file, over a Unix socket. With `-- COMMAND`, run COMMAND with "
-        "GOFER_SOCKET in its environment, and stop with its exit status when it ends. SIGTERM and SIGINT end the server cleanly.",
+        "GOFER_SOCKET in its environment, and stop with its exit status when it ends. SIGTERM, SIGINT, SIGQUIT and SIGHUP end "
+        "the server cleanly; which of them were ignored when it was started, as by nohup, are ignored.",
         epilog="Examples: `gofer serve /srv/data --read-only`; `gofer serve . -- gofer ls`. Sockets passed by systemd "
         "(LISTEN_FDS) are served as well. Every change by a client is made with the server's own rights.",
         allow_abbrev=False,

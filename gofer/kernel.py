@@ -7,7 +7,7 @@ number on every architecture and are called by it: C libraries before 2022 lack 
 from __future__ import annotations
 
 import os
-from ctypes import byref, c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
+from ctypes import byref, c_char_p, c_int, c_long, c_uint, c_ulong
 
 from gofer.sys import libc, raise_errno
 
@@ -114,11 +114,3 @@ def parent_death_signal() -> int:
 def set_parent_death_signal(number: int) -> None:
     if libc["prctl"](c_int(PR_SET_PDEATHSIG), c_ulong(number)) != 0:
         raise_errno()
-
-
-def ignore_signals(*numbers: int) -> None:
-    """signal(2) with SIG_IGN; the module `signal` costs several milliseconds to import."""
-    function = libc["signal"]
-    function.argtypes, function.restype = (c_int, c_void_p), c_void_p
-    for number in numbers:
-        function(number, 1)

@@ -2,15 +2,15 @@
 
 `logging` would cost 6 ms of a start-up that is measured against 20 in all; what is needed of it is a threshold, two formats
 and one write(2) a line. A line is bounded, what a client sent is never in it, and a full pipe or a closed stderr is no error:
-the line is lost, nobody waits. Whatever a client can bring about again and again, on one connection or on many, goes
+the line is lost, nobody waits (sink.py). Whatever a client can bring about again and again, on one connection or on many, goes
 by `limited`: a flood of it cannot fill a disk. (At the level "debug" every refused request is told; that is what it is for.)
 """
 
 from __future__ import annotations
 
-import os
 import time
-from select import POLLOUT, poll
+
+from gofer.sink import Sink
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "off": 100}
 _MOST = 4096  # bytes of one line: a single write to a pipe that others' lines do not split
@@ -18,13 +18,17 @@ _BURST, _PAUSE = 100, 10.0  # lines of one kind at once, and then one in so many
 
 
 class Log:
-    """threshold: a name of LEVELS; form: "text" or "json"; fd: where to, borrowed."""
+    """threshold: a name of LEVELS; form: "text" or "json"; fd: where to, borrowed.
+
+    To be made before fds are closed and the root changes; what it holds open is in `fds`.
+    """
 
     def __init__(self, threshold: str = "info", form: str = "text", fd: int = 2) -> None:
         self.level = LEVELS[threshold]
         self.debugging = self.level <= LEVELS["debug"]
         self._form = form
-        self._fd = fd
+        self._out = Sink(fd)
+        self.fds = self._out.fds
         self._kinds: dict[str, list[float]] = {}  # of `limited`: lines it has left, since when, and how many it lost
         if form == "json":
             import json  # now, not at the first line: by then the file system may be out of reach
@@ -40,7 +44,7 @@ class Log:
         else:
             prefix = "" if level == "info" else f"{level}: "
             line = f"gofer: {prefix}{message}"
-        self._put(line.encode("utf-8", "backslashreplace")[: _MOST - 1] + b"\n")
+        self._put(line)
 
     def limited(self, level: str, kind: str, message: str) -> None:
         """As `write`, for what a client can repeat. kind: what is counted as the same; not to be made of what a client sent."""
@@ -54,15 +58,13 @@ class Log:
         budget[:] = left - 1, now, 0
         self.write(level, f"{message} ({lost:.0f} more like it were not logged)" if lost else message)
 
-    def _put(self, line: bytes) -> None:
-        """Write at most _MOST bytes; a pipe that would take them without waiting says so to poll(2)."""
-        room = poll()  # one for each line: two threads cannot use the same
-        room.register(self._fd, POLLOUT)
-        try:
-            if room.poll(0):
-                os.write(self._fd, line)
-        except OSError:
-            pass
+    def _put(self, line: str) -> None:
+        self._out.put(line.encode("utf-8", "backslashreplace")[: _MOST - 1] + b"\n")
+
+    def fatal(self, message: str) -> None:
+        """What ends the process: told whatever the threshold is, and as a line of text."""
+        self._put(f"gofer: {message}")
+        self._out.finish()
 
     def debug(self, message: str) -> None:
         self.write("debug", message)

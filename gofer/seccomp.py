@@ -155,7 +155,7 @@ def supervisor_rules(refuse: int, processes: Iterable[int]) -> Rules:
     """
     me = (os.getpid(),)
     names = (
-        *("poll", "ppoll", "read", "recvmsg", "wait4", "write", "close", "unlinkat", "newfstatat", "fstat", "futex"),
+        *("poll", "ppoll", "read", "recvmsg", "sendto", "wait4", "write", "close", "unlinkat", "newfstatat", "fstat", "futex"),
         *_RUNTIME,
     )
     rules: Rules = dict.fromkeys(names)

@@ -14,9 +14,6 @@ from _signal import (  # `signal` adds enums: 2 ms
     SIG_IGN,
     SIG_SETMASK,
     SIGCHLD,
-    SIGHUP,
-    SIGINT,
-    SIGTERM,
     pthread_sigmask,
     set_wakeup_fd,
     signal,
@@ -24,7 +21,7 @@ from _signal import (  # `signal` adds enums: 2 ms
 from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from gofer import Failure, __version__, donation, failure, fds, kernel, kernelfs, quoted, sockets
+from gofer import Failure, __version__, donation, failure, fds, kernel, kernelfs, quoted, signals, sockets
 from gofer.admission import Admission
 from gofer.charge import ServeCharge
 from gofer.connection import Export, Options, refuse_fds
@@ -40,8 +37,6 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any
 
-_STOPPING = (SIGINT, SIGTERM, SIGHUP)
-
 
 def serve(options: Any, prog: str) -> int:
     """Serve as the command line says; returns the exit status: 0, or that of the command behind `--`.
@@ -53,6 +48,9 @@ def serve(options: Any, prog: str) -> int:
         return service.run()
     except BaseException as error:
         service.abandon(error)
+        if isinstance(error, Failure):
+            service.log.fatal(str(error))
+            return 1
         raise
 
 
@@ -62,7 +60,8 @@ class _Service:
     def __init__(self, options: Any, prog: str) -> None:
         self._options = options
         self._prog = prog
-        self._log: Log
+        quiet = options.quiet and options.log_level == "info"
+        self.log = Log("warning" if quiet else options.log_level, options.log_format)
         self._export: Export
         self._policy: Policy
         self._lines: list[str] = []
@@ -84,12 +83,14 @@ class _Service:
         kind, access = self._take_what_is_given()
         # From here on there is something to be left behind: a signal waits until all can be stopped in order. Not sooner,
         # because what may hang has to be stopped at once: PATH on a file system that does not answer, a name of a group.
-        unblocked = pthread_sigmask(SIG_BLOCK, _STOPPING)
+        inherited = pthread_sigmask(SIG_BLOCK, {*signals.STOPPING, signals.STOP})
+        signals.write_from_the_background()
         self._make_listening()
         self._lines = self._announcement(kind, access)
-        self._make_charge(unblocked, fds_before)
+        self._make_charge(inherited, fds_before)
         _enter_service()
-        for number in (*_STOPPING, SIGCHLD):
+        heeded = *signals.heeded(), signals.STOP, SIGCHLD
+        for number in heeded:
             signal(number, self._on_signal)
         gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
         posture = self._enter_jail()
@@ -104,7 +105,7 @@ class _Service:
                 admission.in_user_namespace(posture.overflow_is_root)
         assert self._server is not None
         set_wakeup_fd(self._server.wake_fd, warn_on_full_buffer=False)
-        pthread_sigmask(SIG_SETMASK, unblocked)
+        pthread_sigmask(SIG_SETMASK, signals.unblocked(inherited))
         if self._charge.finished():
             self._server.stop()
         gc.enable()
@@ -112,7 +113,7 @@ class _Service:
             self._server.run()
         finally:
             set_wakeup_fd(-1)
-            for number in (*_STOPPING, SIGCHLD):
+            for number in heeded:
                 signal(number, SIG_DFL)
         return self._charge.tidy(0)
 
@@ -125,12 +126,10 @@ class _Service:
             self._listening.remove()
 
     def _take_what_is_given(self) -> tuple[str, str]:
-        """The log, the tree and the sockets that come from outside. Returns what the tree is, and what clients may do."""
+        """The tree and the sockets that come from outside. Returns what the tree is, and what clients may do."""
         options = self._options
         numbers = options.fd or []
-        _close_strays({*range(3), *numbers, *sockets.passed()})
-        quiet = options.quiet and options.log_level == "info"
-        self._log = Log("warning" if quiet else options.log_level, options.log_format)
+        _close_strays({*range(3), *numbers, *sockets.passed(), *self.log.fds})
         for number in numbers:
             if numbers.count(number) > 1 or number in sockets.passed():
                 raise Failure(f"fd {number} is named more than once; give each socket one --fd")
@@ -170,14 +169,15 @@ class _Service:
         members = self._group if options.mode & 0o020 and not options.allow_uid else -1
         self._listeners.append((listening.socket, Admission(users, members)))
 
-    def _make_charge(self, unblocked: set[int], fds_before: tuple[int, int]) -> None:
+    def _make_charge(self, inherited: set[int], fds_before: tuple[int, int]) -> None:
         """Start the command, if there is one."""
 
         def as_we_were() -> None:
-            pthread_sigmask(SIG_SETMASK, unblocked)
+            signals.hand_on()
+            pthread_sigmask(SIG_SETMASK, inherited)
             setrlimit(RLIMIT_NOFILE, fds_before)
 
-        self._charge = ServeCharge(self._listening, self._options.command, as_we_were)
+        self._charge = ServeCharge(self.log, self._listening, self._options.command, as_we_were)
 
     def _on_signal(self, number: int, frame: object) -> None:
         if number == SIGCHLD:
@@ -205,7 +205,7 @@ class _Service:
         """Become several workers, and a server each, with its share of the sockets. See jail.enter."""
 
         def prepare() -> None:
-            for number in _STOPPING:  # the first worker's business
+            for number in signals.STOPPING:  # the first worker's business
                 signal(number, SIG_IGN)
             if own_mounts:
                 kernel.unshare(kernel.CLONE_NEWNS)
@@ -216,7 +216,7 @@ class _Service:
         self._crew.split(prepare)
         options = self._options
         self._server = Server(
-            self._log,
+            self.log,
             idle_message_timeout=options.idle_message_timeout,
             crew=self._crew,
         )
@@ -253,14 +253,14 @@ class _Service:
         who = " / ".join({str(admission): 0 for _, admission in self._listeners})
         self._lines[1] += f", fd donation {donate}{', may connect: ' * bool(who)}{who}; {held}"
         for line in self._lines:
-            self._log.info(line)
+            self.log.info(line)
         for line in lacks:
-            self._log.warning(line)
+            self.log.warning(line)
         options = self._options
         others = options.mode & (0o002 if self._group >= 0 else 0o022)
         if self._listening is not None and others and not options.allow_uid:
             mode = f"--mode {options.mode:04o} lets others reach the socket than those who may connect"
-            self._log.warning(f"{mode}: they are refused; --allow-uid USER, or --group, admits them")
+            self.log.warning(f"{mode}: they are refused; --allow-uid USER, or --group, admits them")
 
 
 def _limit_fds(asked: int | None, clients: int) -> int:

@@ -6,7 +6,7 @@ socket handed to the server must not stay open here, its hang-up tells the clien
 The two die together. When the server ends, the supervisor tidies up what the server no longer has a name for (the socket
 file), and ends as it did: with its exit status, or by its signal. When the supervisor is killed, the kernel kills the
 server (PR_SET_PDEATHSIG). The kernel forgets that wish when the thread switches its user, as ConnectWithCreds does; for
-that case the server's end of a pipe is set to send it SIGTERM at the other end's hang-up.
+that case the server's end of a pipe is set to send it a signal at the other end's hang-up.
 
 The server has a process group of its own: a terminal's Ctrl-C reaches the supervisor, which passes it on, once.
 """
@@ -21,8 +21,6 @@ from _signal import (
     SIG_DFL,
     SIG_SETMASK,
     SIGCHLD,
-    SIGHUP,
-    SIGINT,
     SIGKILL,
     SIGSYS,
     SIGTERM,
@@ -32,7 +30,7 @@ from _signal import (
 from ctypes import c_int, c_ulong
 from time import monotonic
 
-from gofer import failure
+from gofer import failure, signals, sink
 from gofer.sys import libc, raise_errno
 from gofer.workers import REFUSED, REPORT
 
@@ -43,9 +41,6 @@ if TYPE_CHECKING:
 
     from gofer.witness import Witness
 
-# The last three stop the server. Any other signal does to the supervisor what it does, and so ends both: passed on it
-# would do nothing, as the first process of a pid namespace gets only what it has handlers for.
-_WAITED_FOR = frozenset((SIGCHLD, SIGHUP, SIGINT, SIGTERM))
 # Seconds that the server may take for its end: after the first stop (it has patience for 5 itself), after another.
 _IN_ORDER, _AT_ONCE = 7.0, 0.5
 _F_SETSIG = 10
@@ -61,6 +56,10 @@ class Charge:
 
     keep: Sequence[int] = ()
     processes: Sequence[int] = ()
+
+    def say(self, line: str) -> None:
+        """What became of the server, for its log."""
+        sink.last_words(f"gofer: {line}")
 
     def in_server(self) -> None:
         """Called in the server when there is a supervisor: all this is the supervisor's now."""
@@ -87,7 +86,9 @@ def fork(charge: Charge, witness: Witness, confine: Callable[[int], None]) -> No
     confine(pid of the child): called in the supervisor when it has closed what is not its own. witness: what it sees of
     what is refused to the server.
     """
-    before = pthread_sigmask(SIG_BLOCK, _WAITED_FOR)
+    # What is passed on stops the server. Any other signal does to the supervisor what it does, and so ends both: passed on
+    # it would do nothing, as the first process of a pid namespace gets only what it has handlers for.
+    before = pthread_sigmask(SIG_BLOCK, {*signals.heeded(), SIGCHLD})
     hangup, lifeline = os.pipe2(os.O_CLOEXEC)
     # Asked for now: the two share a mount namespace, and the server changes its root at once.
     fds = [int(name) for name in os.listdir("/proc/self/fd")]
@@ -108,7 +109,7 @@ def _tie(hangup: int) -> None:
     """Let this process end with its parent, the only one that has the other end of the pipe `hangup`."""
     libc["prctl"](c_int(_PR_SET_PDEATHSIG), c_ulong(SIGKILL))
     fcntl.fcntl(hangup, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(hangup, _F_SETSIG, SIGTERM)
+    fcntl.fcntl(hangup, _F_SETSIG, signals.STOP)
     fcntl.fcntl(hangup, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     poll = select.poll()
     poll.register(hangup, 0)
@@ -129,9 +130,9 @@ def _supervise(
         status = _wait(server, charge, events, witness)
     except BaseException as error:
         why = failure("the supervisor failed", error) if isinstance(error, OSError) else type(error).__name__
-        _say(str(why))
         charge.on_signal(SIGTERM)  # to the command; the server sees that we are gone
         charge.tidy(1)
+        charge.say(str(why))
     finally:
         os._exit(status)
 
@@ -150,7 +151,7 @@ class _Events:
     """
 
     def __init__(self, witness: Witness, server: int) -> None:
-        mask = sum(1 << number - 1 for number in _WAITED_FOR)
+        mask = sum(1 << number - 1 for number in (*signals.heeded(), SIGCHLD))
         self._signals = libc["signalfd"](c_int(-1), mask.to_bytes(_SIGSET, "little"), c_int(os.O_CLOEXEC))
         if self._signals < 0:
             raise_errno()
@@ -185,11 +186,12 @@ def _wait(server: int, charge: Charge, events: _Events, witness: Witness) -> int
             break
         if until is not None and monotonic() > until:
             os.kill(server, SIGKILL)
-            _say("the server hangs in a system call, and was left to end with it")
-            return charge.tidy(0 if charge.finished() else 1)
+            status = charge.tidy(0 if charge.finished() else 1)
+            charge.say("the server hangs in a system call, and was left to end with it")
+            return status
         number = 0
         if until is None and charge.finished():
-            number = SIGTERM
+            number = signals.STOP
         else:
             received = events.signal(until)
             if received and not charge.on_signal(received) and received != SIGCHLD:
@@ -202,7 +204,7 @@ def _wait(server: int, charge: Charge, events: _Events, witness: Witness) -> int
         return charge.tidy(os.WEXITSTATUS(status))
     charge.tidy(128 + number)
     if number == SIGSYS:
-        _say(f"the server {witness.refused or REFUSED}, and was killed: {REPORT}")
+        charge.say(f"the server {witness.refused or REFUSED}, and was killed: {REPORT}")
     if number != SIGKILL:
         signal(number, SIG_DFL)
     pthread_sigmask(SIG_SETMASK, ())
@@ -217,10 +219,3 @@ def _close_all(fds: list[int], keep: set[int]) -> None:
                 os.close(fd)
             except OSError:  # the one that listed them
                 pass
-
-
-def _say(line: str) -> None:
-    try:
-        os.write(2, f"gofer: {line}\n".encode())
-    except OSError:
-        pass

@@ -11,7 +11,8 @@ from hosts import CHECKOUT
 
 # From the bottom up. A module imports from lines above its own only; `runsc.*` also from its own folder.
 LAYERS = """
-    wire sys log callnames output
+    sink
+    wire sys log callnames output signals
     fds caps seccomp landlock posture kernel kernelfs
     slots donation busypoll
     workers

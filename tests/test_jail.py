@@ -427,9 +427,11 @@ def test_the_server_dies_with_its_supervisor(start: Start) -> None:
     assert server.wait() == -signal.SIGKILL
 
 
-def test_it_does_so_after_it_has_been_somebody_else(start: Start) -> None:
-    """A change of the thread's user makes the kernel forget PR_SET_PDEATHSIG: the hang-up of a pipe takes its place."""
-    server = start("--host-uds=open")
+@pytest.mark.parametrize("ignored", [(), (signal.SIGTERM,), (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)])
+def test_it_does_so_after_it_has_been_somebody_else(start: Start, ignored: "tuple[int, ...]") -> None:
+    """A change of the thread's user makes the kernel forget PR_SET_PDEATHSIG: the hang-up of a pipe takes its place. Whatever
+    signals it was started to ignore."""
+    server = start("--host-uds=open", preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignored])
     with socket.socket(socket.AF_UNIX) as host, server.peer() as peer:
         host.bind(str(server.tree / "sock"))
         host.listen()

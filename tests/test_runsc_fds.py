@@ -10,7 +10,9 @@ from runsc import Runsc, bind, bundle, one_file_gofer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-LIMIT = 4096  # of each bind a sandbox keeps a thousand files it has closed, with two fds each: the rest must do for a walk
+LIMIT = (
+    4096  # of each bind a sandbox keeps a thousand files it has closed, with two fds each: the rest must do for a walk
+)
 FILES = 2000  # of each bind: more than can be held open for reading and for writing
 
 WALK_BOTH = r"""
@@ -29,7 +31,9 @@ def walk(top):
 print(json.dumps([walk("/first"), walk("/second")]))
 """
 
-HOLD_AND_WALK = WALK_BOTH.rpartition("\n")[0].rpartition("\n")[0] + r"""
+HOLD_AND_WALK = (
+    WALK_BOTH.rpartition("\n")[0].rpartition("\n")[0]
+    + r"""
 held = []
 try:
     for folder, _, names in os.walk("/first"):
@@ -43,6 +47,7 @@ for file in held:
     file.close()
 print(json.dumps([count, walk("/second")]))
 """
+)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from gofer import __version__, donation, fds, jail, kernel, kernelfs
+from gofer import __version__, donation, fds, jail, kernel, kernelfs, signals
 from gofer.comm import Export, Options
 from gofer.connection import refuse_fds
 from gofer.posture import Policy, Posture
@@ -40,7 +40,6 @@ from gofer.sys import MACHINE, O_PATH
 from gofer.workers import Crew
 
 FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
-_SIGHUP, _SIGINT, _SIGQUIT, _SIGTERM = 1, 2, 3, 15
 _ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 _OCI_VERSION = "1.2.1"  # that of runsc 2026-08, for a spec that tells none
@@ -48,7 +47,8 @@ _OCI_VERSION = "1.2.1"  # that of runsc 2026-08, for a spec that tells none
 
 def main(argv: list[str]) -> int:
     """Serve one container; argv without the program's name. Returns the exit status."""
-    kernel.ignore_signals(_SIGHUP, _SIGINT, _SIGQUIT, _SIGTERM)
+    signals.ignore(*signals.STOPPING)
+    signals.write_from_the_background()
     flags, log = Globals(), RunscLog(False, "text", -1, -1)
     try:
         flags, words = parse_globals(argv)
@@ -132,7 +132,7 @@ class _Start:
             except (OSError, OverflowError):
                 raise Fault(f"{name}={fd}: no such file descriptor is open") from None
         for entry in os.listdir("/proc/self/fd"):
-            if int(entry) > 2 and int(entry) not in kept and int(entry) not in (self.log.own_fd,):
+            if int(entry) > 2 and int(entry) not in kept and int(entry) not in self.log.fds:
                 try:
                     os.close(int(entry))
                 except OSError:
@@ -292,14 +292,12 @@ def _open_logs(flags: Globals) -> RunscLog:
             error_fd = own_fd = os.open(flags.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise Fault(f"--log={flags.log}: {error.strerror}") from None
-    log = RunscLog(flags.debug, flags.debug_log_format, flags.debug_log_fd, error_fd)
-    log.own_fd = own_fd
     if flags.debug_log_fd >= 0:
         try:
             os.dup2(flags.debug_log_fd, 2, inheritable=False)  # where a traceback, if it comes to that, can be found
         except OSError:
             raise Fault(f"--debug-log-fd={flags.debug_log_fd}: no such file descriptor is open") from None
-    return log
+    return RunscLog(flags.debug, flags.debug_log_format, flags.debug_log_fd, error_fd, own_fd)
 
 
 def _unix_socket(fd: int, name: str) -> socket:

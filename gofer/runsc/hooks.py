@@ -5,6 +5,7 @@ They run in our mount namespace before the root changes, with the container's st
 
 from __future__ import annotations
 
+from gofer import signals
 from gofer.log import Log
 from gofer.runsc.errors import Fault
 from gofer.runsc.gojson import encode_string
@@ -68,7 +69,7 @@ def _run(path: str, args: list[str], env: dict[str, str], timeout: float | None,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=timeout,
-            preexec_fn=_default_signals,
+            preexec_fn=signals.hand_on,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -78,11 +79,3 @@ def _run(path: str, args: list[str], env: dict[str, str], timeout: float | None,
     if done.returncode:
         said = done.stdout.decode("utf-8", "replace")[:MAX_OUTPUT].strip()
         raise Fault(f"hook {path}: exit status {done.returncode}: {said}")
-
-
-def _default_signals() -> None:
-    """This process ignores what would end it; a hook must not inherit that."""
-    from signal import SIG_DFL, SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal
-
-    for number in (SIGHUP, SIGINT, SIGQUIT, SIGTERM):
-        signal(number, SIG_DFL)

@@ -1,7 +1,7 @@
 """runsc's two logs, both handed over as fds: --log-fd for what users and container engines see, --debug-log-fd for us.
 
 Formats as gVisor's pkg/log and runsc/cmd/util write them. Nothing here opens a path once the root has changed: times are
-local, so the zone is read at once.
+local, so the zone is read at once. Nothing here waits for whoever reads them: see gofer/sink.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 
 from gofer.log import Log
 from gofer.runsc.gojson import encode_string, go_string
+from gofer.sink import Sink
 
 _LETTERS = {"debug": "D", "info": "I", "warning": "W", "error": "W"}  # Go's log has no level above warning
 _NAMES = {"D": "debug", "I": "info", "W": "warning"}
@@ -18,17 +19,21 @@ _MOST = 16384  # characters of one line; more is cut, lest a client of many word
 
 
 class RunscLog(Log):
-    """The debug log, and the way a start ends. error_fd, debug_fd: -1 where there is none, borrowed."""
+    """The debug log, and the way a start ends. error_fd, debug_fd: -1 where there is none, borrowed.
 
-    def __init__(self, debug: bool, form: str, debug_fd: int, error_fd: int) -> None:
+    own_fd: where error_fd was opened by us.
+    """
+
+    def __init__(self, debug: bool, form: str, debug_fd: int, error_fd: int, own_fd: int = -1) -> None:
         super().__init__("debug" if debug else "info", fd=debug_fd)
         time.localtime()  # reads /etc/localtime, which has another meaning in the new root
         self._format = form
-        self._error_fd = error_fd
-        self.own_fd = -1  # where we opened the error log ourselves
+        self._debug_fd = debug_fd
+        self._errors, self._stderr = Sink(error_fd), Sink(2)
+        self.fds += (*self._errors.fds, *self._stderr.fds, own_fd)
 
     def write(self, level: str, message: str) -> None:
-        if self._fd < 0 or (level == "debug" and not self.debugging):
+        if self._debug_fd < 0 or (level == "debug" and not self.debugging):
             return
         now, letter = time.time_ns(), _LETTERS[level]
         text = f"{_caller()}] {message[:_MOST]}"
@@ -39,24 +44,22 @@ class RunscLog(Log):
             key = "msg" if self._format == "json" else "log"
             members = f'"{key}":{encode_string(go_string(text))},"level":"{_NAMES[letter]}","time":"{_rfc3339(now)}"'
             line = "{" + members + "}\n"
-        _put(self._fd, line)
+        self._out.put(_encoded(line))
 
     def fatal(self, text: str) -> None:
         """The end of a start, in one line to each: the debug log, stderr, and what the container engine reads."""
         text = " ".join(text.split("\n"))[:_MOST]
         self.write("warning", "FATAL ERROR: " + text)
-        if not _same_file(2, self._fd):
-            _put(2, f"gofer: {text}\n")
+        if not _same_file(2, self._debug_fd):
+            self._stderr.put(_encoded(f"gofer: {text}\n"))
         members = f'"msg":{encode_string(go_string(text))},"level":"error","time":"{_rfc3339(time.time_ns())}"'
-        _put(self._error_fd, "{" + members + "}\n")
+        self._errors.put(_encoded("{" + members + "}\n"))
+        for output in (self._out, self._stderr, self._errors):
+            output.finish()
 
 
-def _put(fd: int, line: str) -> None:
-    if fd >= 0:
-        try:
-            os.write(fd, line.encode("utf-8", "replace"))
-        except OSError:
-            pass  # a log that cannot be written is no reason to stop serving
+def _encoded(line: str) -> bytes:
+    return line.encode("utf-8", "replace")
 
 
 def _same_file(one: int, other: int) -> bool:

@@ -16,6 +16,7 @@ import os
 from _signal import SIG_DFL, SIGPIPE, SIGXFSZ
 from _signal import signal as set_signal
 
+from gofer import signals
 from gofer.output import put, tell
 from gofer.runsc.calls import MACHINE, prctl
 from gofer.runsc.tracer import MACHINES, Refusal, Tracer
@@ -87,6 +88,7 @@ def become(runsc: str, args: list[str], target: str) -> NoReturn:
     """Become runsc. Refusal, OSError: why not; nothing has been started then. Does not return otherwise."""
     if not (needs_no_gofer(args) and _guarded()):
         start_tracer(runsc, target)
+    signals.hand_on()
     for number in (SIGPIPE, SIGXFSZ):
         set_signal(number, SIG_DFL)  # Python ignores them, and exec would pass that on
     os.execv(runsc, [runsc, *args])
