@@ -2,7 +2,8 @@
 """Finds the CPythons of this machine: one line `3.N PATH` for each minor version from 3.9 on.
 
 Looks at `python3.N` and `python3` along PATH, at /usr/bin and /usr/local/bin, and at pyenv's versions where
-pyenv is installed. Each candidate is asked what it is: a pyenv shim may be on PATH and yet run nothing.
+pyenv is installed; its shims on PATH are shell scripts that take half a second each to run one of those versions, or none. Each
+candidate is asked what it is.
 """
 
 import glob
@@ -20,8 +21,8 @@ def find(oldest: int = OLDEST) -> dict[int, str]:
     found: dict[int, str] = {}
     for candidate in _candidates():
         try:
-            run = subprocess.run([candidate, "-IS", "-c", ASK], capture_output=True, text=True, timeout=60)
-        except OSError:
+            run = subprocess.run([candidate, "-IS", "-c", ASK], capture_output=True, text=True, timeout=600)
+        except (OSError, subprocess.TimeoutExpired):
             continue
         words = run.stdout.strip().split(" ", 3)
         if run.returncode == 0 and words[:2] == ["cpython", "3"] and int(words[2]) >= oldest:
@@ -32,9 +33,12 @@ def find(oldest: int = OLDEST) -> dict[int, str]:
 def _candidates() -> list[str]:
     names = ["python3"] + [f"python3.{minor}" for minor in range(NEWEST + 1)]
     paths = [sys.executable]  # whoever runs this is the main one
+    roots = _pyenv_roots()
+    shims = [os.path.join(root, "shims") for root in roots]
     for folder in os.get_exec_path() + ["/usr/bin", "/usr/local/bin"]:
-        paths += [os.path.join(folder, name) for name in names]
-    for root in _pyenv_roots():
+        if folder not in shims:
+            paths += [os.path.join(folder, name) for name in names]
+    for root in roots:
         paths += sorted(glob.glob(os.path.join(root, "versions", "*", "bin", "python3")))
     return [path for path in dict.fromkeys(paths) if os.access(path, os.X_OK)]
 
