@@ -9,6 +9,12 @@ if sys.implementation.name != "cpython":
     sys.exit("gofer: needs CPython, this is %s: run it as `python3 -IS %s`" % (sys.implementation.name, sys.argv[0]))
 
 try:
+    if sys.argv[1:2] == ["runsc"]:  # without what other commands need: every start of a container waits for this
+        from gofer.runsc.redirect import launch
+
+        status = launch(sys.argv[2:])
+        if status is not None:
+            sys.exit(status)
     from gofer.cli import main, name
 except ImportError as error:
     sys.exit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix  # and not `os`, which the launcher of containers (runsc/redirect.py) has no time for
 
 from gofer import Failure
 
@@ -17,10 +17,10 @@ def fill_standard_fds() -> None:
     started finds them closed, as they were: they do not outlive exec(3).
     """
     while True:
-        reader, writer = os.pipe()
-        os.close(writer)
+        reader, writer = posix.pipe()
+        posix.close(writer)
         if reader > 2:
-            os.close(reader)
+            posix.close(reader)
             return
 
 
@@ -28,7 +28,7 @@ def put(data: bytes) -> None:
     """To fd 1, all of it. Failure where that cannot be, Unread where nobody wants it."""
     while data:
         try:
-            data = data[os.write(1, data) :]
+            data = data[posix.write(1, data) :]
         except BlockingIOError:  # somebody has made the terminal, or the pipe, non-blocking, for us as well
             _wait_for_room()
         except BrokenPipeError:
@@ -45,7 +45,7 @@ def say(line: str) -> None:
 def tell(line: str) -> None:
     """One line on fd 2, which may be closed."""
     try:
-        os.write(2, line.encode("utf-8", "backslashreplace") + b"\n")
+        posix.write(2, line.encode("utf-8", "backslashreplace") + b"\n")
     except OSError:
         pass
 

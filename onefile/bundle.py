@@ -1,6 +1,6 @@
 """Compiles modules with the Python that runs this: bundle.py ROOT FILE..., the bundle goes to stdout.
 
-A bundle is the marshalled `{module: (is it a package?, marshalled code)}`, for onefile/start.py. It depends
+A bundle is the marshalled pair of loader.py's code and `{module: (is it a package?, marshalled code)}`, for start.py. It depends
 on nothing but names and text of the sources and the version of Python (given PYTHONHASHSEED=0: Python 3.9
 and 3.10 order constant sets by hash).
 """
@@ -18,10 +18,14 @@ def bundle(root: str, files: list[str]) -> bytes:
         name, is_package = os.path.splitext(file)[0].replace("/", "."), False
         if name.endswith(".__init__"):
             name, is_package = name[: -len(".__init__")], True
-        with open(os.path.join(root, file), "rb") as source:
-            code = compile(source.read(), file, "exec", dont_inherit=True, optimize=0)
-        modules[name] = (is_package, _dump(code))
-    return marshal.dumps(modules, 2)
+        modules[name] = (is_package, _dump(_compile(root, file)))
+    return marshal.dumps((_dump(_compile(root, "onefile/loader.py")), modules), 2)
+
+
+def _compile(root: str, file: str) -> CodeType:
+    with open(os.path.join(root, file), "rb") as source:
+        code: CodeType = compile(source.read(), file, "exec", dont_inherit=True, optimize=0)
+    return code
 
 
 def _dump(code: CodeType) -> bytes:

@@ -21,7 +21,7 @@ CHECKOUT = HERE.parent
 # before 5.1 takes 127 bytes), the file's path, the caller's arguments. With -c Python does not go through
 # `runpy`, as for an archive named on its command line: 5 to 12 ms (Python 3.11, 3.9) of a start of 25.
 # -B: not even byte code of the standard library is written. -I, -S: isolated, no site-packages.
-START = "import sys,zipimport as z;a=sys.argv;del a[0];exec(z.zipimporter(a[0]).get_code('__main__'))"
+START = "import sys,zipimport as z;a=sys.argv;del a[0];exec(z.zipimporter(a[0]).get_data('__main__.py'))"
 LONGEST = 127 - len(f"#! -BISc{START}")
 
 

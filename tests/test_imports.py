@@ -90,7 +90,7 @@ def test_inside_the_package_sys_is_ours(module: str) -> None:
 
 
 def test_the_start_of_the_program_imports_the_standard_sys_and_main_and_no_more() -> None:
-    assert imported(CHECKOUT / "__main__.py") == {"sys", "gofer.cli"}
+    assert imported(CHECKOUT / "__main__.py") == {"sys", "gofer.cli", "gofer.runsc.redirect"}
 
 
 def test_every_module_imports_without_site_packages_and_without_a_warning() -> None:

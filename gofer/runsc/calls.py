@@ -7,7 +7,7 @@ it, and loads in 0.2. gofer.sys, for servers, has hundreds of bindings that nobo
 from __future__ import annotations
 
 from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO, CFuncPtr, _SimpleCData, addressof, dlopen, dlsym, get_errno
-from os import strerror, uname
+from posix import strerror, uname
 
 __all__ = ["MACHINE", "addressof", "prctl", "ptrace"]
 

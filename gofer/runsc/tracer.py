@@ -22,8 +22,7 @@ by a fault of ours: a container would else run with runsc's own gofer, and nobod
 
 from __future__ import annotations
 
-import os
-import stat
+import posix
 
 from gofer.runsc.calls import MACHINE, Byte, addressof, ptrace
 
@@ -39,6 +38,7 @@ _NT_PRSTATUS = 1
 _WALL = 0x40000000
 _SIGILL, _SIGKILL, _GROUP_STOPS = 4, 9, (19, 20, 21, 22)  # STOP, TSTP, TTIN, TTOU
 _CAP_SYS_PTRACE = 19
+_SET_ID = 0o6000  # S_ISUID, S_ISGID
 _MOST_WORDS = 1 << 20  # of a command line, bytes that are looked at
 
 _GOFER, _SANDBOX = b"runsc-gofer", b"runsc-sandbox"
@@ -71,9 +71,9 @@ class Tracer:
     say: told why the gofer could not be run, where it could not.
     """
 
-    def __init__(self, leader: int, runsc: str, target: bytes, say: Callable[[str], object]) -> None:
+    def __init__(self, leader: int, runsc: str, target: str, say: Callable[[str], object]) -> None:
         self._leader, self._target, self._say = leader, target, say
-        self._named = os.stat(runsc)
+        self._named = _identity(posix.stat(runsc))
         self._runsc = self._named  # what the leader now is: of a script, first its shell
         self._redirected: set[int] = set()  # processes in the middle of their redirected execve
         try:
@@ -89,14 +89,14 @@ class Tracer:
         self._privileged = bool(_number("self", "CapEff", 16) >> _CAP_SYS_PTRACE & 1)
         while True:
             try:
-                tid, status = os.waitpid(-1, _WALL)
+                tid, status = posix.waitpid(-1, _WALL)
             except ChildProcessError:
                 return
-            if not os.WIFSTOPPED(status):
+            if not posix.WIFSTOPPED(status):
                 self._redirected.discard(tid)
                 continue
             try:
-                self._on_stop(tid, os.WSTOPSIG(status), status >> 16)
+                self._on_stop(tid, posix.WSTOPSIG(status), status >> 16)
             except (ProcessLookupError, FileNotFoundError):
                 pass  # killed meanwhile, and gone from /proc; its end will be reported
 
@@ -117,7 +117,7 @@ class Tracer:
             return
         exe = _exe(tid)
         if tid == self._leader:
-            self._runsc = exe
+            self._runsc = _identity(exe)
         what = self._judge(tid, exe)
         if what == "gofer":
             self._redirect(tid)
@@ -125,26 +125,26 @@ class Tracer:
             ptrace(_CONT, tid)
         else:
             if what == "other" and not self._privileged and _gains_rights(tid, exe):
-                _execute(tid, b"/proc/self/exe")
+                _execute(tid, "/proc/self/exe")
             ptrace(_DETACH, tid)
 
-    def _judge(self, tid: int, exe: os.stat_result) -> str:
+    def _judge(self, tid: int, exe: posix.stat_result) -> str:
         """What tid has become: "gofer", "sandbox", "runsc" (or what might start one), or "other"."""
         with open(f"/proc/{tid}/cmdline", "rb") as file:
             words = file.read(_MOST_WORDS).split(b"\0")
         if words[0] in (_GOFER, _SANDBOX):
             return "gofer" if words[0] == _GOFER else "sandbox"
-        if os.path.samestat(exe, self._runsc) or os.path.basename(os.readlink(f"/proc/{tid}/exe")).startswith("runsc"):
-            command = self._command_of([os.fsdecode(word) for word in words[1:]])
+        if _identity(exe) == self._runsc or posix.readlink(f"/proc/{tid}/exe").rpartition("/")[2].startswith("runsc"):
+            command = self._command_of([word.decode("utf-8", "replace") for word in words[1:]])
             return "gofer" if command == "gofer" else "sandbox" if command == "boot" else "runsc"
         # A script in runsc's place: whatever it runs may be runsc.
-        return "other" if os.path.samestat(self._runsc, self._named) else "runsc"
+        return "other" if self._runsc == self._named else "runsc"
 
     def _redirect(self, tid: int) -> None:
         why_not = _unreadable(tid, self._target)
         if why_not:
             self._say(why_not)
-            os.kill(tid, _SIGKILL)
+            posix.kill(tid, _SIGKILL)
             return
         self._redirected.add(tid)
         _execute(tid, self._target)
@@ -153,20 +153,21 @@ class Tracer:
     def _on_failure(self, tid: int) -> None:
         result = int.from_bytes(_register(_registers(tid), "result"), "little", signed=True)
         self._say(
-            f"{os.strerror(-result)}: the container's user must be able to execute it, "
+            f"{posix.strerror(-result)}: the container's user must be able to execute it, "
             "and to search every directory above it"
         )
         ptrace(_CONT, tid, 0, _SIGKILL)
 
 
-def _execute(tid: int, path: bytes) -> None:
+def _execute(tid: int, path: str) -> None:
     """Have tid, stopped after an execve, execute path before anything else, with the same arguments and environment."""
+    word = path.encode("utf-8", "surrogateescape") + b"\0"
     _, offsets, instructions = MACHINES[MACHINE]
     registers = _registers(tid)
     pc, sp = (int.from_bytes(_register(registers, name), "little") for name in ("pc", "sp"))
-    place = (sp - 1024 - len(path)) & ~15  # below is room: the kernel begins with 128 KiB of stack
+    place = (sp - 1024 - len(word)) & ~15  # below is room: the kernel begins with 128 KiB of stack
     _poke(tid, pc, instructions)
-    _poke(tid, place, path + b"\0")
+    _poke(tid, place, word)
     for name, value in (("path", place), ("argv", sp + 8), ("envp", sp + 8 * (_peek(tid, sp) + 2))):
         registers[offsets[name] : offsets[name] + 8] = value.to_bytes(8, "little")
     _registers(tid, registers)
@@ -201,35 +202,39 @@ def _poke(tid: int, address: int, data: bytes) -> None:
     except ProcessLookupError:
         raise
     except OSError as error:
-        name = os.readlink(f"/proc/{tid}/exe")
+        name = posix.readlink(f"/proc/{tid}/exe")
         raise Refusal(f"{name} cannot be traced ({error.strerror}): who runs it must be able to read it") from None
 
 
-def _exe(tid: int) -> os.stat_result:
+def _identity(file: posix.stat_result) -> tuple[int, int]:
+    return file.st_dev, file.st_ino
+
+
+def _exe(tid: int) -> posix.stat_result:
     try:
-        return os.stat(f"/proc/{tid}/exe")
+        return posix.stat(f"/proc/{tid}/exe")
     except PermissionError:
         raise Refusal("runsc is or runs a program that its user may not read, so that it cannot be traced") from None
 
 
-def _gains_rights(tid: int, exe: os.stat_result) -> bool:
+def _gains_rights(tid: int, exe: posix.stat_result) -> bool:
     """Whether what tid executes is set-user-ID or the like."""
-    if exe.st_mode & (stat.S_ISUID | stat.S_ISGID):
+    if exe.st_mode & _SET_ID:
         return True
     try:
-        return bool(os.getxattr(f"/proc/{tid}/exe", "security.capability"))
+        return bool(posix.getxattr(f"/proc/{tid}/exe", "security.capability"))
     except OSError:
         return False
 
 
-def _unreadable(tid: int, target: bytes) -> str:
+def _unreadable(tid: int, target: str) -> str:
     """Python must read the file that the kernel only needs to execute: why the process's user may not, or ""."""
     uid, gid = (_number(tid, name, 10, 3) for name in ("Uid", "Gid"))  # those of file accesses
     try:
-        info = os.stat(target)
+        info = posix.stat(target)
     except OSError as error:
         return str(error.strerror)
-    bit = stat.S_IRUSR if uid == info.st_uid else stat.S_IRGRP if gid == info.st_gid else stat.S_IROTH
+    bit = 0o400 if uid == info.st_uid else 0o040 if gid == info.st_gid else 0o004
     return "" if uid == 0 or info.st_mode & bit else f"not readable by user {uid}, as whom it would run"
 
 
