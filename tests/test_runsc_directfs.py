@@ -80,12 +80,19 @@ def test_mount_donates_an_fd_of_the_root_whatever_its_kind(
     assert opened_as(donated) == how
 
 
-def test_a_fifo_whose_root_is_donated_has_no_reader(gofer: Start, spot: Path) -> None:
-    """A host's writer would no longer wait for the container to open it."""
+@pytest.mark.parametrize("option,how", [("none", os.O_PATH), ("open", os.O_RDONLY)])
+def test_a_fifo_is_donated_for_reading_only_where_fifos_are_allowed(
+    gofer: Start, spot: Path, option: str, how: int
+) -> None:
+    """The client is a reader then, and a host's writer no longer waits; so it would be without the fd, for the mount around."""
     fifo = make(spot / "fifo", "fifo")
-    of_mount(gofer, fifo).mount()
-    with fails(errno.ENXIO):
-        os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    (donated,) = of_mount(gofer, fifo, flags=(f"--host-fifo={option}",)).mount().donated
+    assert opened_as(donated) == how
+    if option == "open":
+        os.fchmod(donated, 0o604)
+    else:
+        with fails(errno.ENXIO):
+            os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "fifo"])
@@ -245,9 +252,11 @@ def test_a_fifo_at_a_mount_point_opens_only_where_fifos_are_allowed(gofer: Start
 
 
 def test_a_fifo_opens_without_waiting_and_for_writing_only_where_somebody_reads(gofer: Start, spot: Path) -> None:
-    """ENXIO is how the sandbox learns that an open(2) of its own must go on waiting."""
+    """ENXIO is how the sandbox learns that an open(2) of its own must go on waiting: where it is itself no reader."""
     fifo = make(spot / "fifo", "fifo")
     peer = of_mount(gofer, fifo, flags=("--host-fifo=open",))
+    for fd in peer.disown(list(peer.owned)):
+        os.close(fd)  # of the root
     with fails(errno.ENXIO):
         peer.openat(peer.root, os.O_WRONLY)
     (reader,) = peer.openat(peer.root).donated
