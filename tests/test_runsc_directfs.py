@@ -15,7 +15,7 @@ from typing import Callable
 
 import pytest
 from hosts import fails
-from peer import Peer
+from peer import Peer, over_channel
 from runsc import Started, bind, directory, spec_of, starting
 
 Start = Callable[..., Started]
@@ -197,6 +197,20 @@ def test_from_a_donated_directory_no_way_leads_further_than_to_the_containers_ro
     for way, leads_to in ways.items():
         assert os.path.samestat(os.stat(way, dir_fd=mounted), os.stat(spot / leads_to)), way
     assert os.path.samestat(os.stat("..", dir_fd=root), os.stat(spot / "rootfs"))
+
+
+def test_a_client_that_has_no_use_for_the_root_is_served_as_without_directfs(gofer: Start, spot: Path) -> None:
+    """2026-05: a mount with the hint directfs=off, beside others without. It closes the fd, and asks over channels."""
+    peer = of_mount(gofer, make(spot / "source", "directory"))
+    for fd in peer.disown(list(peer.owned)):
+        os.close(fd)
+    other = over_channel(peer)
+    try:
+        assert other.pread(other.openat(other.walk_to("f"), os.O_RDWR).fd, 0, 9) == b"text"
+        opened = other.openat(other.root)
+        assert [entry.name for entry in other.listdir(opened.fd)] == [b"f"] and len(opened.donated) == 1
+    finally:
+        other.disconnect()
 
 
 # Sockets, FIFOs, and what else goes by the root's control FD

@@ -288,6 +288,12 @@ def test_a_restored_container_mounts_again(runsc: Runsc, place: Path, src: Path,
     assert runsc.served_by_us() == 2
 
 
+def test_a_profiled_start_is_served(runsc: Runsc, place: Path, spot: Path) -> None:
+    """Every such start has the gofer's fds for Go's profiler among the flags; there is no Go here to be profiled."""
+    flags = ("--profile", f"--trace={spot}/trace", f"--profile-cpu={spot}/cpu")
+    assert contained(runsc, place, "echo served", flags=flags) == "served\n"
+
+
 def test_a_runsc_that_is_too_new_starts_nothing(runsc: Runsc, place: Path, one_file: Path, spot: Path) -> None:
     """Made so by a gofer between: it hands on one more fd than this runsc would."""
     newer = spot / "newer"
