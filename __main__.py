@@ -16,11 +16,10 @@ try:
         if status is not None:
             sys.exit(status)
     from gofer.cli import main, name
-except ImportError as error:
-    sys.exit(
-        "gofer: cannot start: %s; this Python cannot read all of its files, or gofer's: run gofer with another" % error
+except (ImportError, OSError) as error:
+    lacks = (
+        "this Python lacks a part of its standard library, or cannot read it (Debian's python3-minimal is not enough)"
     )
+    sys.exit("gofer: cannot start: %s; %s: install all of it, or run gofer with another" % (error, lacks))
 
-# Seconds until a thread that has work asks for its turn: each client has a thread, or more.
-sys.setswitchinterval(0.0005)
 sys.exit(main(sys.argv[1:], name(sys.argv, getattr(sys, "orig_argv", None) or [sys.executable, sys.argv[0]])))

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 FAILED = 1
 _serves = False  # this process is, or was, a server
-_INCOMPLETE = (
-    "this Python lacks a part of its standard library, or cannot read it: install all of it (on Debian the package python3, of "
-    "which python3-minimal is only a part), or run gofer with another"
+_INCOMPLETE = (  # as in __main__.py
+    "this Python lacks a part of its standard library, or cannot read it (Debian's python3-minimal is not enough): install all "
+    "of it, or run gofer with another"
 )
 
 
@@ -31,7 +31,6 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
 
     A server's process ends here: what its threads are in the middle of is cut off, where the interpreter's own end could abort.
     """
-    fill_standard_fds()  # before anything is opened
     status = _run(list(argv), prog)
     if _serves:
         os._exit(status)
@@ -40,9 +39,10 @@ def main(argv: Sequence[str], prog: str = "gofer") -> int:
 
 def _run(argv: list[str], prog: str) -> int:
     global _serves
-    signals.heed_children()
     gc.disable()  # until there is a server: what a start makes it keeps, and to look through it costs 1 ms
     try:
+        fill_standard_fds()  # before anything is opened
+        signals.heed_children()
         if argv[:1] == ["serve"]:
             from gofer.serve import serve
 

@@ -28,7 +28,7 @@ import os
 import resource
 import stat
 from ctypes import byref
-from errno import EBADF, EINVAL, EMFILE, ENODEV
+from errno import EBADF, EINVAL, EMFILE, ENODEV, EPERM
 from itertools import count
 
 from gofer.sys import AT_FDCWD, O_PATH, Statfs, fstatfs, get_errno, openat, raise_errno
@@ -198,10 +198,10 @@ def set_fd_limit(limit: int | None = None, clients: int = 64) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if limit is None else limit
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
-    except (OSError, ValueError):
+        set_limit(resource.RLIMIT_NOFILE, wanted, max(hard, wanted))
+    except OSError:
         wanted = hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        set_limit(resource.RLIMIT_NOFILE, wanted, hard)
     last = max(wanted - LAST, 0)
     ceiling = max(last - clients, last * 3 // 4)
     top = int(ceiling * SHARES_FROM)
@@ -210,6 +210,14 @@ def set_fd_limit(limit: int | None = None, clients: int = 64) -> int:
     MARKS[:] = int(ceiling * FAIR_FROM) if clients > 1 else ceiling, ceiling
     _shares[:] = top, share, last
     return wanted
+
+
+def set_limit(which: int, soft: int, hard: int) -> None:
+    """setrlimit(2); also where it may not be an OSError, of which Python makes a ValueError."""
+    try:
+        resource.setrlimit(which, (soft, hard))
+    except ValueError as e:
+        raise OSError(EPERM, f"a limit cannot be set: {e}") from None
 
 
 def pin_proc(proc: int = -1, mountinfo: int = -1) -> None:
@@ -277,5 +285,6 @@ WALKABLE = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, st
 __all__ = [
     "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "MountPoint", "OpenFD", "admit",
     "crowded", "enter_proc", "get_errno", "open_path", "open_proc", "pin_proc", "proc_path", "reopen", "set_fd_limit",
+    "set_limit",
 ]  # fmt: skip
 set_fd_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

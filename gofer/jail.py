@@ -74,17 +74,12 @@ def enter(
         name, why = namespaces.enter_directory_of(root), ""
     except OSError as error:  # a file whose directory cannot be reached any more
         name, why = b"", f"the tree's directory: {error.strerror}"
-    propagation = namespaces.Propagation(root)
     trouble = _leave_namespaces(root, policy, posture)
-    if not (trouble["mount"] or posture.in_user_namespace) and namespaces.leave_chroot():
-        here = os.open(".", os.O_PATH | os.O_CLOEXEC)
-        propagation = namespaces.Propagation(here)  # now that what is around the tree can be seen
-        os.close(here)
     witness = Witness()
     supervisor.fork(charge, witness, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
     no_namespace = trouble.pop("mount") or why
     split(not no_namespace)
-    _change_root(root, name, options, posture, no_namespace, propagation)
+    _change_root(root, name, options, posture, no_namespace)
     for kind, why in trouble.items():
         posture.lacks(kind, why) if why else posture.holds(kind)
     _confine(posture, [(root, options)], policy, witness)
@@ -132,9 +127,7 @@ def _changes_results(root: int, policy: Policy) -> str:
     return ""
 
 
-def _change_root(
-    root: int, name: bytes, options: Options, posture: Posture, no_namespace: str, propagation: namespaces.Propagation
-) -> None:
+def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_namespace: str) -> None:
     """A new root in our own mount namespace; without one chroot, where we may. /proc/self/fd is pinned anew: it was
     the supervisor's until now."""
     devices = options.char_devices == "open"
@@ -150,12 +143,7 @@ def _change_root(
             os.close(own)
             fds.pin_proc(proc, mountinfo)
             flags = "nosuid" + ("" if devices else ",nodev") + (",ro" if options.read_only else "")
-            posture.holds("root", f"{f'no mount flags: {why}' if why else flags}; {propagation.describe()}")
-            if propagation.stuck:
-                posture.warnings.append(
-                    f"{', '.join(propagation.stuck[:5])}: if the host unmounts what is mounted there, it stays in use until this "
-                    "server ends, as the mount around it is private"
-                )
+            posture.holds("root", f"no mount flags: {why}" if why else flags)
     if no_namespace:
         if not name and _chroot(root):
             posture.holds("root", f"by chroot: {no_namespace}")
@@ -192,9 +180,9 @@ def _confine(posture: Posture, roots: Roots, policy: Policy, witness: Witness | 
 def _limit(posture: Posture) -> None:
     """The fd limit that is set already becomes one that cannot be raised again."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    fds.set_limit(resource.RLIMIT_NOFILE, limit, limit)
     posture.holds("fd limit", str(limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    fds.set_limit(resource.RLIMIT_CORE, 0, 0)
     posture.holds("no core files")
 
 
@@ -243,7 +231,7 @@ def _landlock(posture: Posture, roots: Roots) -> None:
             allowed = landlock.rights(options.read_only, options.char_devices == "open")
             trees.append((fd, stat.S_ISDIR(os.fstat(fd).st_mode), allowed))
         try:
-            landlock.restrict(trees)
+            landlock.restrict(trees, version)
             posture.holds("landlock", f"ABI {version}")
         except OSError as error:  # such as E2BIG, sixteen layers deep in others' sandboxes
             posture.lacks("landlock", os.strerror(error.errno or 0))
@@ -277,7 +265,7 @@ def _filter(action: str, rules: Callable[[int], seccomp.Rules], witness: Witness
 def _confine_supervisor(posture: Posture, policy: Policy, processes: Sequence[int]) -> None:
     """The supervisor has nothing to do with clients; what it does not need goes all the same. Its root is the server's."""
     os.chdir("/")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    fds.set_limit(resource.RLIMIT_CORE, 0, 0)
     caps.limit(_needed_capabilities(posture, []) | {caps.KILL})  # a thread of the server's may have become anybody
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _filter(policy.seccomp, lambda refuse: seccomp.supervisor_rules(refuse, processes))

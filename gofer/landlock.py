@@ -53,12 +53,11 @@ def abi() -> int:
     return max(0, _syscall(_CREATE_RULESET, c_void_p(None), c_size_t(0), c_uint32(1)))
 
 
-def restrict(trees: Iterable[tuple[int, bool, int]]) -> None:
+def restrict(trees: Iterable[tuple[int, bool, int]], version: int) -> None:
     """Confine the calling thread, and those it starts, to the trees, for good: (O_PATH fd, is a directory, rights) each.
 
-    Needs no_new_privs. Call it before the first thread starts: it takes no other threads along.
+    version: what `abi` said. Needs no_new_privs. Call it before the first thread starts: it takes no other threads along.
     """
-    version = abi()
     handled = _HANDLED[min(version, 5)]
     attribute = _RulesetAttr(handled, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24

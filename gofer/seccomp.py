@@ -28,7 +28,7 @@ import ctypes
 import os
 import struct
 from ctypes import c_long, c_uint, c_ulong, c_void_p
-from errno import EINVAL, ENOSYS, EPERM
+from errno import EAGAIN, EINVAL, ENOSYS, EPERM
 
 from gofer import callnames
 from gofer.sys import MACHINE, get_errno, libc, raise_errno
@@ -160,6 +160,7 @@ def supervisor_rules(refuse: int, processes: Iterable[int]) -> Rules:
     )
     rules: Rules = dict.fromkeys(names)
     rules.update(
+        clone=[(_RET, 0, 0, ERRNO | EAGAIN)],  # its log may want a thread (sink.py), and does without
         ioctl=_one_of(refuse, 1, (_NOTIF_RECV,)),
         kill=[_load(1), (_JEQ, 0, 1, _SIGKILL), (_RET, 0, 0, ALLOW), *_one_of(refuse, 0, (*me, *processes))],
         mmap=_without(refuse, 2, _PROT_EXEC),

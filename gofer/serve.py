@@ -119,7 +119,9 @@ class _Service:
 
     def abandon(self, error: BaseException) -> None:
         """Leave nothing behind. A worker that is not the first does not return: the first says why, and once."""
-        if self._crew.index:
+        if self._crew.index and isinstance(
+            error, (Failure, OSError, MemoryError)
+        ):  # else a fault of ours, to be traced
             self._crew.give_up(str(error) or type(error).__name__)
         self._charge.abandon()
         if self._listening is not None:

@@ -309,4 +309,7 @@ class _Closer:
                     self._threads -= 1
                     return
                 sock = self._waiting.pop()
-            sock.close()
+            try:
+                sock.close()
+            except OSError:  # it is closed all the same
+                pass

@@ -80,10 +80,11 @@ class Crew:
         for index in range(1, self.size):
             pid = os.fork()
             if pid == 0:
+                self.index = index
                 for fd in (self._leash, gate, prepared):
                     os.close(fd)
                 kernel.set_parent_death_signal(SIGKILL)
-                self.index, self._leash = index, -1
+                self._leash = -1
                 self.slots.belong_to(index)
                 self._others.clear()
                 self._take_turns(pipes)

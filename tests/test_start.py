@@ -163,7 +163,7 @@ def test_a_file_system_without_room_for_a_socket_is_told(tree: Path, spot: Path)
 
 
 def test_there_may_be_more_workers_than_counters_fit_on_a_page() -> None:
-    assert Crew(5000).count(7) == 7
+    assert Crew(5000, 5000).size == 5000
 
 
 # Pythons that will not do
