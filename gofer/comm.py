@@ -15,7 +15,7 @@ import struct
 from errno import EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
 from gofer import busypoll, kernelfs
-from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit
+from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit, reopen
 from gofer.kernelfs import CLOSED, KIND, READABLE, ROOT_BITS, ROOT_BYTE
 from gofer.sys import (
     AT_EMPTY_PATH,
@@ -51,6 +51,7 @@ _ACCESS = struct.Struct("=IIIH")  # stx_nlink, stx_uid, stx_gid, stx_mode
 _MODE_BYTE1 = Statx.stx_mode.offset + 1
 _KINDS = tuple((byte & 0xF0) << 8 for byte in range(256))  # the type by that byte: half the price of & and <<
 _MOUNT_FLAGS = Statfs.f_flags.offset
+_LEASED = 0.001, 0.05  # seconds between two looks whether a lease is gone: at first, at most
 _S_IFDIR = stat.S_IFDIR
 
 
@@ -109,12 +110,12 @@ class Communicator:
     """One transport's end; see the head of this file.
 
     donated: what rides on the reply, in order; each keeps its owner alive until it is sent.
-    warn(message): one warning a connection and message. make_channel(): see connection.Connection.make_channel.
+    warn(message): one warning a connection and message. make_channel(), wait(seconds): see connection.Connection.
     """
 
     __slots__ = (
         "table", "control", "opened", "bound", "next_id", "export", "options", "read_only", "donated",
-        "warn", "make_channel", "statx_buffer", "statx_bytes", "statfs_bytes", "statfs_buffer", "_scratch",
+        "warn", "make_channel", "wait", "statx_buffer", "statx_bytes", "statfs_bytes", "statfs_buffer", "_scratch",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +124,7 @@ class Communicator:
         export: Export,
         warn: Callable[[str], None],
         make_channel: Callable[..., Any],
+        wait: Callable[[float], bool],
     ) -> None:
         self.table = table
         self.control, self.opened, self.bound, self.next_id = (
@@ -137,6 +139,7 @@ class Communicator:
         self.donated: list[Donation] = []
         self.warn = warn
         self.make_channel = make_channel
+        self.wait = wait
         self.statx_bytes = bytearray(ctypes.sizeof(Statx))
         self.statx_buffer = ctypes.byref((ctypes.c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes))
         self.statfs_bytes = bytearray(ctypes.sizeof(Statfs))
@@ -227,6 +230,21 @@ class Communicator:
             return options.donate
         told = not fstatfs(host, self.statfs_buffer)
         return told and bool(self.statfs_bytes[_MOUNT_FLAGS] & os.ST_RDONLY)
+
+    def open_file(self, host: int, flags: int) -> int:
+        """`reopen` for a regular file; flags: with O_NONBLOCK, as else the wait would be the kernel's, deaf to a hang-up.
+
+        Whoever holds a lease on the file (fcntl(2), F_SETLEASE: a client may, on a donated fd) is asked to give it up by the
+        first try, and has 45 seconds unless the host says otherwise. It is waited for as in open(2), while the client is there.
+        """
+        pause = _LEASED[0]
+        while True:
+            try:
+                return reopen(host, flags)
+            except BlockingIOError:
+                if not self.wait(pause):
+                    raise
+                pause = min(2 * pause, _LEASED[1])
 
     def changeable(self, fdid: int) -> ControlFD:
         """The control FD of that number, whose inode may be changed as far as the host lets us."""

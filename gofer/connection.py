@@ -60,6 +60,7 @@ BUFFER_SIZE = MAX_MESSAGE_SIZE + _HEAD
 _KEEP_LARGE = 1.0  # seconds
 _SO_PASSRIGHTS = 83
 _FIONREAD = 0x541B
+_POLLRDHUP = 0x2000
 
 __all__ = ["Connection", "Export", "Options", "closes_at_once", "refuse_fds"]
 
@@ -123,7 +124,7 @@ class Connection:
         _thread.start_new_thread(self._run, ())
 
     def communicator(self) -> Communicator:
-        return Communicator(self.table, self.export, self._warn, self.make_channel)
+        return Communicator(self.table, self.export, self._warn, self.make_channel, self.wait)
 
     # The socket
 
@@ -264,6 +265,10 @@ class Connection:
             return True
         self.drop("half", f"half a message or reply for {self._patience:g} s (--idle-message-timeout)")
         return False
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, on the thread of a call in work; False where the client has gone or has to: nobody wants its reply any more."""
+        return not (self._ready(_POLLRDHUP, seconds) or self.table.closing)
 
     def _ready(self, event: int, seconds: float | None) -> bool:
         """Whether the socket can be read from (POLLIN) or written to (POLLOUT) within that time; None: any."""

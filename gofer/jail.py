@@ -74,12 +74,17 @@ def enter(
         name, why = namespaces.enter_directory_of(root), ""
     except OSError as error:  # a file whose directory cannot be reached any more
         name, why = b"", f"the tree's directory: {error.strerror}"
+    propagation = namespaces.Propagation(root)
     trouble = _leave_namespaces(root, policy, posture)
+    if not (trouble["mount"] or posture.in_user_namespace) and namespaces.leave_chroot():
+        here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        propagation = namespaces.Propagation(here)  # now that what is around the tree can be seen
+        os.close(here)
     witness = Witness()
     supervisor.fork(charge, witness, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
     no_namespace = trouble.pop("mount") or why
     split(not no_namespace)
-    _change_root(root, name, options, posture, no_namespace)
+    _change_root(root, name, options, posture, no_namespace, propagation)
     for kind, why in trouble.items():
         posture.lacks(kind, why) if why else posture.holds(kind)
     _confine(posture, [(root, options)], policy, witness)
@@ -127,7 +132,9 @@ def _changes_results(root: int, policy: Policy) -> str:
     return ""
 
 
-def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_namespace: str) -> None:
+def _change_root(
+    root: int, name: bytes, options: Options, posture: Posture, no_namespace: str, propagation: namespaces.Propagation
+) -> None:
     """A new root in our own mount namespace; without one chroot, where we may. /proc/self/fd is pinned anew: it was
     the supervisor's until now."""
     devices = options.char_devices == "open"
@@ -143,7 +150,12 @@ def _change_root(root: int, name: bytes, options: Options, posture: Posture, no_
             os.close(own)
             fds.pin_proc(proc, mountinfo)
             flags = "nosuid" + ("" if devices else ",nodev") + (",ro" if options.read_only else "")
-            posture.holds("root", f"no mount flags: {why}" if why else flags)
+            posture.holds("root", f"{f'no mount flags: {why}' if why else flags}; {propagation.describe()}")
+            if propagation.stuck:
+                posture.warnings.append(
+                    f"{', '.join(propagation.stuck[:5])}: if the host unmounts what is mounted there, it stays in use until this "
+                    "server ends, as the mount around it is private"
+                )
     if no_namespace:
         if not name and _chroot(root):
             posture.holds("root", f"by chroot: {no_namespace}")

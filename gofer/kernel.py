@@ -84,6 +84,13 @@ def unshare(flags: int) -> None:
         raise_errno()
 
 
+def setns(fd: int, kind: int) -> None:
+    function = libc["setns"]
+    function.argtypes = (c_int, c_int)
+    if function(fd, kind) != 0:
+        raise_errno()
+
+
 def open_tree(path: bytes, flags: int) -> int:
     """An O_PATH fd on a copy of the mount at path that hangs nowhere: `..` from its root leads nowhere. Linux 5.2."""
     function = libc["syscall"]

@@ -5,7 +5,13 @@ How the root changes without resolving a host path again
 The served tree is known by an O_PATH fd. Mounts of another namespace cannot be bound, so the fd itself is of no use
 once there is a new one; but the working directory is carried over into it. So: `fchdir` to the tree, `unshare`, and "."
 is the same directory in the new namespace. Mount propagation is set to "slave": what the host mounts below the
-tree later still appears, what it unmounts goes away here too, and nothing of ours appears there.
+tree later still appears, what it unmounts goes away here too, and nothing of ours appears there. That is as far as the kernel
+goes: where the host's mount is private it tells nobody, a slave of it has no master, and what was mounted there at the start
+stays in the new namespace (`Propagation`). It could be made shared, but in the host's namespace, and all of the host's later
+binds of it would be shared as well: that is left to the host.
+
+pivot_root(2) wants a root that is a mount, and it must be that of the namespace, or what lies above it would stay. In a chroot
+it is neither; so the root of the new namespace is made ours first (`leave_chroot`).
 
 The new root needs a place to be built on; `/proc` is a directory that must exist anyway. First `/proc/self/fd` itself is
 bound there, opened, and taken away again: that fd is the root of a mount that hangs nowhere, so `..` from it stays where it
@@ -76,6 +82,71 @@ def unshare(flags: int) -> dict[str, str]:
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     return dict.fromkeys(asked, "")
+
+
+def leave_chroot() -> bool:
+    """Make the root of this mount namespace, which is our own and new, that of this process; the working directory stays.
+
+    Where we may not, or there is no /proc there, things are as they were. Returns whether the root is another one now.
+    """
+    here, before = os.open(".", _DIRECTORY), os.open("/", _DIRECTORY)
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kernel.setns(namespace, MOUNT)
+        if not os.path.isdir("/proc/self/fd"):
+            os.fchdir(before)
+            os.chroot(".")
+    except OSError:
+        pass
+    os.fchdir(here)
+    left = not _same(before, b"/")
+    for fd in (here, before, namespace):
+        os.close(fd)
+    return left
+
+
+class Propagation:
+    """What a mount namespace of our own will see of the host's mounts in and below a tree (mount_namespaces(7)).
+
+    A mount tells of what is mounted on it, or taken off it, where it is shared, and only then. private: mount points of those
+    that are not. stuck: of what is mounted on these now.
+    """
+
+    def __init__(self, root: int) -> None:
+        """root: an fd on the tree, in the host's namespace or one that is a copy of it still."""
+        with open(f"/proc/self/fdinfo/{root}", "rb") as file:
+            (top,) = [int(line.split()[1]) for line in file if line.startswith(b"mnt_id:")]
+        below = _as_in_mountinfo(os.readlink(b"/proc/self/fd/%d" % root).rstrip(b"/") + b"/")
+        with open("/proc/self/mountinfo", "rb") as file:
+            lines = [line.split(b" ") for line in file]
+        parents = {int(fields[0]): int(fields[1]) for fields in lines if fields[4].startswith(below)}
+        points: dict[int, str] = {}
+        shared = set()
+        for fields in lines:
+            number = above = int(fields[0])
+            while above != top and above in parents:
+                above = parents[above]
+            if above == top:
+                points[number] = os.fsdecode(fields[4])
+                if any(field.startswith(b"shared:") for field in fields[6 : fields.index(b"-")]):
+                    shared.add(number)
+        if top not in points:  # in a chroot, the mount around it
+            points[top] = "/"
+        self.private = [point for number, point in points.items() if number not in shared]
+        self.stuck = [point for number, point in points.items() if number != top and parents[number] not in shared]
+
+    def describe(self) -> str:
+        """What holds, and how to have it otherwise."""
+        if not self.private:
+            return "mounts below it come and go with the host's"
+        where = min(self.private, key=len)
+        return f"mounts below it stay as they are: {where} is private (`mount --make-rshared {where}` before the start)"
+
+
+def _as_in_mountinfo(path: bytes) -> bytes:
+    for char in b"\\ \t\n":
+        path = path.replace(bytes((char,)), b"\\%03o" % char)
+    return path
 
 
 def user_namespace_trouble(root: int) -> str:

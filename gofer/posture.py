@@ -53,10 +53,12 @@ class Posture:
     """What the jail came to.
 
     in_user_namespace: one of the server's own, see above. overflow_is_root: peer credentials of 65534 can be nobody's but root's.
+    warnings: what the host may meet with because of it.
     """
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
+        self.warnings: list[str] = []
         self.in_user_namespace = False
         self.overflow_is_root = False
 
@@ -70,7 +72,7 @@ class Posture:
         return [layer for layer in self.layers if layer.state == MISSING]
 
     def lines(self) -> list[str]:
-        """One line of what is in force, and one for each reason why something is missing."""
+        """One line of what is in force, one for each reason why something is missing, and the warnings."""
         if not self.layers:
             return ["jail: off"]
         held = [layer for layer in self.layers if layer.state == IN_FORCE]
@@ -82,4 +84,4 @@ class Posture:
         for why, names in reasons.items():
             losses = ", ".join(LOSSES[name] for name in names)
             lines.append(f"jail: missing: {', '.join(names)}: {why}. A server that a client took over: {losses}")
-        return lines
+        return lines + self.warnings

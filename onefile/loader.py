@@ -6,15 +6,24 @@ import sys
 # Loaded in every CPython; importlib, which gives it out too, would have to be imported first.
 from _frozen_importlib import ModuleSpec
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    Modules = dict[str, tuple[bool, bytes]]
+
 
 class Bundle:
     """Finder and loader, as in importlib.abc, of `{name: (is it a package?, marshalled code)}`."""
 
-    def __init__(self, archive: str, modules: "dict[str, tuple[bool, bytes]]") -> None:
+    def __init__(self, archive: str, modules: "Modules", read: "Callable[[str], tuple[bytes, Modules]]") -> None:
         self.archive = archive
         self.modules = modules
+        self.read = None if "gofer.cli" in modules else read  # of what is not in modules
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
+        if name not in self.modules and name.startswith("gofer.") and self.read:
+            self.modules, self.read = self.read("bundle")[1], None  # `gofer runsc` with words that start no container
         if name not in self.modules:
             return None
         is_package = self.modules[name][0]
@@ -33,5 +42,5 @@ class Bundle:
         del self.modules[name]  # not needed again: gives the memory back
 
 
-def install(archive: str, modules: "dict[str, tuple[bool, bytes]]") -> None:
-    sys.meta_path.insert(0, Bundle(archive, modules))
+def install(archive: str, modules: "Modules", read: "Callable[[str], tuple[bytes, Modules]]") -> None:
+    sys.meta_path.insert(0, Bundle(archive, modules, read))

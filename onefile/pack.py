@@ -22,6 +22,8 @@ CHECKOUT = HERE.parent
 # `runpy`, as for an archive named on its command line: 5 to 12 ms (Python 3.11, 3.9) of a start of 25.
 # -B: not even byte code of the standard library is written. -I, -S: isolated, no site-packages.
 START = "import sys,zipimport as z;a=sys.argv;del a[0];exec(z.zipimporter(a[0]).get_data('__main__.py'))"
+# The modules that `gofer runsc` needs for a container, its tracer too.
+LAUNCH = """__init__ output signals runsc/__init__ runsc/calls runsc/errors runsc/flags runsc/guard runsc/redirect runsc/tracer"""
 LONGEST = 127 - len(f"#! -BISc{START}")
 
 
@@ -34,8 +36,9 @@ def pack(output: Path, interpreter: str) -> None:
         for file in files:
             _write(stage / file, (CHECKOUT / file).read_bytes())
         for python in pythons.find().values():
-            bundle = _run(python, str(HERE / "bundle.py"), str(CHECKOUT), *files)
-            _write(stage / f"{_magic(python)}.bundle", bundle)
+            for kind, chosen in (("bundle", files), ("launch", [f"gofer/{name}.py" for name in LAUNCH.split()])):
+                bundle = _run(python, str(HERE / "bundle.py"), str(CHECKOUT), *chosen)
+                _write(stage / f"{_magic(python)}.{kind}", bundle)
         start = (HERE / "start.py").read_text() + (CHECKOUT / "__main__.py").read_text()
         shiv.builder.MAIN_TEMPLATE = start.replace("{", "{{").replace("}", "}}")
         shiv.builder.iter_package_files = lambda package: iter(())  # the files of its bootstrap

@@ -69,6 +69,10 @@ DIFFERENCES = {
         ["2022", "2024-gofer", "2024-gofer-plain"],
         "a directfs sandbox opens what is bound of a proc or sysfs itself, as the process that it is",
     ),
+    "a container is no reader of a FIFO that it has not opened": (
+        ["2022", "2024-gofer", "2024-gofer-plain"],
+        "a directfs sandbox opens each FIFO that it finds, also the one that a mount point is, through the mount around it",
+    ),
     "a container has user attributes": (
         ["2022", "2024-gofer", "2024-gofer-plain"],
         "a directfs sandbox never asks for them, and has none of its own",

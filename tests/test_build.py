@@ -122,14 +122,15 @@ def test_an_interpreter_that_the_first_line_cannot_hold_is_refused(interpreter: 
     assert list(spot.iterdir()) == []
 
 
-def test_it_holds_nothing_but_our_sources_and_one_bundle_per_python(program: Path) -> None:
+def test_it_holds_nothing_but_our_sources_and_two_bundles_per_python(program: Path) -> None:
     names = zipfile.ZipFile(program).namelist()
     ours = {f"site-packages/{path.relative_to(CHECKOUT)}" for path in CHECKOUT.glob("gofer/**/*.py")}
     rest = set(names) - ours
     assert sorted(names) == sorted(set(names)) and ours <= set(names)
     assert rest >= {"__main__.py", "environment.json"}
     bundles = rest - {"__main__.py", "environment.json"}
-    assert len(bundles) == len(PYTHONS) and all(name.endswith(".bundle") for name in bundles)
+    kinds = sorted(name.rpartition(".")[2] for name in bundles)
+    assert kinds == ["bundle"] * len(PYTHONS) + ["launch"] * len(PYTHONS)
     assert b"SHIV_" not in program.read_bytes()
 
 
@@ -289,10 +290,30 @@ def test_start_up_compiles_none_of_our_modules(on_each: Path, spot: Path) -> Non
 
 
 def test_a_python_that_is_not_in_the_file_imports_the_source(on_each: Path, spot: Path) -> None:
-    no_bundle = edited(on_each, spot / "no-bundle", {"*.bundle": None})
+    no_bundle = edited(on_each, spot / "no-bundle", {"*.bundle": None, "*.launch": None})
     assert output(no_bundle, "--version") == VERSION
+    assert output(no_bundle, "runsc", "--runsc", "/bin/echo", "--", "run", "c") == "run c\n"
     broken = edited(on_each, spot / "broken", {"*.bundle": None, "*/gofer/cli.py": EVIL.encode()})
     assert output(broken, "--version", status=66) == "EVIL"
+
+
+@pytest.mark.parametrize("word", ["run", "list", "--unknown-flag list"])
+def test_what_starts_containers_needs_nothing_but_its_own_bundle(on_each: Path, spot: Path, word: str) -> None:
+    only = edited(on_each, spot / "only", {"*.bundle": None, "site-packages/*.py": None})
+    assert output(only, "runsc", "--runsc", "/bin/echo", "--", *word.split()) == word + "\n"
+    # runsc that starts itself again, as a rootless one: the tracer reads its command line
+    again = "import os, sys; os.fork() or os.execv('/proc/self/exe', ['exe', '-c', 'print(1)']); os.wait()"
+    assert output(only, "runsc", "--runsc", on_each_python(on_each), "--", "-c", again) == "1\n"
+
+
+def on_each_python(program: Path) -> str:
+    """The interpreter that the program's first line names, as a program that can be run in runsc's place."""
+    return os.path.realpath(program.read_bytes().partition(b"\n")[0].split()[0][2:].decode())
+
+
+def test_other_words_after_runsc_find_the_rest(on_each: Path) -> None:
+    assert "usage: gofer runsc" in output(on_each, "runsc", "--help")
+    assert "nothing to run" in output(on_each, "runsc", status=2)
 
 
 @pytest.mark.parametrize("python", OLD_PYTHONS.values(), ids=[f"3.{minor}" for minor in OLD_PYTHONS])

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("as_in_a_server")
 def comm(spot: Path) -> Iterator[Communicator]:
     export = Export(os.open(spot, O_PATH_FLAGS), Options())
     table = FDTable()
-    yield Communicator(table, export, False, lambda message: None, lambda: None)
+    yield Communicator(table, export, lambda message: None, lambda: None, lambda seconds: False)
     table.clear()
     os.close(export.root.host)
     export.root.host = -1

@@ -15,7 +15,7 @@ from typing import Callable
 
 import pytest
 from hosts import fails
-from peer import Peer
+from peer import Peer, over_channel
 from runsc import Started, bind, directory, spec_of, starting
 
 Start = Callable[..., Started]
@@ -80,12 +80,19 @@ def test_mount_donates_an_fd_of_the_root_whatever_its_kind(
     assert opened_as(donated) == how
 
 
-def test_a_fifo_whose_root_is_donated_has_no_reader(gofer: Start, spot: Path) -> None:
-    """A host's writer would no longer wait for the container to open it."""
+@pytest.mark.parametrize("option,how", [("none", os.O_PATH), ("open", os.O_RDONLY)])
+def test_a_fifo_is_donated_for_reading_only_where_fifos_are_allowed(
+    gofer: Start, spot: Path, option: str, how: int
+) -> None:
+    """The client is a reader then, and a host's writer no longer waits; so it would be without the fd, for the mount around."""
     fifo = make(spot / "fifo", "fifo")
-    of_mount(gofer, fifo).mount()
-    with fails(errno.ENXIO):
-        os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    (donated,) = of_mount(gofer, fifo, flags=(f"--host-fifo={option}",)).mount().donated
+    assert opened_as(donated) == how
+    if option == "open":
+        os.fchmod(donated, 0o604)
+    else:
+        with fails(errno.ENXIO):
+            os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "fifo"])
@@ -192,6 +199,20 @@ def test_from_a_donated_directory_no_way_leads_further_than_to_the_containers_ro
     assert os.path.samestat(os.stat("..", dir_fd=root), os.stat(spot / "rootfs"))
 
 
+def test_a_client_that_has_no_use_for_the_root_is_served_as_without_directfs(gofer: Start, spot: Path) -> None:
+    """2026-05: a mount with the hint directfs=off, beside others without. It closes the fd, and asks over channels."""
+    peer = of_mount(gofer, make(spot / "source", "directory"))
+    for fd in peer.disown(list(peer.owned)):
+        os.close(fd)
+    other = over_channel(peer)
+    try:
+        assert other.pread(other.openat(other.walk_to("f"), os.O_RDWR).fd, 0, 9) == b"text"
+        opened = other.openat(other.root)
+        assert [entry.name for entry in other.listdir(opened.fd)] == [b"f"] and len(opened.donated) == 1
+    finally:
+        other.disconnect()
+
+
 # Sockets, FIFOs, and what else goes by the root's control FD
 
 
@@ -245,9 +266,11 @@ def test_a_fifo_at_a_mount_point_opens_only_where_fifos_are_allowed(gofer: Start
 
 
 def test_a_fifo_opens_without_waiting_and_for_writing_only_where_somebody_reads(gofer: Start, spot: Path) -> None:
-    """ENXIO is how the sandbox learns that an open(2) of its own must go on waiting."""
+    """ENXIO is how the sandbox learns that an open(2) of its own must go on waiting: where it is itself no reader."""
     fifo = make(spot / "fifo", "fifo")
     peer = of_mount(gofer, fifo, flags=("--host-fifo=open",))
+    for fd in peer.disown(list(peer.owned)):
+        os.close(fd)  # of the root
     with fails(errno.ENXIO):
         peer.openat(peer.root, os.O_WRONLY)
     (reader,) = peer.openat(peer.root).donated

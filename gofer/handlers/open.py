@@ -36,7 +36,7 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         _permit(comm, node, flags)
     elif flags:
         raise OSError(EISDIR, "a directory opens for reading only")
-    file = OpenFD(_open(node, flags), node, flags)
+    file = OpenFD(_open(comm, node, flags), node, flags)
     admit(file.host, comm.table)
     if kind == S_IFREG:
         if comm.options.donate and (not comm.read_only or comm.may_donate(file.host)):
@@ -44,7 +44,7 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     elif kind & KIND == S_IFDIR:
         if comm.options.donate_root and type(node) is MountPoint:  # a directfs client opens all others itself
             # Opened once more: the client's seeks must not move the offset that Getdents64 reads at.
-            comm.donated.append(HostFD(_open(node, flags)))
+            comm.donated.append(HostFD(_open(comm, node, flags)))
     elif kind <= KIND:
         # The client reads and writes these itself: a call of ours could block, and an fd kept here would hold
         # the far end of a FIFO open. The FD itself counts as if it had one, or there would be no end of them.
@@ -86,13 +86,8 @@ def _permit(comm: Communicator, node: ControlFD, flags: int) -> None:
         raise OSError(ENXIO, "/dev/tty is whatever terminal the server was started on")
 
 
-def _open(node: ControlFD, flags: int) -> int:
-    """Non-blocking: a FIFO must not wait for its peer. Where another process holds a lease it is waited for, as open(2) does."""
-    try:
-        return reopen(node.host, flags | _O_NONBLOCK)
-    except BlockingIOError:
-        if node.kind != S_IFREG:
-            raise
-        host = reopen(node.host, flags)
-        os.set_blocking(host, False)
-        return host
+def _open(comm: Communicator, node: ControlFD, flags: int) -> int:
+    """Non-blocking: a FIFO must not wait for its peer."""
+    if node.kind == S_IFREG:
+        return comm.open_file(node.host, flags | _O_NONBLOCK)
+    return reopen(node.host, flags | _O_NONBLOCK)

@@ -38,19 +38,20 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         Count.pack(reply, at, mid)
         at += Count.size
     if comm.options.donate_root and comm.may_donate(root.host):
-        comm.donated.append(_donation(root))
+        comm.donated.append(_donation(comm, root))
     comm.control[fdid] = root
     return at
 
 
-def _donation(root: MountPoint) -> HostFD:
+def _donation(comm: Communicator, root: MountPoint) -> HostFD:
     """What a directfs client works with in place of the root's control FD; it refuses a Mount without one.
 
-    Open for reading, as fchmod(2) and fgetxattr(2) take no O_PATH fd. But not a FIFO: its reader is a peer, for whom
-    writers elsewhere would no longer wait. Nor a device, which may do things when it is opened, nor what the kernel makes
+    Open for reading, as fchmod(2) and fgetxattr(2) take no O_PATH fd: a FIFO where FIFOs are opened at all, as its reader
+    is a peer of those who write to it. Never a device, which may do things when it is opened, nor what the kernel makes
     up for whoever opens it, which would be us.
     """
-    if root.kind in (stat.S_IFDIR, stat.S_IFREG):
+    readable = root.kind in (stat.S_IFDIR, stat.S_IFREG) or root.kind == stat.S_IFIFO and comm.options.host_fifo == "open"
+    if readable:
         try:
             return HostFD(reopen(root.host, os.O_RDONLY | os.O_NONBLOCK))
         except OSError:  # not readable to us, or leased: the client can do without

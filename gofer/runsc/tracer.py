@@ -79,14 +79,16 @@ class Tracer:
         try:
             ptrace(_SEIZE, leader, 0, _OPTIONS)
         except OSError as error:
-            raise Refusal(f"ptrace is not permitted here: {error.strerror}") from None
+            other = _number(leader, "TracerPid", 10)
+            raise Refusal(
+                f"this process is being traced by process {other} already, and only one can: "
+                "run it without strace or a debugger (if it is `gofer runsc` itself, --runsc names a wrapper of it)"
+                if other
+                else f"ptrace is not permitted here: {error.strerror}"
+            ) from None
 
     def run(self) -> None:
         """Until runsc has ended. Refusal, OSError: the caller must exit at once."""
-        from gofer.runsc.flags import command_of  # runsc need not wait for this
-
-        self._command_of = command_of
-        self._privileged = bool(_number("self", "CapEff", 16) >> _CAP_SYS_PTRACE & 1)
         while True:
             try:
                 tid, status = posix.waitpid(-1, _WALL)
@@ -118,13 +120,15 @@ class Tracer:
         exe = _exe(tid)
         if tid == self._leader:
             self._runsc = _identity(exe)
+            ptrace(_CONT, tid)
+            return
         what = self._judge(tid, exe)
         if what == "gofer":
             self._redirect(tid)
         elif what == "runsc":
             ptrace(_CONT, tid)
         else:
-            if what == "other" and not self._privileged and _gains_rights(tid, exe):
+            if what == "other" and _gains_rights(tid, exe) and not _may_trace_anything():
                 _execute(tid, "/proc/self/exe")
             ptrace(_DETACH, tid)
 
@@ -135,7 +139,9 @@ class Tracer:
         if words[0] in (_GOFER, _SANDBOX):
             return "gofer" if words[0] == _GOFER else "sandbox"
         if _identity(exe) == self._runsc or posix.readlink(f"/proc/{tid}/exe").rpartition("/")[2].startswith("runsc"):
-            command = self._command_of([word.decode("utf-8", "replace") for word in words[1:]])
+            from gofer.runsc.flags import command_of  # seldom: rootless, and `exec --detach`
+
+            command = command_of([word.decode("utf-8", "replace") for word in words[1:]])
             return "gofer" if command == "gofer" else "sandbox" if command == "boot" else "runsc"
         # A script in runsc's place: whatever it runs may be runsc.
         return "other" if self._runsc == self._named else "runsc"
@@ -225,6 +231,10 @@ def _gains_rights(tid: int, exe: posix.stat_result) -> bool:
         return bool(posix.getxattr(f"/proc/{tid}/exe", "security.capability"))
     except OSError:
         return False
+
+
+def _may_trace_anything() -> bool:
+    return bool(_number("self", "CapEff", 16) >> _CAP_SYS_PTRACE & 1)
 
 
 def _unreadable(tid: int, target: str) -> str:

@@ -1,0 +1,219 @@
+"""What a server sees of the host's mounts below PATH after its start: where they are shared, where private, and in a chroot.
+
+Each test has a host of its own: a mount namespace, in which the server is started and things are mounted.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Start
+from disks import run
+from hosts import GOFER, Server, children, over_socket_of
+from peer import Peer
+from prison import USER, as_user
+
+FOLLOWED = "mounts below it come and go with the host's"
+
+
+class Host:
+    """A mount namespace, with a tmpfs at `place` of the given propagation; nothing of it is left when its process ends."""
+
+    def __init__(self, place: Path, propagation: str) -> None:
+        script = "echo ready; exec sleep 1000"
+        argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", script]
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None and self.process.stdout.readline() == b"ready\n"
+        self.enter = ["nsenter", f"--target={self.process.pid}", "--mount"]
+        self.place = place
+        self.run("mount", "-t", "tmpfs", "gofer-test", place)
+        self.run("mount", f"--make-{propagation}", place)
+        self.run("mkdir", place / "tree")
+
+    def run(self, *argv: "str | Path") -> None:
+        run(*self.enter, *argv)
+
+    def mount(self, where: str, *names: str) -> None:
+        """A tmpfs, with files of these names."""
+        path = self.place / "tree" / where
+        self.run("mkdir", "-p", path)
+        self.run("mount", "-t", "tmpfs", "gofer-test", path)
+        for name in names:
+            self.run("touch", path / name)
+
+    def unmount(self, where: str, *options: str) -> None:
+        self.run("umount", *options, self.place / "tree" / where)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest, spot: Path) -> Iterator[Host]:
+    host = Host(spot, request.param)
+    yield host
+    host.end()
+
+
+def names(server: Server, *path: str) -> "set[bytes]":
+    """What a new client finds there."""
+    with over_socket_of(server.connect) as peer:
+        return listed(peer, peer.walk_to(*path) if path else peer.root)
+
+
+def listed(peer: Peer, fd: int) -> "set[bytes]":
+    opened = peer.openat(fd).fd
+    found = {entry.name for entry in peer.listdir(opened)}
+    peer.close(opened)
+    return found
+
+
+def mount_points(server: Server) -> "list[set[str]]":
+    """Of the supervisor and each worker."""
+    pids = [server.process.pid]
+    for pid in pids:
+        pids += children(pid)
+    return [{line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()} for pid in pids]
+
+
+def root_line(server: Server) -> str:
+    found = re.search(r"root \((.*?before the start\)|.*?)\)", server.said())
+    assert found, server.said()
+    return found[0]
+
+
+@pytest.mark.parametrize("host", ["shared"], indirect=True)
+def test_where_the_mount_is_shared_all_workers_follow_the_host(start: Start, host: Host) -> None:
+    host.mount("first", "in-first")
+    host.mount("first/nested", "in-nested")
+    server = start("--workers", "2", tree=host.place / "tree", wrap=host.enter)
+    assert FOLLOWED in root_line(server) and "stays in use" not in server.said()
+    assert all(points == {"/", "/first", "/first/nested"} for points in mount_points(server))
+    for _ in range(3):  # clients of either worker
+        assert names(server, "first", "nested") == {b"in-nested"}
+    host.unmount("first/nested")
+    host.mount("later", "in-later")
+    host.mount("later/deep", "in-deep")
+    for _ in range(3):
+        assert names(server, "first") == {b"in-first", b"nested"} and names(server, "first", "nested") == set()
+        assert names(server, "later", "deep") == {b"in-deep"}
+    host.unmount("first")
+    assert all(points == {"/", "/later", "/later/deep"} for points in mount_points(server))
+
+
+@pytest.mark.parametrize("host", ["private"], indirect=True)
+def test_where_it_is_private_the_first_lines_say_what_that_means_and_how_to_change_it(start: Start, host: Host) -> None:
+    host.mount("first", "in-first")
+    server = start(tree=host.place / "tree", wrap=host.enter)
+    assert (
+        f"stay as they are: {host.place} is private (`mount --make-rshared {host.place}` before the start)"
+        in server.said()
+    )
+    (warning,) = [line for line in server.said().splitlines() if "warning" in line]
+    assert f"{host.place}/tree/first: if the host unmounts" in warning and "stays in use" in warning
+    host.unmount("first")
+    host.mount("later", "in-later")
+    assert names(server, "first") == {b"in-first"} and names(server, "later") == set()
+    server.stop()
+    host.run("mount", "--make-rshared", host.place)  # the advice
+    server = start(tree=host.place / "tree", wrap=host.enter)
+    assert FOLLOWED in root_line(server) and "warning" not in server.said()
+    host.mount("much-later", "in-much-later")
+    assert names(server, "much-later") == {b"in-much-later"} and names(server, "later") == {b"in-later"}
+
+
+@pytest.mark.parametrize("host", ["private"], indirect=True)
+def test_a_private_mount_below_a_shared_one_is_named_and_goes_all_the_same(start: Start, host: Host) -> None:
+    """What is told of an unmount is the mount around."""
+    host.run("mount", "--make-shared", host.place)
+    host.mount("inner")
+    host.run("mount", "--make-private", host.place / "tree/inner")
+    server = start(tree=host.place / "tree", wrap=host.enter)
+    assert f"{host.place}/tree/inner is private" in root_line(server) and "warning" not in server.said()
+    host.mount("inner/later", "in-later")
+    assert names(server, "inner", "later") == set()
+    host.unmount("inner/later")
+    host.unmount("inner")
+    assert all(points == {"/"} for points in mount_points(server))
+
+
+@pytest.mark.parametrize("host", ["private"], indirect=True)
+def test_without_a_jail_the_mounts_are_the_hosts_own(start: Start, host: Host) -> None:
+    host.mount("first", "in-first")
+    server = start("--jail=off", tree=host.place / "tree", wrap=host.enter)
+    host.unmount("first")
+    host.mount("later", "in-later")
+    assert names(server, "first") == set() and names(server, "later") == {b"in-later"}
+
+
+@pytest.mark.parametrize("host", ["shared"], indirect=True)
+def test_a_user_in_a_namespace_of_his_own_follows_the_host_as_well(host: Host) -> None:
+    tree = host.place / "tree"
+    host.run("chown", f"{USER}:{USER}", tree)
+    switch = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    with as_user(USER) as (command, how):
+        script = 'read line; "$@" ls "$GOFER_SOCKET" later'
+        argv = [*host.enter, *switch, *command, "serve", str(tree), "--socket", f"/dev/shm/gofer-{os.getpid()}"]
+        argv += ["--jail=require", "--", "sh", "-c", script, "sh", *command]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=how["cwd"]) as process:
+            assert process.stderr is not None
+            line = process.stderr.readline() + process.stderr.readline()
+            assert FOLLOWED in line, line
+            host.mount("later", "in-later")
+            out, err = process.communicate("go\n", timeout=60)
+    assert process.returncode == 0 and "in-later" in out, err
+
+
+@pytest.mark.parametrize("host", ["private"], indirect=True)
+def test_doctor_says_what_holds_where_it_looks(host: Host) -> None:
+    for propagation, said in (("private", "stay as they are"), ("shared", FOLLOWED)):
+        host.run("mount", f"--make-{propagation}", host.place)
+        environment = {**os.environ, "TMPDIR": str(host.place)}
+        argv = [*host.enter, *GOFER, "doctor"]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+        assert said in next(line for line in done.stdout.splitlines() if line.lstrip().startswith("root ")), done.stdout
+
+
+@pytest.mark.parametrize("host", ["shared", "private"], indirect=True)
+def test_in_a_chroot_there_is_a_root_of_its_own_too(host: Host) -> None:
+    """The chroot's root is no mount, which pivot_root(2) asks for, and what is mounted around it must not stay either."""
+    inside = host.place / "inside"
+    for name in ("usr", "proc", "dev", "tmp/tree", "work", "python"):
+        host.run("mkdir", "-p", inside / name)
+    for name in ("bin", "lib", "lib64"):
+        host.run("ln", "-s", f"usr/{name}", inside / name)
+    for name in ("usr", "proc", "dev"):
+        host.run("mount", "--rbind", f"/{name}", inside / name)
+    host.run("mount", "--bind", GOFER[1], inside / "work")
+    host.run("mount", "--rbind", sys.base_prefix, inside / "python")
+    host.run("touch", inside / "tmp/tree/file")
+    python = "/python/bin/" + os.path.basename(os.path.realpath(sys.executable))
+    look = """"$0" /work ls | wc -l
+for pid in $PPID $(cat /proc/$PPID/task/$PPID/children); do
+    [ $pid = $$ ] || { ls /proc/$pid/root; cut -d' ' -f5 /proc/$pid/mountinfo; }
+done"""
+    argv = [
+        *host.enter,
+        "chroot",
+        str(inside),
+        python,
+        "/work",
+        "serve",
+        "/tmp/tree",
+        "--socket",
+        "/tmp/s",
+        "--workers",
+        "1",
+    ]
+    done = subprocess.run([*argv, "--", "sh", "-c", look, python], capture_output=True, text=True, timeout=60)
+    private = any(word in done.stderr for word in (f"{host.place} is private", f"{host.place}/inside"))
+    assert "root (nosuid,nodev; mounts below it " in done.stderr and private != (FOLLOWED in done.stderr), done.stderr
+    assert done.stdout.split() == ["1", *["file", "/"] * 2], (
+        "the supervisor and the server have the tree, and no other mount"
+    )
