@@ -1,15 +1,15 @@
 """The system calls that building a root file system takes. Bindings and constants, no policy; as gofer/sys.py.
 
-They stand apart from gofer/sys.py because serving needs none of them. `open_tree` and `move_mount` have one
+They stand apart from gofer/sys.py because serving needs none of them. `open_tree`, `move_mount` and `mount_setattr` have one
 number on every architecture and are called by it: C libraries before 2022 lack them.
 """
 
 from __future__ import annotations
 
 import os
-from ctypes import byref, c_char_p, c_int, c_long, c_uint, c_ulong
+from ctypes import byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_ulong, c_void_p, sizeof
 
-from gofer.sys import libc, raise_errno
+from gofer.sys import AT_EMPTY_PATH, libc, raise_errno
 
 CLONE_NEWNS = 0x20000
 
@@ -51,6 +51,9 @@ FUSE_SUPER_MAGIC = 0x65735546
 NFS_SUPER_MAGIC = 0x6969
 OVERLAYFS_SUPER_MAGIC = 0x794C7630
 
+_AT_RECURSIVE = 0x8000
+_MOUNT_ATTR_RDONLY = 1
+_MOUNT_SETATTR = 442
 _MOVE_MOUNT = 429
 _OPEN_TREE = 428
 
@@ -106,6 +109,16 @@ def move_mount(tree: int, target: int) -> None:
     function = libc["syscall"]
     function.argtypes, function.restype = (c_long, c_int, c_char_p, c_int, c_char_p, c_uint), c_long
     if function(_MOVE_MOUNT, tree, b"", target, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0:
+        raise_errno()
+
+
+def read_only_below(mount: int) -> None:
+    """The mount whose root that O_PATH fd is on becomes read-only, and so do all below it: mount_setattr(2), Linux 5.12."""
+    function = libc["syscall"]
+    function.argtypes, function.restype = (c_long, c_int, c_char_p, c_uint, c_void_p, c_size_t), c_long
+    attributes = (c_uint64 * 4)(_MOUNT_ATTR_RDONLY)
+    flags = AT_EMPTY_PATH | _AT_RECURSIVE
+    if function(_MOUNT_SETATTR, mount, b"", flags, byref(attributes), sizeof(attributes)) != 0:
         raise_errno()
 
 

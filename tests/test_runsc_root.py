@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -163,6 +164,42 @@ def test_binds_of_directories_with_mounts_below_take_them_along_only_with_rbind(
     g = gofer(spec_of(bind("/r", "/dev", "rbind"), bind("/b", "/dev", "bind")), io=3)
     g.mount_list()
     assert "/r/shm" in g.mount_flags() and "/b/shm" not in g.mount_flags()
+
+
+@pytest.mark.parametrize(
+    "options,inside,read_only",
+    [
+        (("rbind", "ro"), [], True),
+        (("rbind", "rw"), [], False),
+        (("rbind", "ro"), [("/m/in", ("bind", "rw"))], False),
+        (("rbind", "ro"), [("/m2", ("bind", "rw"))], True),
+    ],
+)
+def test_what_a_read_only_rbind_takes_along_is_read_only_where_no_other_mount_lies_below(
+    gofer: Start, spot: Path, options: "tuple[str, ...]", inside: "list[tuple[str, tuple[str, ...]]]", read_only: bool
+) -> None:
+    """A directfs client gets there from the directory that it is donated. The host's own mount stays as it is."""
+    others = [bind(place, directory(spot / "s"), *how) for place, how in inside]
+    tree = Path(directory(spot / "tree"))
+    for name in ("sub", "in"):
+        (tree / name).mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "below", tree / "sub"], check=True)
+    try:
+        io = 2 + len(others)
+        g = gofer(spec_of(bind("/m", str(tree), *options), *others), f"--gofer-mount-confs=0{',0' * (io - 1)}", io=io)
+        g.mount_list()
+        (root,) = g.peer(1).mount().donated
+        try:
+            os.mkdir("sub/made", dir_fd=root)
+        except OSError as error:
+            assert error.errno == errno.EROFS
+        assert (tree / "sub/made").exists() != read_only
+        for number in range(len(others)):
+            os.mkdir("made", dir_fd=g.peer(2 + number).mount().donated[0])
+        (tree / "sub/by-the-host").touch()
+        g.close()
+    finally:
+        subprocess.run(["umount", tree / "sub"], check=True)
 
 
 def test_nothing_but_the_root_file_system_can_be_reached(gofer: Start, spot: Path) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import stat
 from ctypes import byref
-from errno import EACCES, EPERM
+from errno import EACCES, ENOSYS, EPERM
 
 from gofer import kernel
 from gofer.log import Log
@@ -70,7 +70,7 @@ class Builder:
         self.cwd = os.open("/proc/self/cwd", _PATH | os.O_DIRECTORY)
         self.place = b"/proc/fs" if os.path.isdir("/proc/fs") else b"/proc"
         self.pinned = pin_proc_fd()
-        self._flags: list[tuple[int, int]] = []
+        self._flags: list[tuple[int, int, list[bytes]]] = []  # of each mount its root, its flags, its place
 
     def open_sources(self, spec: Spec, own_root: bool, opener: Opener | None) -> list[int]:
         """O_PATH fds on the root (if served) and the served mounts' sources, in the spec's order."""
@@ -112,7 +112,7 @@ class Builder:
             else:
                 kernel.mount(b"%d" % source, b"%d" % target, b"", kernel.MS_BIND | flags & kernel.MS_REC)
             top = os.open(place.names[-1], NODE, dir_fd=place.parent()) if place.names else self.stage()
-            self._flags.append((top, flags))
+            self._flags.append((top, flags, list(place.names)))
             if mount.propagation():
                 kernel.mount(b"", b"%d" % top, b"", mount.propagation())
         finally:
@@ -143,11 +143,26 @@ class Builder:
             os.close(stage)
 
     def apply_flags(self) -> None:
-        """A bind takes no flags of its own; now that every mount point is made, mounts may become read-only."""
-        for fd, flags in self._flags:
+        """A bind takes no flags of its own; now that every mount point is made, mounts may become read-only.
+
+        A directfs client gets at what is mounted below a mount as well. So what a read-only rbind took along is read-only
+        too, where nothing of the spec's lies below it; as far as the container can see it is anyway.
+        """
+        places = [names for _, _, names in self._flags]
+        for fd, flags, names in self._flags:
             with naming("setting mount flags"):
+                alone = sum(names == other[: len(names)] for other in places) == 1
+                if flags & kernel.MS_RDONLY and flags & kernel.MS_REC and alone:
+                    self._read_only_below(fd)
                 self.remount(fd, flags)
         self._flags.clear()
+
+    def _read_only_below(self, fd: int) -> None:
+        try:
+            kernel.read_only_below(fd)
+        except OSError as error:
+            if error.errno not in (ENOSYS, EPERM):  # before Linux 5.12 there is none; a filter may say EPERM
+                raise
 
     def remount(self, fd: int, flags: int) -> None:
         """Give the mount that fd is on (closed here) these flags, nosuid, and those it has. Not those below it."""
