@@ -12,7 +12,7 @@ import ctypes
 import os
 import stat
 import struct
-from errno import EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
+from errno import EAGAIN, EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
 from gofer import busypoll, kernelfs
 from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit, reopen
@@ -231,20 +231,20 @@ class Communicator:
         told = not fstatfs(host, self.statfs_buffer)
         return told and bool(self.statfs_bytes[_MOUNT_FLAGS] & os.ST_RDONLY)
 
-    def open_file(self, host: int, flags: int) -> int:
-        """`reopen` for a regular file; flags: with O_NONBLOCK, as else the wait would be the kernel's, deaf to a hang-up.
+    def open_leased(self, host: int, flags: int) -> int:
+        """`reopen` once more for a regular file, which was EAGAIN because another process holds a lease on it.
 
-        Whoever holds a lease on the file (fcntl(2), F_SETLEASE: a client may, on a donated fd) is asked to give it up by the
-        first try, and has 45 seconds unless the host says otherwise. It is waited for as in open(2), while the client is there.
+        That (fcntl(2), F_SETLEASE: a client may, on a donated fd) has asked the holder to give it up, who has 45 seconds unless
+        the host says otherwise. It is waited for as in open(2), while the client is there. flags: with O_NONBLOCK, as else the
+        wait would be the kernel's, deaf to a hang-up.
         """
-        pause = _LEASED[0]
-        while True:
+        pause, longest = _LEASED
+        while self.wait(pause):
             try:
                 return reopen(host, flags)
             except BlockingIOError:
-                if not self.wait(pause):
-                    raise
-                pause = min(2 * pause, _LEASED[1])
+                pause = min(2 * pause, longest)
+        raise OSError(EAGAIN, "leased by another process")
 
     def changeable(self, fdid: int) -> ControlFD:
         """The control FD of that number, whose inode may be changed as far as the host lets us."""

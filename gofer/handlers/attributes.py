@@ -9,7 +9,7 @@ from errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM
 
 from gofer import attrs, sys
 from gofer.comm import MASK_BYTE1, STATX_MASK
-from gofer.fds import HostFD, proc_path
+from gofer.fds import HostFD, proc_path, reopen
 from gofer.sys import (
     AT_EMPTY_PATH,
     STATX_ATIME,
@@ -86,13 +86,13 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 
 def _truncate(comm: Communicator, node: ControlFD, size: int) -> None:
-    """Through an fd opened for it: truncate(2) of a path would wait for a lease by itself; see comm.open_file."""
+    """Through an fd opened for it: truncate(2) of a path would wait for a lease by itself, for as long as it likes."""
     if node.kind == stat.S_IFDIR:
         raise OSError(EISDIR, "a directory has no size to set")
     if node.kind != stat.S_IFREG or size > sys.MAX_OFFSET:
         raise OSError(EINVAL, "not a size this file can have")
     try:
-        writer = HostFD(comm.open_file(node.host, os.O_WRONLY | os.O_NONBLOCK))
+        writer = HostFD(_open_writer(comm, node))
     except PermissionError:
         # A file may be open for writing and its mode forbid to open it again; ftruncate(2) of that fd is allowed.
         for opened in list(comm.opened.values()):
@@ -101,6 +101,13 @@ def _truncate(comm: Communicator, node: ControlFD, size: int) -> None:
                 return
         raise
     os.ftruncate(writer.host, size)
+
+
+def _open_writer(comm: Communicator, node: ControlFD) -> int:
+    try:
+        return reopen(node.host, os.O_WRONLY | os.O_NONBLOCK)
+    except BlockingIOError:
+        return comm.open_leased(node.host, os.O_WRONLY | os.O_NONBLOCK)
 
 
 def _set_times(host: int, times: bytes) -> None:

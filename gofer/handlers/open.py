@@ -88,6 +88,9 @@ def _permit(comm: Communicator, node: ControlFD, flags: int) -> None:
 
 def _open(comm: Communicator, node: ControlFD, flags: int) -> int:
     """Non-blocking: a FIFO must not wait for its peer."""
-    if node.kind == S_IFREG:
-        return comm.open_file(node.host, flags | _O_NONBLOCK)
-    return reopen(node.host, flags | _O_NONBLOCK)
+    try:
+        return reopen(node.host, flags | _O_NONBLOCK)
+    except BlockingIOError:
+        if node.kind != S_IFREG:
+            raise
+    return comm.open_leased(node.host, flags | _O_NONBLOCK)
