@@ -56,6 +56,15 @@ def run(*argv: "str | Path") -> None:
         raise OSError(f"{argv}: {done.stderr}")
 
 
+def unmount(path: Path) -> None:
+    """Once nobody uses it: a server closes what a client held a moment after that has hung up."""
+
+    def done() -> bool:
+        return subprocess.run(["umount", "-R", path], stderr=subprocess.DEVNULL).returncode == 0
+
+    wait_until(done, f"{path} is unmounted")
+
+
 @contextlib.contextmanager
 def tmpfs(size: str) -> Iterator[Path]:
     """A tmpfs of so many bytes (with K, M) and 100 inodes."""

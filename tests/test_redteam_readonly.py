@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import pytest
 from conftest import Start
-from disks import run
+from disks import run, unmount
 from hosts import fails
 from prison import NO_SYS_ADMIN, USER, served
 from runsc import bind, spec_of, starting
@@ -119,7 +119,7 @@ def mounted(place: Path, *how: "str | Path") -> Iterator[None]:
     try:
         yield
     finally:
-        run("umount", place)
+        unmount(place)
 
 
 @pytest.mark.parametrize("jail", ["auto", "off"])
