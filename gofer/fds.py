@@ -6,6 +6,8 @@ Every host fd lives in exactly one object that closes it when the object's last 
 holds such a reference in a local variable, so a `Close` of the same FD on another channel only takes the table's
 reference away: the fd number cannot be closed, and so not be reused, under the call. CPython's count is the
 reference model; there is no lock here, and otherwise a `Close` frees the host fd at once (NFS and FUSE need that).
+(A free-threaded CPython counts so for the thread that made the object alone: where another closes, the fd stays open until
+the first runs again. So a connection's end closes by name, and the README does not promise such builds more.)
 
 A control FD is an O_PATH fd: it pins an inode, grants nothing, and opens no device. Whatever needs more goes through
 the fd's magic link in /proc/self/fd, by `proc_path`: the kernel jumps to the pinned inode, no path is resolved
@@ -61,12 +63,16 @@ class HostFD:
     def __init__(self, host: int) -> None:
         self.host = host
 
-    def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]  # bound early: runs at interpreter exit too
-        if self.host >= 0:
+    def shut(self, close=os.close) -> None:  # type: ignore[no-untyped-def]  # bound early: runs at interpreter exit too
+        """Close it, by whoever knows that nobody uses it."""
+        host, self.host = self.host, -1
+        if host >= 0:
             try:
-                close(self.host)
+                close(host)
             except OSError:  # a late write error; the fd is gone all the same, and fsync has told it before
                 pass
+
+    __del__ = shut
 
 
 class ControlFD(HostFD):
@@ -112,8 +118,10 @@ class BoundSocketFD:
     def host(self) -> int:
         return self.socket.fileno()
 
-    def __del__(self) -> None:
+    def shut(self) -> None:
         self.socket.close()
+
+    __del__ = shut
 
 
 if TYPE_CHECKING:
@@ -164,7 +172,10 @@ class FDTable:
         return len(self.control) + len(self.opened) + len(self.bound)
 
     def clear(self) -> None:
+        """Close every FD; no call may be running. By name: a free-threaded Python counts what other threads refer to later."""
         for each in self._maps:
+            for fd in each.values():
+                fd.shut()
             each.clear()
             each.others = ()  # the maps know each other: untie the cycle
 

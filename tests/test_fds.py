@@ -115,6 +115,18 @@ def test_an_id_of_another_kind_is_einval_and_an_unknown_one_ebadf(spot: Path) ->
     assert table.held() == 3
 
 
+def test_clearing_a_table_closes_also_what_is_still_referred_to(spot: Path) -> None:
+    """As it is for a while in a free-threaded Python, when no call runs any more."""
+    table = FDTable()
+    control = ControlFD(os.open(spot, os.O_PATH), modes.S_IFDIR)
+    opened = OpenFD(os.open(spot, os.O_RDONLY), control, os.O_RDONLY)
+    bound = BoundSocketFD(socket.socket(socket.AF_UNIX))
+    table.control[1], table.opened[2], table.bound[3] = control, opened, bound
+    hosts = control.host, opened.host, bound.host
+    table.clear()
+    assert not any(map(is_open, hosts)) and control.host == opened.host == bound.host == -1
+
+
 def test_clearing_a_table_closes_everything_without_the_collector(spot: Path, no_collector: None) -> None:
     table = FDTable()
     table.control[1] = control(spot)
