@@ -7,6 +7,8 @@ if sys.version_info < (3, 9):
     sys.exit(old % (sys.version_info[0], sys.version_info[1], sys.argv[0]))
 if sys.implementation.name != "cpython":
     sys.exit("gofer: needs CPython, this is %s: run it as `python3 -IS %s`" % (sys.implementation.name, sys.argv[0]))
+if hasattr(sys, "_jit") and sys._jit.is_enabled():  # CPython 3.14
+    sys.exit("gofer: this Python's JIT makes executable memory, which the server's filter forbids: set PYTHON_JIT=0")
 
 try:
     if sys.argv[1:2] == ["runsc"]:  # without what other commands need: every start of a container waits for this

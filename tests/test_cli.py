@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from hosts import CALM, GOFER, PATIENCE, fails_in_one_line, run, serves, wait_until
+from hosts import CALM, CHECKOUT, GOFER, PATIENCE, fails_in_one_line, run, serves, wait_until
 
 NOBODY = 65534
 
@@ -189,3 +189,16 @@ def test_an_fd_that_is_no_connected_socket_is_told(spot: Path) -> None:
 
 def test_an_fd_limit_above_what_is_allowed_is_told(spot: Path) -> None:
     fails_in_one_line(run("serve", str(spot), "--socket", str(spot / "s"), "--fd-limit", "999999999"), "--fd-limit")
+
+
+def test_a_jit_is_refused_as_the_filter_would_kill_it() -> None:
+    """`PYTHON_JIT=1`, in CPython 3.14 and later that were built with it; in others sys._jit stands in."""
+    code = (
+        "import sys, types, runpy\n"
+        "if not (hasattr(sys, '_jit') and sys._jit.is_available()): "
+        "sys._jit = types.SimpleNamespace(is_enabled=lambda: True)\n"
+        f"sys.argv[1:] = ['--version']; runpy.run_path({str(CHECKOUT)!r}, run_name='__main__')"
+    )
+    env = {**os.environ, "PYTHON_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    fails_in_one_line(done, "JIT", "PYTHON_JIT=0")
