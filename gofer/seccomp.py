@@ -74,9 +74,9 @@ _PLAIN = (
     *("getdents64", "readlinkat", "mkdirat", "symlinkat", "linkat", "unlinkat", "renameat", "renameat2"),
     *("fchmodat", "fchmodat2", "fchmod", "fchownat", "utimensat", "ftruncate", "fallocate", "fsync", "fdatasync"),
     *("fstatfs", "getxattr", "setxattr", "listxattr", "removexattr"),
-    # stat(3) and its kin by a path, which leads nowhere but into the tree: glibc before 2.33 and musl have calls of
-    # their own for it. The interpreter does so where it reports an error, glibc's strftime for /etc/localtime
-    *("fstat", "newfstatat", "stat", "lstat", "readlink", "access", "faccessat", "getcwd"),
+    # stat(3), open(3) and their kin by a path, which leads nowhere but into the tree: glibc before 2.33 and musl have
+    # calls of their own for it. The interpreter does so where it reports an error, glibc's strftime for /etc/localtime
+    *("fstat", "newfstatat", "stat", "lstat", "open", "readlink", "access", "faccessat", "getcwd"),
     # accept is what musl's accept4 tries where that is EINVAL: on a socket that does not listen
     *("accept4", "accept", "getsockopt", "getsockname", "getpeername"),
     *("memfd_create", "getrandom", "getuid", "geteuid", "getgid", "getegid"),

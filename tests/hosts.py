@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -20,7 +21,9 @@ from peer import Peer, over_channel, over_socket
 from transport import CALM, PATIENCE
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-GOFER = [sys.executable, str(CHECKOUT)]
+# What servers run on, and what enters a jail: another interpreter than that of the tests, to try its C library (tests/elsewhere).
+PYTHON = shlex.split(os.environ.get("SERVER_PYTHON", sys.executable))
+GOFER = [*PYTHON, str(CHECKOUT)]
 NO_LARGE_FILES = ("prlimit", "--fsize=67108864")  # a server's wrap: an FAllocate of random length cannot fill the disk
 FAULTS = re.compile("Traceback|fault in|channel failed|Exception")
 TRANSPORTS = ("socket", "channel")
@@ -35,6 +38,7 @@ class Server:
         self.place = Path(tempfile.mkdtemp(prefix="server-"))
         self.path = self.place / "socket"
         self.log = self.place / "stderr"
+        self.threads = 2 if "qemu" in GOFER[0] else 1  # without a client; an emulator has one of its own
         argv = [*wrap, *GOFER, "serve", str(tree), "--socket", str(self.path), "--workers", "1", *options]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **popen)
@@ -93,7 +97,7 @@ class Server:
 
     def settled_fds(self) -> int:
         """The number of fds once all clients are gone and their threads have ended."""
-        wait_until(lambda: len(os.listdir(f"/proc/{self.pid}/task")) == 1, "the threads of channels end")
+        wait_until(lambda: len(os.listdir(f"/proc/{self.pid}/task")) == self.threads, "the threads of channels end")
         sockets = "nobody is connected: there is the socket that it listens on"
         wait_until(lambda: sum(link.startswith("socket:") for link in self.open_fds()) == 1, sockets)
         return len(self.open_fds())
@@ -102,7 +106,7 @@ class Server:
         """Nothing of any client may be left: no fd, no thread."""
         wait_until(lambda: self.process.poll() is not None or len(self.open_fds()) <= self.fds, self._leaks)
         assert self.process.poll() is None, f"the server died ({self.process.returncode}): {self.said()}"
-        wait_until(lambda: len(os.listdir(f"/proc/{self.pid}/task")) == 1, "the threads of channels end")
+        wait_until(lambda: len(os.listdir(f"/proc/{self.pid}/task")) == self.threads, "the threads of channels end")
         self.check_log()
 
     def check_log(self) -> None:

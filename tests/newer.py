@@ -33,7 +33,7 @@ def fetch() -> None:
     unpacked = FOLDER.with_name(f"{VERSION}.{os.getpid()}")
     unpacked.mkdir(parents=True)
     try:
-        url = f"{_mirror()}pool/main/g/{PACKAGE}/{name}"
+        url = f"{mirror()}pool/main/g/{PACKAGE}/{name}"
         subprocess.run([_APT_HELPER, "download-file", url, unpacked / name, f"SHA256:{checksum}"], check=True)
         subprocess.run(["dpkg", "--extract", unpacked / name, unpacked], check=True)
         (unpacked / name).unlink()
@@ -43,7 +43,7 @@ def fetch() -> None:
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Of Debian's own packages, ending in a slash: all its releases share one pool of files."""
     form = "--format=$(REPO_URI) $(ORIGIN) $(LABEL) $(COMPONENT)"
     query = ["apt-get", "indextargets", form, "Identifier: Packages"]

@@ -4,13 +4,13 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hosts
 from hosts import CALM, CHECKOUT, GOFER, children, over_socket_of
 from peer import Peer
 
@@ -78,7 +78,7 @@ def started(
         script = SCRIPT.format(
             package=package, tree=str(tree), before=before, options=choices, policy=policy, attempt=what
         )
-        argv = [PYTHON if user else sys.executable, "-B", "-c", script]
+        argv = [*([PYTHON] if user else hosts.PYTHON), "-B", "-c", script]
         identity = {"user": user, "group": user, "extra_groups": list(groups)} if user or groups else {}
         with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, **identity) as process:
             try:

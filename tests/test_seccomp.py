@@ -81,6 +81,7 @@ OTHER_LIBRARIES = {
     "musl aborts": "call(200, os.getpid(), 0)",
     "stat by a path in musl and old glibc": "call(4, b'file', ctypes.create_string_buffer(144))",
     "lstat by a path": "call(6, b'file', ctypes.create_string_buffer(144))",
+    "open by a path in musl": "call(2, b'file', 0)",
     "access": "call(21, b'file', 0)",
     "access by an fd": "call(269, root, b'file', 0)",
     "isatty in glibc 2.42": "call(16, pair.fileno(), 0x802C542A, ctypes.create_string_buffer(64))",
@@ -250,5 +251,5 @@ def test_every_call_that_a_rule_names_is_one_of_the_kernels(machine: str) -> Non
     rules = {**seccomp.server_rules(0, True, True), **seccomp.supervisor_rules(0, ())}
     known = callnames.numbers(machine)
     lacking = {name for name in (*rules, *seccomp._TRY_ANOTHER) if name not in known}
-    replaced = {"poll", "epoll_wait", "select", "stat", "lstat", "readlink", "access", "time"}
+    replaced = {"poll", "epoll_wait", "select", "open", "stat", "lstat", "readlink", "access", "time"}
     assert lacking == (replaced if machine == "aarch64" else set())
