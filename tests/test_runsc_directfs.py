@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from hosts import fails
+from hosts import fails, open_fds
 from peer import Peer, over_channel
 from runsc import Started, bind, directory, spec_of, starting
 
@@ -157,9 +157,13 @@ def test_what_a_client_does_with_a_donated_directory_moves_no_listing_of_another
     assert sorted(names) == sorted(name.encode() for name in os.listdir(source))
 
 
-def test_a_read_only_mount_donates_for_reading_alone_and_its_files_cannot_be_written(gofer: Start, spot: Path) -> None:
+@pytest.mark.parametrize("options", [["ro"], ["rbind", "ro"], ["ro", "rw"]])
+def test_a_read_only_mount_donates_for_reading_alone_and_its_files_cannot_be_written(
+    gofer: Start, spot: Path, options: "list[str]"
+) -> None:
+    """Of "ro" and "rw" the sandbox takes the later; a gofer, also runsc's own, serves read-only wherever it finds "ro"."""
     source = make(spot / "source", "directory")
-    peer = of_mount(gofer, source, "ro")
+    peer = of_mount(gofer, source, *options)
     for fd in (*peer.mount().donated, *peer.openat(peer.root).donated):
         assert opened_as(fd) == os.O_RDONLY
         for flags in (os.O_WRONLY, os.O_RDONLY | os.O_TRUNC):
@@ -168,6 +172,19 @@ def test_a_read_only_mount_donates_for_reading_alone_and_its_files_cannot_be_wri
         with fails(errno.EROFS):
             os.mkdir("made", dir_fd=fd)
     assert (source / "f").read_text() == "text"
+
+
+def test_the_gofer_keeps_nothing_of_what_it_has_donated(gofer: Start, spot: Path) -> None:
+    g = gofer(spec_of(bind("/m", str(make(spot / "source", "directory")))), CONFS, "id", io=2)
+    g.mount_list()
+    peer = g.peer(1)
+    before = open_fds(g.pid)
+    for _ in range(50):
+        first = peer.root
+        opened = peer.openat(peer.mount().root.fd)
+        peer.close(peer.root, opened.fd)
+        peer.root = first
+    assert open_fds(g.pid) == before
 
 
 def test_a_read_only_file_cannot_be_changed_by_what_is_donated_of_it(gofer: Start, spot: Path) -> None:

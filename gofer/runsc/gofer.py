@@ -229,7 +229,7 @@ class _Start:
             mount.destination, fd = self._locate(mount.destination)
             with naming(f"mount {mount.destination}"):
                 mount.options = adjusted_options(fd, mount.options, self.runsc.told_of_remote_files)
-            exports.append(self._export(mount.destination, fd, "ro" in mount.options or mount.conf.overlay))
+            exports.append(self._export(mount.destination, fd, mount.read_only))
         if self.gofer.dev_io_fd >= 0:
             exports.append(self._export("/dev", self._locate("/dev")[1], False, devices=True))
         os.close(self.root)

@@ -105,7 +105,7 @@ class Builder:
         place = resolve(stage, mount.destination)
         try:
             target = place.make(stat.S_ISDIR(os.fstat(source).st_mode))
-            flags = mount.flags() | (kernel.MS_RDONLY if mount.conf and mount.conf.overlay else 0)
+            flags = mount.flags() | (kernel.MS_RDONLY if mount.read_only else 0)
             self.log.info(f"Mounting src: {mount.source!r}, dst: {place.path!r}, flags: {flags:#x}")
             if mount.id_mapped:
                 kernel.move_mount(source, target)

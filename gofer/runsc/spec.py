@@ -114,6 +114,11 @@ class Mount:
     def served(self) -> bool:
         return self.conf is not None and self.conf.lisafs
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it is served so: where the options say "ro", wherever, or an overlay keeps the writes."""
+        return "ro" in self.options or (self.conf is not None and self.conf.overlay)
+
     def flags(self) -> int:
         """mount(2) flags of the options, later ones winning; propagation apart."""
         flags = 0
