@@ -12,10 +12,39 @@
 #   SOURCE_DATE_EPOCH=SECONDS   time stamp of what is in the file; default: the commit's
 set -eu
 umask 022
-output=${1:-$(dirname -- "$0")/dist/gofer} interpreter=${2:-/usr/bin/python3}
+
+fail() { # STATUS TEXT
+    printf 'build.sh: %s\n' "$2" >&2
+    exit "$1"
+}
+usage="usage: ./build.sh [OUTPUT [INTERPRETER]]"
+case ${1-} in
+    -h | --help)
+        printf '%s\n' "$usage"
+        sed -n '2,/^[^#]/s/^#$//p; 2,/^[^#]/s/^# //p' "$0"
+        exit
+        ;;
+    --) shift ;;
+    -*) fail 2 "$1: no such option; $usage (a name that begins with a dash: ./$1)" ;;
+esac
+[ $# -le 2 ] || fail 2 "too many arguments; $usage"
+output=${1-$(dirname -- "$0")/dist/gofer} interpreter=${2-/usr/bin/python3}
+[ -n "$output" ] || fail 2 "OUTPUT must not be empty; $usage"
+[ ! -d "$output" ] || fail 1 "$output is a directory; give OUTPUT the name of a file"
 mkdir -p -- "$(dirname -- "$output")"
 output=$(cd -- "$(dirname -- "$output")" && pwd)/$(basename -- "$output")
 cd -- "$(dirname -- "$0")"
+
+if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
+    if [ -e .git ]; then # git says why it does not tell: a checkout that belongs to somebody else, one without a commit
+        SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) ||
+            fail 1 "git does not tell the commit's time: see above, or set SOURCE_DATE_EPOCH"
+    else
+        SOURCE_DATE_EPOCH=315532800
+        printf 'build.sh: no git checkout: what is in the file is of 1980 (SOURCE_DATE_EPOCH says otherwise)\n' >&2
+    fi
+fi
+export SOURCE_DATE_EPOCH
 
 if [ -z "${SHIV:-}" ]; then
     SHIV=.venv-build/bin/python3
@@ -24,9 +53,6 @@ if [ -z "${SHIV:-}" ]; then
         "$SHIV" -m pip install -qq --disable-pip-version-check "$(grep '^shiv==' tests/requirements.txt)"
     fi
 fi
-: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}"
-export SOURCE_DATE_EPOCH
-
 trap 'rm -f -- "$output.new"' EXIT
 "$SHIV" -W ignore::DeprecationWarning onefile/pack.py "$output.new" "$interpreter"
 mv -- "$output.new" "$output"

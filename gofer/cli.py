@@ -9,7 +9,7 @@ import os
 from errno import ENOMEM
 
 from gofer import Failure, __version__, failure, quoted, signals
-from gofer.options import SERVE, quick, seconds
+from gofer.options import SERVE, given, quick, seconds
 from gofer.output import Unread, fill_standard_fds, put, tell
 
 TYPE_CHECKING = False
@@ -217,7 +217,16 @@ def _add_doctor(commands: Any) -> None:
         "what is lost by that. Exit status 1 where gofer cannot serve.",
         allow_abbrev=False,
     )
+    doctor.add_argument(
+        "path",
+        metavar="PATH",
+        nargs="?",
+        help="what is to be served: tell what confines a server of it (default: of a new directory)",
+    )
     doctor.add_argument("--json", action="store_true", help="print a JSON object")
     doctor.add_argument(
-        "--self-test", metavar="DIR", help="also send every message to a server on this directory's file system"
+        "--self-test",
+        metavar="DIR",
+        type=_explaining(given),
+        help="also send every message to a server on this directory's file system",
     )

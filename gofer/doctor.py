@@ -13,9 +13,23 @@ import shutil
 import tempfile
 from errno import EAGAIN
 
-from gofer import __version__, caps, fds, jail, landlock, namespaces, posture, seccomp, selftest, supervisor, sys
+from gofer import (
+    __version__,
+    caps,
+    failure,
+    fds,
+    jail,
+    landlock,
+    namespaces,
+    posture,
+    seccomp,
+    selftest,
+    supervisor,
+    sys,
+)
 from gofer.comm import Options
 from gofer.output import say
+from gofer.serve import open_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,31 +59,35 @@ class Row:
 
 
 def run(options: Any, main: Main) -> int:
-    """options: json, self_test (a directory or None). main: the command line's, to start a real server with.
+    """options: path (what is to be served, or None), json, self_test (a directory or None). main: the command line's, to
+    start a real server with.
 
     Returns 0, or 1 where something that gofer needs is missing, or a message of the self-test went wrong.
     """
-    report = {"jail": layers(), "host": features()}
+    report = {"jail": layers(options.path), "host": features()}
     if options.self_test is not None:
         tested = selftest.run(options.self_test, main)
         report["self-test"] = [Row(*result, _NOT_HERE, needed=result[1] == "failed") for result in tested]
     if options.json:
         facts = {"gofer": __version__, "kernel": os.uname().release, "machine": os.uname().machine, "uid": os.geteuid()}
-        say(
-            json.dumps({**facts, **{area: [row.as_dict() for row in rows] for area, rows in report.items()}}, indent=1)
-        )
+        say(json.dumps({**facts, **{area: [row.as_dict() for row in rows] for area, rows in report.items()}}, indent=1))
     else:
+        titles = _titles(options.path)
         for area, rows in report.items():
-            _print(_TITLES[area], rows)
+            _print(titles[area], rows)
     return int(any(row.needed and row.state not in _GOOD for rows in report.values() for row in rows))
 
 
 _NOT_HERE = "programs that use it get the file system's own error"
-_TITLES = {
-    "jail": "The jail of a server that this user starts (SECURITY.md)",
-    "host": "What this host has",
-    "self-test": "Every message, by a server and a client of their own",
-}
+
+
+def _titles(path: str | None) -> dict[str, str]:
+    served = "that this user starts for a directory of his own" if path is None else f"of {path} that this user starts"
+    return {
+        "jail": f"The jail of a server {served} (SECURITY.md)",
+        "host": "What this host has",
+        "self-test": "Every message, by a server and a client of their own",
+    }
 
 
 def _print(title: str, rows: list[Row]) -> None:
@@ -82,35 +100,62 @@ def _print(title: str, rows: list[Row]) -> None:
     say("")
 
 
-def layers() -> list[Row]:
-    """Enter the jail in a child, over an empty directory, and have it say what came of it."""
-    place = tempfile.mkdtemp(prefix="gofer-doctor-")
+def layers(path: str | None = None) -> list[Row]:
+    """Enter the jail in a child, as `gofer serve` does without options, and have it say what came of it.
+
+    path: what it is to serve; None: an empty directory.
+    """
+    if path is not None:
+        root, kind, writable = open_root(path)
+        access = "read-write" if writable else "read-only, as it is mounted"
+        return [Row("tree", PRESENT, f"{kind}, {access}", "nothing"), *_layers(root)]
+    place = _temporary_directory()
+    try:
+        return _layers(os.open(place, sys.O_PATH | os.O_CLOEXEC))
+    finally:
+        os.rmdir(place)
+
+
+def _layers(root: int) -> list[Row]:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        said: Any = "the jail cannot be entered"
         try:
-            fds.pin_proc()
-            held = jail.enter(os.open(place, sys.O_PATH), Options(), posture.Policy(), supervisor.Charge())
-            said = [(layer.name, layer.state, layer.detail) for layer in held.layers]
-        except OSError as error:
-            said = str(error)
-        finally:
-            os.write(writer, json.dumps(said).encode())
+            os.write(writer, json.dumps(_enter_jail(root)).encode())
+        finally:  # whatever happens, this process goes no further
             os._exit(0)
     os.close(writer)
+    os.close(root)
     with open(reader, "rb") as pipe:
         said = json.loads(pipe.read() or b'"the server ended before it could say"')
     os.waitpid(child, 0)
-    os.rmdir(place)
     if isinstance(said, str):
         return [Row("jail", MISSING, said, "--jail=off serves without", needed=True)]
     return [Row(name, state, detail, posture.LOSSES[name]) for name, state, detail in said]
 
 
+def _enter_jail(root: int) -> list[tuple[str, str, str]] | str:
+    """What came of each layer, or why none did."""
+    try:
+        fds.pin_proc()
+        held = jail.enter(root, Options(), posture.Policy(), supervisor.Charge())
+    except OSError as error:
+        return error.strerror or str(error)
+    return [(layer.name, layer.state, layer.detail) for layer in held.layers]
+
+
+def _temporary_directory() -> str:
+    try:
+        return tempfile.mkdtemp(prefix="gofer-doctor-")
+    except OSError as e:
+        raise failure(
+            "cannot make a temporary directory", e, "set TMPDIR to a directory that you can write to"
+        ) from None
+
+
 def features() -> list[Row]:
     """What gofer uses of the kernel, tried in an empty directory of the default for temporary files."""
-    place = tempfile.mkdtemp(prefix="gofer-doctor-")
+    place = _temporary_directory()
     try:
         rows = []
         for name, probe, lost, needed in _FEATURES:

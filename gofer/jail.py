@@ -143,7 +143,7 @@ def _change_root(
         try:
             tree, proc, mountinfo, why = namespaces.new_root(root, name, options.read_only, devices)
         except OSError as error:
-            no_namespace = str(error)
+            no_namespace = f"a root of its own cannot be made here: {error.strerror or error}"
         else:
             os.dup2(tree, root, inheritable=False)
             os.close(tree)

@@ -11,7 +11,7 @@ import struct
 import tempfile
 from errno import EINVAL, EOPNOTSUPP, EPERM
 
-from gofer import Failure, sys, wire
+from gofer import failure, sys, wire
 from gofer.client import Client
 from gofer.transport import Lost
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Main = Callable[[Sequence[str]], int]
     Result = tuple[str, str, str]
 
+_TRANSPORTS = ("socket", "channel")
 _DATA = b"self-test " * 1000
 # What a file system may well not have; anything else is a fault.
 _OPTIONAL = {wire.FALLOCATE, wire.RENAMEAT2, wire.LINKAT, wire.SYMLINKAT, wire.MKNODAT, wire.BINDAT}
@@ -35,15 +36,19 @@ def run(directory: str, main: Main) -> list[Result]:
 
     They are worked through in a new subdirectory that is removed again. main: the command line's, to start the server.
     """
+    place = ""
     try:
         place = tempfile.mkdtemp(prefix=".gofer-self-test-", dir=directory)
+        for transport in _TRANSPORTS:
+            os.mkdir(os.path.join(place, transport))
     except OSError as e:
-        raise Failure(f"cannot test in {directory}: {e.strerror}; give a directory you can write to") from None
+        if place:
+            shutil.rmtree(place, ignore_errors=True)
+        raise failure(f"cannot test in {directory}", e, "give a directory you can write to") from None
     found: dict[int, dict[str, str]] = {}
     try:
-        for transport in ("socket", "channel"):
+        for transport in _TRANSPORTS:
             folder = os.path.join(place, transport)
-            os.mkdir(folder)
             with _served(folder, main) as sock, Client(sock, transport == "channel", timeout=30) as client:
                 for mid, trouble in _Course(client, folder).results():
                     found.setdefault(mid, {})[transport] = trouble

@@ -151,10 +151,8 @@ class _Service:
         self._crew = Crew(min(options.workers or default_number(), most), max(most, len(self._connected)))
         limit = _limit_fds(options.fd_limit, -(-most // self._crew.size))  # clients of one worker
         donation.limit_unread(limit, most)
-        root, kind, writable = _open_root(options.path)
+        root, kind, writable = open_root(options.path, options.kernel_files == "read")
         self._export = Export(root, _export_options(options))
-        if kernelfs.judge_root(root, options.kernel_files == "read") & kernelfs.CLOSED:
-            raise Failure(f"cannot serve {options.path}: the kernel makes it up; see --kernel-files in SECURITY.md")
         return kind, "read-only" if options.read_only else "read-write" if writable else "read-only (as it is mounted)"
 
     def _wants_socket(self) -> bool:
@@ -308,7 +306,7 @@ def _enter_service() -> None:
     fds.enter_proc()
 
 
-def _open_root(path: str) -> tuple[int, str, bool]:
+def open_root(path: str, kernel_files: bool = False) -> tuple[int, str, bool]:
     """The O_PATH fd of what is served, what it is, and whether it can be written to where it is mounted."""
     try:
         root = os.open(path, fds.O_PATH_FLAGS & ~os.O_NOFOLLOW)
@@ -317,13 +315,14 @@ def _open_root(path: str) -> tuple[int, str, bool]:
         raise failure(
             f"cannot serve {path or repr(path)}", e, "give a directory or file that exists and you may reach"
         ) from None
-    if stat.S_ISDIR(found.st_mode):
-        if not found.st_nlink:
-            raise Failure(f"cannot serve {path}: the directory was removed; give one that exists")
-        return root, "directory", _writable(root)
-    if stat.S_ISREG(found.st_mode):
-        return root, "file", _writable(root)
-    raise Failure(f"cannot serve {path}: neither a directory nor a regular file; give one of these")
+    kind = {stat.S_IFDIR: "directory", stat.S_IFREG: "file"}.get(stat.S_IFMT(found.st_mode))
+    if kind is None:
+        raise Failure(f"cannot serve {path}: neither a directory nor a regular file; give one of these")
+    if kind == "directory" and not found.st_nlink:
+        raise Failure(f"cannot serve {path}: the directory was removed; give one that exists")
+    if kernelfs.judge_root(root, kernel_files) & kernelfs.CLOSED:
+        raise Failure(f"cannot serve {path}: the kernel makes it up; see --kernel-files in SECURITY.md")
+    return root, kind, _writable(root)
 
 
 def _writable(root: int) -> bool:

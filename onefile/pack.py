@@ -5,6 +5,7 @@ unpacks to ~/.shiv, runs what it finds there and obeys SHIV_*, is left out: star
 (The archive's environment.json is shiv's too. Nothing reads it.)
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,15 @@ LONGEST = 127 - len(f"#! -BISc{START}")
 
 
 def pack(output: Path, interpreter: str) -> None:
-    if not interpreter.startswith("/") or len(interpreter) > LONGEST:
-        sys.exit(f"build.sh: {interpreter}: an absolute path of {LONGEST} bytes at most: make a link to it")
+    # Linux ends the interpreter's path at the first blank.
+    if (
+        not interpreter.startswith("/")
+        or len(os.fsencode(interpreter)) > LONGEST
+        or interpreter.split() != [interpreter]
+    ):
+        sys.exit(
+            f"build.sh: {interpreter}: an absolute path of {LONGEST} bytes at most, without blanks: make a link to it"
+        )
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         files = sorted(path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("gofer/**/*.py"))

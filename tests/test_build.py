@@ -114,12 +114,72 @@ def test_it_is_one_executable_file_with_a_first_line_every_linux_takes(program: 
     assert len(first) < 127
 
 
-@pytest.mark.parametrize("interpreter", ["python3", "/usr/" + "long/" * 10 + "bin/python3"])
+@pytest.mark.parametrize(
+    "interpreter",
+    ["python3", "/usr/" + "long/" * 10 + "bin/python3", "/opt/my python/python3", ""],
+)
 def test_an_interpreter_that_the_first_line_cannot_hold_is_refused(interpreter: str, spot: Path) -> None:
     how = {"env": {**os.environ, "SHIV": sys.executable}}
     text = output(CHECKOUT / "build.sh", spot / "gofer", interpreter, status=1, **how)
     assert text.startswith(f"build.sh: {interpreter}: an absolute path of") and text.count("\n") == 1
     assert list(spot.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argv,said",
+    [
+        (["--output", "x"], "no such option"),
+        (["-x"], "no such option"),
+        (["a", "b", "c"], "too many"),
+        ([""], "not be empty"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_of_the_build_is_told_and_makes_nothing(argv: "list[str]", said: str, spot: Path) -> None:
+    text = output(CHECKOUT / "build.sh", *argv, status=2, cwd=spot, env={**os.environ, "SHIV": sys.executable})
+    assert text.startswith("build.sh: ") and said in text and "usage: ./build.sh" in text and text.count("\n") == 1
+    assert list(spot.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_the_build_helps(option: str, spot: Path) -> None:
+    text = output(CHECKOUT / "build.sh", option, cwd=spot)
+    assert text.startswith("usage: ./build.sh [OUTPUT [INTERPRETER]]\n") and "SOURCE_DATE_EPOCH=SECONDS" in text
+    assert list(spot.iterdir()) == []
+
+
+def test_an_output_that_is_a_directory_is_told(spot: Path) -> None:
+    (spot / "gofer").mkdir()
+    text = output(CHECKOUT / "build.sh", spot / "gofer", status=1, env={**os.environ, "SHIV": sys.executable})
+    assert "is a directory" in text and list((spot / "gofer").iterdir()) == []
+
+
+@pytest.mark.parametrize("owner", [0, NOBODY, None], ids=["ours", "another's", "no checkout"])
+def test_the_time_stamp_is_the_commits_or_it_is_said_that_it_is_not(owner: "int | None", spot: Path) -> None:
+    """git tells nothing of a checkout that belongs to somebody else (safe.directory)."""
+    for name in ("gofer", "onefile", "build.sh", "__main__.py"):
+        copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
+        copy(CHECKOUT / name, spot / name)  # type: ignore[operator]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "SUDO_"))}
+    env.update(SHIV=sys.executable, HOME=str(spot), GIT_CONFIG_NOSYSTEM="1")
+    env.pop("SOURCE_DATE_EPOCH", None)
+    if owner is not None:
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        stamps = {"GIT_AUTHOR_DATE": f"@{EPOCH} +0000", "GIT_COMMITTER_DATE": f"@{EPOCH} +0000"}
+        subprocess.run(["git", "init", "-q", spot], env=env, check=True)
+        commit = ["git", "-C", spot, *identity, "commit", "-q", "--allow-empty", "-m", "x"]
+        subprocess.run(commit, env={**env, **stamps}, check=True)
+        for path in (spot, *spot.rglob("*")):
+            os.chown(path, owner, owner)
+    done = subprocess.run([spot / "build.sh", spot / "made"], env=env, capture_output=True, text=True)
+    if owner == NOBODY:
+        assert done.returncode == 1 and "safe.directory" in done.stderr and "SOURCE_DATE_EPOCH" in done.stderr
+        assert not (spot / "made").exists()
+        return
+    assert done.returncode == 0, done.stderr
+    year = 2023 if owner == 0 else 1980
+    assert {info.date_time[0] for info in zipfile.ZipFile(spot / "made").infolist()} == {year}
+    assert ("no git checkout" in done.stderr) == (owner is None)
 
 
 def test_it_holds_nothing_but_our_sources_and_two_bundles_per_python(program: Path) -> None:

@@ -98,3 +98,73 @@ def test_a_message_that_fails_is_told_and_makes_the_exit_status(spot: Path) -> N
 
 def test_a_directory_that_cannot_be_written_is_one_line(spot: Path) -> None:
     fails_in_one_line(run("doctor", "--self-test", str(spot / "missing")), "missing", "give a directory")
+
+
+def test_the_jail_of_a_path_is_what_a_server_of_it_says(spot: Path) -> None:
+    """The tree is somebody else's: a user namespace would change what clients see of its owner, so a server does without."""
+    (spot / "tree").mkdir()
+    os.chmod(spot, 0o777)
+    for owner, missing in ((USER, []), (0, ["root", "network", "ipc", "uts", "pid"])):
+        os.chown(spot / "tree", owner, owner)
+        with as_user(USER) as (command, popen):
+            found = report(str(spot / "tree"), command=command, **popen)
+            argv = [*command, "serve", str(spot / "tree"), "--socket", str(spot / "s"), "--", "true"]
+            said = subprocess.run(argv, capture_output=True, text=True, check=True, **popen).stderr
+        told = states(found["jail"])
+        assert told.pop("tree") == "present"
+        assert [name for name, state in told.items() if state == "missing"] == missing
+        assert (f"jail: missing: {', '.join(missing)}: " in said) == bool(missing)
+        (held,) = [line.partition("jail: ")[2] for line in said.splitlines() if "; jail: " in line]
+        for row in found["jail"]:
+            assert (row["state"] != "in force") or f"{row['name']}" in held
+
+
+def test_the_tables_heading_says_whose_jail_it_is(spot: Path) -> None:
+    assert f"The jail of a server of {spot} that this user starts" in run("doctor", str(spot)).stdout
+    assert "for a directory of his own" in run("doctor").stdout
+
+
+def test_what_can_be_done_to_a_tree_is_told(spot: Path) -> None:
+    with mounted(spot, "tmpfs", "ro"):
+        (tree,) = [row for row in report(str(spot))["jail"] if row["name"] == "tree"]
+    assert tree["detail"] == "directory, read-only, as it is mounted"
+    (tree,) = [row for row in report(str(GOFER[1]) + "/__main__.py")["jail"] if row["name"] == "tree"]
+    assert tree["detail"] == "file, read-write"
+
+
+def test_a_path_that_cannot_be_served_is_told_as_serve_tells_it(spot: Path) -> None:
+    for path in (str(spot / "missing"), "/dev/null", ""):
+        asked = run("doctor", path)
+        fails_in_one_line(asked, "cannot serve")
+        assert asked.stderr == run("serve", path).stderr
+
+
+@pytest.mark.parametrize("inodes", [1, 2, 3])
+def test_a_self_test_on_a_full_file_system_is_one_line(inodes: int, spot: Path) -> None:
+    with mounted(spot, "tmpfs", f"nr_inodes={inodes}"):
+        fails_in_one_line(run("doctor", "--self-test", str(spot)), "No space left on device", "make room")
+        assert os.listdir(spot) == []
+
+
+def test_without_a_place_for_temporary_files_that_is_said() -> None:
+    """Everything read-only, the working directory too, where Python would look last."""
+    script = "mount -o remount,bind,ro /; for d in /tmp /var/tmp /usr/tmp; do test -d $d && mount -t tmpfs -o ro none $d; done; :"
+    argv = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        f'{script}; cd / && exec "$@"',
+        "sh",
+        *GOFER,
+        "doctor",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    fails_in_one_line(done, "cannot make a temporary directory", "TMPDIR")
+
+
+def test_an_empty_directory_for_the_self_test_is_wrong_usage() -> None:
+    done = run("doctor", "--self-test", "")
+    assert done.returncode == 2 and "must not be empty" in done.stderr
