@@ -143,15 +143,15 @@ def test_fifos_and_devices_are_donated_from_a_read_only_mount_only(jail: str, pl
 
 
 def test_a_containers_read_only_bind_donates_nothing_of_a_writable_mount_in_it(planted: Path, spot: Path) -> None:
-    """`ro` of an rbind is the topmost mount's alone, as with every runtime."""
+    """What lies in an rbind keeps its own flags where another mount of the spec lies below it."""
+    for name in ("inner", "place", "other"):
+        (spot / name).mkdir()
     inner = planted / "inner"
-    inner.mkdir()
-    place = spot / "place"
-    place.mkdir()
-    with mounted(inner, "-t", "tmpfs", "none"), starting(place) as start:
+    with mounted(inner, "-t", "tmpfs", "none"), starting(spot / "place") as start:
         (inner / "new").write_bytes(b"more")
-        gofer = start(spec_of(bind("/m", str(planted), "rbind", "ro")), io=2)
-        assert gofer.destinations() == ["/m"]
+        mounts = bind("/m", str(planted), "rbind", "ro"), bind("/m/other", str(spot / "other"))
+        gofer = start(spec_of(*mounts), io=3)
+        assert gofer.destinations() == ["/m", "/m/other"]
         peer = gofer.peer(1)
         (fd,) = peer.openat(peer.walk_to("file")).donated
         nothing_changes(fd)
