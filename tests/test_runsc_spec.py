@@ -137,6 +137,7 @@ def test_mount_confs_count_binds_and_erofs_mounts_but_only_lisafs_takes_an_io_fd
     before_2026 = "--gofer-mount-confs=erofs:memory,lisafs:none,none:memory"
     assert [mount.served for mount in read(raw, gofer=before_2026, io_fds=1).mounts] == [True, False, False, False]
     assert "2 given, 3 needed" in refused(raw, gofer="--gofer-mount-confs=lisafs:none,lisafs:none")
+    assert "--overlay-mediums: 1 given, 3 needed" in refused(raw, gofer="--overlay-mediums=0")
     assert "5 given, 4 needed" in refused(raw, gofer="--gofer-mount-confs=" + ",".join(["lisafs:none"] * 5))
 
 

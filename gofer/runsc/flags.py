@@ -114,7 +114,7 @@ class GoferFlags:
         self.apply_caps = self.setup_root = True
         self.io_fds: list[int] = []
         self.mount_confs: list[MountConf] = []
-        self.numbered_confs = False
+        self.confs_flag, self.numbered_confs = "", False  # which flag they came by, and in which form
         self.dev_io_fd = self.spec_fd = self.mounts_fd = self.rpc_fd = -1
         self.pin_ring_fd = self.sync_sentry_exit_fd = -1
         self.sync_chroot_fd = self.sync_nvproxy_fd = self.sync_userns_fd = -1
@@ -272,7 +272,7 @@ def _set_gofer(out: GoferFlags, name: str, kind: str, value: str | None) -> None
         out.io_fds.extend(_fd(word) for word in (value or "").split(","))
     elif kind == "confs":
         words = (value or "").split(",")
-        out.numbered_confs = words[0].isdigit()
+        out.confs_flag, out.numbered_confs = name, words[0].isdigit()
         out.mount_confs.extend(_numbered_conf(word) if out.numbered_confs else _mount_conf(word) for word in words)
     elif kind == "ignored":
         go_int(value)

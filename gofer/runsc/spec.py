@@ -200,7 +200,7 @@ def read_spec(fd: int, bundle: str, flags: Globals, gofer: GoferFlags) -> tuple[
     raw = decode(b"".join(chunks), "spec")
     spec = Spec(_dict(raw, "spec"), bundle)
     features = Features(flags, gofer)
-    root_conf = _settle(spec, flags, gofer.mount_confs, features)
+    root_conf = _settle(spec, flags, gofer, features)
     for mount in spec.mounts:
         _check(mount, features)
     wanted = root_conf.lisafs + sum(mount.served for mount in spec.mounts)
@@ -229,7 +229,8 @@ def clean(path: str) -> str:
     return path[1:] if path.startswith("//") else path
 
 
-def _settle(spec: Spec, flags: Globals, confs: list[MountConf], features: Features) -> MountConf:
+def _settle(spec: Spec, flags: Globals, gofer: GoferFlags, features: Features) -> MountConf:
+    confs = gofer.mount_confs
     if features.overlay_by_flags:  # everything over lisafs
         for mount in spec.mounts:
             if mount.is_bind:
@@ -240,7 +241,7 @@ def _settle(spec: Spec, flags: Globals, confs: list[MountConf], features: Featur
         concerned = [mount for mount in spec.mounts if mount.is_bind or mount.type == "erofs"]
     if len(confs) != 1 + len(concerned):
         raise Fault(
-            f"--gofer-mount-confs: {len(confs)} given, {1 + len(concerned)} needed: the root and {len(concerned)} mounts"
+            f"--{gofer.confs_flag}: {len(confs)} given, {1 + len(concerned)} needed: the root and {len(concerned)} mounts"
         )
     for mount, conf in zip(concerned, confs[1:]):
         mount.conf = conf
