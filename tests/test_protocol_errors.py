@@ -151,19 +151,6 @@ def test_a_client_that_takes_no_replies_holds_up_nobody_and_loses_none(server: S
             assert Peer.check(Mid.PREAD, transport.receive()).payload[8:] == data
 
 
-def test_fds_a_client_sends_are_not_kept(server: Server) -> None:
-    import socket
-
-    with server.peer() as peer:
-        assert isinstance(peer.transport, SocketTransport)
-        before = len(server.open_fds())
-        request = HEADER.pack(8, Mid.FSTAT, 0) + (1).to_bytes(8, "little")
-        for _ in range(20):
-            socket.send_fds(peer.transport.sock, [request], [0, 1, 2])
-            Peer.check(Mid.FSTAT, peer.transport.receive())
-        assert len(server.open_fds()) == before
-
-
 def test_the_error_reply_is_one_u32_and_the_connection_goes_on(peer: Peer, tree: Path) -> None:
     for _ in range(100):
         reply = peer.exchange(Mid.FSTAT, b"")
