@@ -41,7 +41,6 @@ def test_every_message_is_served_there(there: str, spot: Path) -> None:
     assert len(re.findall(r"ok +socket and channel", done.stdout)) >= 33
 
 
-@pytest.mark.timeout(300)
 def test_a_server_serves_there_and_ends_in_order(there: str, start: Start) -> None:
     server = start("--host-uds=all", "--host-fifo=open", "--workers=2")
     for transport in TRANSPORTS:
@@ -64,7 +63,6 @@ def traced(there: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield there
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("there", EMULATED, indirect=True)
 def test_what_a_server_calls_there_is_what_its_filter_would_let_pass(traced: str, start: Start) -> None:
     """An emulator has no filters, but shows what that machine's C library calls from where the filter would be there."""

@@ -27,6 +27,18 @@ def finds_nothing(*argv: "str | Path") -> None:
     assert run.returncode == 0, run.stdout
 
 
+def test_how_long_a_thing_may_take_is_said_once_for_all_tests() -> None:
+    """A limit of a test's own is too short on some machine: there are PATIENCE and CALM, and pytest's own in pyproject.toml."""
+    own = re.compile(r"(?<!-)timeout=\d|mark\.timeout\((?!0)|\.wait\([1-9]|settimeout\(\d|patience=\d|\[\], [1-9]\d*\)")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted((CHECKOUT / "tests").glob("*.py"))
+        for line in path.read_text().splitlines()
+        if own.search(line)
+    ]
+    assert found == []
+
+
 def test_ruff_finds_nothing() -> None:
     programs = [path for path in ours() if not path.suffix and b"python3\n" in path.read_bytes()[:30]]
     finds_nothing(sys.executable, "-m", "ruff", "check", "--output-format=concise", ".", *programs)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from disks import run
-from hosts import GOFER, Server, children, over_socket_of
+from hosts import CALM, GOFER, Server, children, over_socket_of
 from peer import Peer
 from prison import USER, as_user
 
@@ -166,7 +166,7 @@ def test_a_user_in_a_namespace_of_his_own_follows_the_host_as_well(host: Host) -
             line = process.stderr.readline() + process.stderr.readline()
             assert FOLLOWED in line, line
             host.mount("later", "in-later")
-            out, err = process.communicate("go\n", timeout=60)
+            out, err = process.communicate("go\n", timeout=CALM)
     assert process.returncode == 0 and "in-later" in out, err
 
 
@@ -211,7 +211,7 @@ done"""
         "--workers",
         "1",
     ]
-    done = subprocess.run([*argv, "--", "sh", "-c", look, python], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*argv, "--", "sh", "-c", look, python], capture_output=True, text=True, timeout=CALM)
     private = any(word in done.stderr for word in (f"{host.place} is private", f"{host.place}/inside"))
     assert "root (nosuid,nodev; mounts below it " in done.stderr and private != (FOLLOWED in done.stderr), done.stderr
     assert done.stdout.split() == ["1", *["file", "/"] * 2], (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from hosts import GOFER, children, fails_in_one_line, open_fds, run, serves, wait_until
+from hosts import CALM, GOFER, PATIENCE, children, fails_in_one_line, open_fds, run, serves, wait_until
 
 GROUP = 4321
 CALLS = "%file,listen,fchmod,fchown,fchownat,fchmodat,linkat,renameat2,unlinkat"
@@ -72,7 +72,7 @@ def test_a_symlink_put_in_the_sockets_place_leads_no_call_outside(call: str, spo
     ]
     with thief(place, loot, vault):
         done = subprocess.run(
-            [*argv, "--quiet", "--", "true"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+            [*argv, "--quiet", "--", "true"], stdin=subprocess.DEVNULL, capture_output=True, timeout=CALM
         )
     assert [(path.stat(), sorted(os.listdir(vault))) for path in (vault, vault / "s")] == before
     assert done.returncode in (0, 1) and b"Traceback" not in done.stderr and done.stderr.count(b"\n") <= 1
@@ -104,8 +104,8 @@ def test_of_several_starts_on_one_path_one_serves_and_the_others_say_so(stale: b
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     starts = [subprocess.Popen([*argv, "--workers=1", "--quiet"], stdin=null, stderr=pipe) for _ in range(4)]
     try:
-        wait_until(lambda: sum(each.poll() is not None for each in starts) == 3, "all but one give up", patience=60)
-        wait_until(lambda: serves(path), "the one that is left serves", patience=60)
+        wait_until(lambda: sum(each.poll() is not None for each in starts) == 3, "all but one give up")
+        wait_until(lambda: serves(path), "the one that is left serves")
         (winner,) = [each for each in starts if each.poll() is None]
         for each in starts:
             if each is not winner:
@@ -113,7 +113,7 @@ def test_of_several_starts_on_one_path_one_serves_and_the_others_say_so(stale: b
                 assert each.returncode == 1 and said.count(b"\n") == 1 and b"is in use" in said, said
         (gofer,) = children(winner.pid)
         os.kill(gofer, signal.SIGTERM)
-        assert winner.wait(20) == 0
+        assert winner.wait(PATIENCE) == 0
         assert sorted(os.listdir(spot)) == ["tree"]
     finally:
         for each in starts:

@@ -189,11 +189,11 @@ def test_create_start_exec_kill_delete(runsc: Runsc, place: Path, out: Path) -> 
     assert json.loads(runsc.run("state", C).stdout)["status"] == "created"
     assert os.readlink(f"/proc/{gofer_pid(runsc.state)}/exe").startswith("/usr/bin/python3")
     runsc.run("start", C)
-    wait_until((out / "up").exists, "the container has begun")
+    wait_until((out / "up").exists, "the container has begun", CALM)
     assert runsc.run("exec", C, "/bin/cat", "/hello").stdout == "hello\n"
     assert runsc.run("exec", C, "/bin/sh", "-c", "exit 9", check=False).returncode == 9
     runsc.run("kill", C, "KILL")
-    wait_until(lambda: json.loads(runsc.run("state", C).stdout)["status"] == "stopped", "the container has stopped")
+    wait_until(lambda: json.loads(runsc.run("state", C).stdout)["status"] == "stopped", "the container has stopped", CALM)
     runsc.run("delete", C)
     assert runsc.served_by_us() == 1
 
@@ -219,10 +219,10 @@ def test_the_two_line_script_serves_an_engine(runsc: Runsc, place: Path, one_fil
     )
     assert int((place / "pid").read_text()) == sandbox_pid(runsc.state)
     assert engine("start", C).returncode == 0
-    wait_until((out / "up").exists, "the container has begun")
+    wait_until((out / "up").exists, "the container has begun", CALM)
     assert engine("exec", C, "/bin/cat", "/hello").stdout == "hello\n"
     assert engine("kill", C, "9").returncode == 0
-    wait_until(lambda: '"stopped"' in engine("state", C).stdout, "the container has stopped")
+    wait_until(lambda: '"stopped"' in engine("state", C).stdout, "the container has stopped", CALM)
     assert engine("delete", C).returncode == 0
     assert runsc.served_by_us() == 1
 
@@ -232,7 +232,7 @@ def test_run_detached_leaves_the_container_and_its_gofer_and_nothing_else(
 ) -> None:
     bundle(place, "touch /out/up; exec sleep 1000", bind("/out", str(out)))
     runsc.run("run", f"--bundle={place}", "--detach", C, quiet=True)
-    wait_until((out / "up").exists, "the container has begun")
+    wait_until((out / "up").exists, "the container has begun", CALM)
     wait_until(lambda: len(pids_named(str(runsc.state))) == 2, "the tracer ends")
     roles = sorted("gofer" if pid == gofer_pid(runsc.state) else "sandbox" for pid in pids_named(str(runsc.state)))
     assert roles == ["gofer", "sandbox"], "a tracer, or runsc, is still there"
@@ -335,7 +335,7 @@ def test_the_gofer_ends_with_a_killed_sandbox(runsc: Runsc, place: Path, out: Pa
     bundle(place, "touch /out/up; exec sleep 1000", bind("/out", str(out)))
     words = ["--detach"] if detached else []
     process = runsc.start("run", f"--bundle={place}", *words, C, quiet=True)
-    wait_until((out / "up").exists, "the container has begun")
+    wait_until((out / "up").exists, "the container has begun", CALM)
     gofer = gofer_pid(runsc.state)
     os.kill(sandbox_pid(runsc.state), signal.SIGKILL)
     wait_until(lambda: ended(gofer), "the gofer ends")

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import wait_until
+from hosts import CALM, wait_until
 from runsc import Json, Runsc, Variant, bind, bundle, busybox, container, directory, one_file_gofer, pids_named
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 C = container()
 
@@ -143,7 +143,7 @@ def test_the_working_directory_that_an_image_lacks_is_there(runsc: Runsc, place:
 def started(runsc: Runsc, place: Path, script: str, *mounts: Json, flags: "tuple[str, ...]" = ()) -> "subprocess.Popen[str]":
     bundle(place, script, *mounts)
     process = runsc.start("run", f"--bundle={place}", C, flags=list(flags))
-    assert process.stdout is not None and select.select([process.stdout], [], [], 60)[0], "the container says nothing"
+    assert process.stdout is not None and select.select([process.stdout], [], [], CALM)[0], "the container says nothing"
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -164,8 +164,8 @@ def test_a_fifo_joins_container_and_host_both_ways(
         # is lost in one of five cases under directfs, whatever the gofer.
         with open(src / "to", "w", buffering=1) as to:
             to.write("from the host\n")
-            assert select.select([fro], [], [], 60)[0] and os.read(fro, 100) == b"got from the host\n"
-        out, err = process.communicate(timeout=60)
+            assert select.select([fro], [], [], CALM)[0] and os.read(fro, 100) == b"got from the host\n"
+        out, err = process.communicate(timeout=CALM)
     finally:
         os.close(fro)
     assert (out, process.returncode) == ("done\n", 0), err
@@ -186,7 +186,7 @@ def test_a_container_that_has_not_opened_its_fifo_is_no_reader_of_it(runsc: Runs
         assert error.errno == errno.ENXIO
         waits = True
     (src / "go").write_text("on\n")
-    process.communicate(timeout=60)
+    process.communicate(timeout=CALM)
     assert waits == runsc.variant.does("a container is no reader of a FIFO that it has not opened")
     assert process.returncode == 0 and runsc.served_by_us() == 1
 
@@ -232,11 +232,11 @@ def test_sockets_of_the_host_are_connected_to(runsc: Runsc, place: Path, src: Pa
         bundle(place, "", *mounts, process=args(CONNECT, "/sock", "/m/sock", "/m/deaf"))
         process = runsc.start("run", f"--bundle={place}", C, flags=[f"--host-uds={option}"])
         for _ in range(2 if option == "open" else 0):
-            server.settimeout(60)
+            server.settimeout(CALM)
             conn, _ = server.accept()
             with conn:
                 conn.sendall(b"host heard " + conn.recv(100))
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=CALM)
     refused = f"{errno.ECONNREFUSED}\n"
     assert out == ("host heard hello\n" * 2 if option == "open" else refused * 2) + refused, err
     assert runsc.served_by_us() == 1
@@ -248,16 +248,16 @@ def test_a_socket_bound_in_a_mount_is_one_of_the_host(runsc: Runsc, place: Path,
     mounts = [*python(place), bind("/m", str(src))]
     bundle(place, "", *mounts, process=args(LISTEN))
     process = runsc.start("run", f"--bundle={place}", C, flags=["--host-uds=all"])
-    assert process.stdout is not None and select.select([process.stdout], [], [], 60)[0]
+    assert process.stdout is not None and select.select([process.stdout], [], [], CALM)[0]
     assert process.stdout.readline() == "ready\n"
     made = os.stat(src / "deep/made")
     assert stat.S_ISSOCK(made.st_mode) and stat.S_IMODE(made.st_mode) == 0o606
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(60)
+        client.settimeout(CALM)
         client.connect(str(src / "deep/made"))
         client.sendall(b"hello")
         assert client.recv(100) == b"HELLO"
-    assert (process.communicate(timeout=60), process.returncode) == (("", ""), 0)
+    assert (process.communicate(timeout=CALM), process.returncode) == (("", ""), 0)
     assert runsc.served_by_us() == 1
 
 
@@ -279,7 +279,7 @@ def test_a_restored_container_mounts_again(runsc: Runsc, place: Path, src: Path,
     bundle(place, script, bind("/m/log", str(src / "log")), bind("/d", str(src / "dir")))
     runsc.run("create", f"--bundle={place}", C, quiet=True)
     runsc.run("start", C)
-    wait_until(lambda: (src / "log").read_text() == "began\n", "the container has begun", patience=60)
+    wait_until(lambda: (src / "log").read_text() == "began\n", "the container has begun", CALM)
     runsc.run("checkpoint", f"--image-path={spot}/image", C)
     runsc.run("delete", "--force", C)
     (src / "dir/go").touch()
@@ -308,7 +308,7 @@ os.execv("{one_file}", ["{one_file}", *sys.argv[1:at], "--sync-new-fd=2", *sys.a
     bundle(place, "echo started")
     argv = runsc.argv("run", f"--bundle={place}", C, flags=[f"--log={spot}/log", "--log-format=json"])
     argv[1:2] = ["runsc", f"--gofer={newer}"]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM)
     assert done.returncode == 128 and done.stdout == ""
     messages = [json.loads(line)["msg"] for line in (spot / "log").read_text().replace("}{", "}\n{").splitlines()]
     told = [message for message in messages if "-sync-new-fd" in message]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runsc import Runsc, bind, bundle, one_file_gofer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 LIMIT = (
     4096  # of each bind a sandbox keeps a thousand files it has closed, with two fds each: the rest must do for a walk

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 import pytest
-from hosts import PATIENCE
+from hosts import CALM
 from runsc import Runsc, Variant, bind, bundle, container, one_file_gofer
 
 pytestmark = pytest.mark.slow
@@ -285,7 +285,7 @@ def test_unix_sockets(setting: Setting) -> None:
         server.bind(f"/proc/self/fd/{directory}/on-host")
         os.close(directory)
         server.listen()
-        server.settimeout(PATIENCE)
+        server.settimeout(CALM)
         servers.append((server, threading.Thread(target=answer, args=(server,))))
         servers[-1][1].start()
 

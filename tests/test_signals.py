@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 from conftest import Start
-from hosts import GOFER, Server, children, over_socket_of, run
+from hosts import CALM, GOFER, Server, children, over_socket_of, run
 from runsc import Runsc, one_file_gofer, spec_of, starting
 
 STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -135,7 +135,6 @@ def one_file() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_the_launcher_starts_containers_with_sigchld_ignored(spot: Path, one_file: Path) -> None:
     runsc = Runsc(spot, one_file)
     for how in (inheriting([signal.SIGCHLD]), inheriting(blocked=[signal.SIGCHLD, signal.SIGTERM])):
@@ -149,7 +148,7 @@ def test_the_launcher_hands_its_signals_on_as_it_got_them(spot: Path) -> None:
     how = inheriting([signal.SIGCHLD, signal.SIGHUP], [signal.SIGUSR1])
     expected = subprocess.run(LOOK, stdout=subprocess.PIPE, text=True, preexec_fn=how, check=True).stdout
     argv = [*GOFER, "runsc", "--runsc", LOOK[0], "--gofer", sys.executable, "--", *LOOK[1:]]
-    done = subprocess.run(argv, capture_output=True, text=True, preexec_fn=how, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, preexec_fn=how, timeout=CALM)
     assert (done.stdout, done.stderr) == (expected, "")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from hosts import GOFER, children, ended, fails, wait_until
+from hosts import GOFER, PATIENCE, children, ended, fails, wait_until
 from peer import over_socket
 from prison import USER, as_user
 
@@ -257,7 +257,7 @@ class Server:
         """Several clients at once, so that each worker has some, each with a hundred requests that leave a line in the log."""
         socks = [self.connect() for _ in range(4)]
         for sock in socks:
-            sock.settimeout(60)
+            sock.settimeout(PATIENCE)
         peers = [over_socket(sock) for sock in socks]
         for peer in peers:
             for _ in range(100):
@@ -274,7 +274,7 @@ class Server:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
-        assert self.process.wait(60) == 0
+        assert self.process.wait(PATIENCE) == 0
         assert not self.path.exists()
 
     def kill(self) -> None:
@@ -362,7 +362,7 @@ def test_a_terminal_with_tostop_neither_stops_a_server_nor_lets_it_spin(
     if background:
         (pid,) = children(server.process.pid)
         os.kill(pid, signal.SIGTERM)
-        assert server.process.wait(60) == 0 and not server.path.exists()
+        assert server.process.wait(PATIENCE) == 0 and not server.path.exists()
     else:
         server.stop()
 
@@ -376,5 +376,5 @@ def test_what_a_person_types_to_end_a_server_leaves_no_socket_file(
     server = start(slave, f"--jail={jail}", start_new_session=True, preexec_fn=group_leader(slave, tostop=False))
     server.serves()
     os.write(master, key)
-    assert server.process.wait(60) == 0
+    assert server.process.wait(PATIENCE) == 0
     assert not server.path.exists()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from faulty import faulty
-from hosts import CHECKOUT, GOFER, children, connects, fails_in_one_line, run, serves, wait_until
+from hosts import CALM, CHECKOUT, GOFER, PATIENCE, children, connects, fails_in_one_line, run, serves, wait_until
 from prison import PYTHON, USER, as_user
 from test_doctor import mounted
 
@@ -28,7 +28,7 @@ PROGRAM = (PYTHON, "-B")
 def inside(script: str, *argv: object) -> "subprocess.CompletedProcess[str]":
     """Run a shell script in a mount namespace of its own; "$@" is the program with argv."""
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *GOFER, *map(str, argv)]
-    return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_start_that_waits_for_the_trees_file_system_ends_by_sigterm(name: str,
         with subprocess.Popen([*GOFER, "serve", str(broken.path / name), "--socket", str(spot / "s")]) as server:
             wait_until(lambda: "fuse" in Path(f"/proc/{server.pid}/stack").read_text(), "it waits for the file system")
             server.terminate()
-            assert server.wait(10) == -signal.SIGTERM
+            assert server.wait(PATIENCE) == -signal.SIGTERM
     assert not (spot / "s").exists()
 
 

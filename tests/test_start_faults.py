@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hosts import CHECKOUT
+from hosts import CALM, CHECKOUT
 from prison import PYTHON, USER, as_user
 
 from gofer import callnames
@@ -101,7 +101,7 @@ class Case:
                 text=True,
                 cwd="/",
                 env=environment,
-                timeout=60,
+                timeout=CALM,
                 **identity,
             )
             hits = [line.split() for line in log.read_text().splitlines()]
@@ -161,7 +161,6 @@ def test_a_start_in_which_one_of_some_calls_fails_ends_in_one_line_or_serves(cas
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", FOR_WHOM, indirect=True)
 def test_a_start_in_which_any_call_fails_ends_in_one_line_or_serves(case: Case) -> None:
     """All, but of what one process calls more often than ten times ten: importing is the same calls for each module."""
@@ -204,7 +203,7 @@ def test_a_start_in_which_any_import_fails_ends_in_one_line(spot: Path) -> None:
 
     def without(name: str) -> str:
         argv = [PYTHON, "-BISc", WITHOUT, name, *command]
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM)
         lines = done.stderr.splitlines()
         told = done.returncode == 1 and len(lines) == 1 and lines[0].startswith("gofer: ")
         return "" if told or (done.returncode, lines) == (0, []) else f"{name}: {done.returncode}: {done.stderr}"
@@ -219,7 +218,7 @@ def test_a_start_without_enough_memory_ends_in_one_line_or_serves(megabytes: int
     (spot / "tree").mkdir()
     argv = [sys.executable, "-BIS", str(CHECKOUT), "serve", str(spot / "tree"), "--socket", str(spot / "s"), "--quiet"]
     command = ["prlimit", f"--as={megabytes << 20}", *argv, "--", "/bin/true"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM)
     assert not _judge(done, [name for name in os.listdir(spot) if name != "tree"], "")
     with contextlib.suppress(FileNotFoundError):
         assert not (spot / "s").exists()

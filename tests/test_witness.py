@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from codec import Mid
 from conftest import Start
-from hosts import TRANSPORTS, children, ended, open_fds, wait_until
+from hosts import PATIENCE, TRANSPORTS, children, ended, open_fds, wait_until
 from prison import attempt, run, started
 from transport import CHANNEL_HEADER, HEADER, ChannelTransport
 
@@ -112,7 +112,7 @@ def test_a_refused_call_is_never_made_even_where_nobody_is_there_to_see_it(then:
         process.stdin.flush()
         wait_until(lambda: calls(server) == 90, "the server calls chmod")
         process.send_signal(then)
-        assert process.wait(30) == (-signal.SIGSYS if then == signal.SIGCONT else -signal.SIGKILL)
+        assert process.wait(PATIENCE) == (-signal.SIGSYS if then == signal.SIGCONT else -signal.SIGKILL)
         wait_until(lambda: ended(server), "the server ends")
     assert file.stat().st_mode & 0o777 == 0o600
 
