@@ -50,7 +50,7 @@ _O_CLOEXEC_NOCTTY = os.O_CLOEXEC | os.O_NOCTTY
 
 _PROC_SUPER_MAGIC = 0x9FA0  # statfs(2)
 _proc_fd = -1
-_mountinfo = -1
+_mountinfo = _mountwatch = -1
 MARKS = [0, 0]  # the fd numbers from which `admit` counts, and from which it refuses; see set_fd_limit
 _shares = [0, 0, 0]  # the fd number from which they count; how many FDs one is; the number from which nothing may last
 
@@ -87,9 +87,16 @@ class ControlFD(HostFD):
 
 
 class MountPoint(ControlFD):
-    """The root of the connection's tree, as Mount answers it; what is walked to, also by another way, is none."""
+    """The root of the connection's tree, as Mount answers it; what is walked to, also by another way, is none.
 
-    __slots__ = ()
+    served: the O_PATH fd that the export is known by, whatever is mounted over it; borrowed.
+    """
+
+    __slots__ = ("served", "__weakref__")
+
+    def __init__(self, host: int, kind: int, served: int) -> None:
+        super().__init__(host, kind)
+        self.served = served
 
 
 class OpenFD(HostFD):
@@ -236,11 +243,13 @@ def pin_proc(proc: int = -1, mountinfo: int = -1) -> None:
 
     proc, mountinfo: fds that whoever changed the root has opened instead, owned here from now on.
     """
-    global _proc_fd, _mountinfo
+    global _proc_fd, _mountinfo, _mountwatch
     if proc >= 0:
         if _proc_fd >= 0:
             os.close(_proc_fd)
         _proc_fd, _mountinfo = proc, mountinfo
+    if mountinfo >= 0:
+        _mountwatch = os.open(b"%d" % mountinfo, os.O_RDONLY | os.O_CLOEXEC, dir_fd=_proc_fd)
     if _proc_fd < 0:
         _proc_fd = open_proc()
 
@@ -260,10 +269,14 @@ def enter_proc() -> None:
     os.fchdir(_proc_fd)
 
 
-def open_mountinfo() -> int:
-    """An fd on this process's mountinfo, as seen from its present root (proc(5))."""
-    if _mountinfo >= 0:
-        return _mountinfo
+def open_mountinfo(watch: bool = False) -> int:
+    """An fd on this process's mountinfo, as seen from its present root (proc(5)).
+
+    watch: another one. Each tells once that the table has changed, to whoever polls it first.
+    """
+    pinned = _mountwatch if watch else _mountinfo
+    if pinned >= 0:
+        return pinned
     if _proc_fd < 0:
         return os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
     return os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=_proc_fd)

@@ -24,7 +24,7 @@ import time
 from _signal import signal
 from _socket import socket
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
-from select import EPOLLET, EPOLLIN, epoll
+from select import EPOLLET, EPOLLIN, EPOLLPRI, epoll
 
 from gofer import attrs, mounts
 from gofer.admission import Admission, credentials, peer
@@ -68,6 +68,7 @@ class Server:
         self._listen_mask = EPOLLIN | EPOLLET if self._crew.size > 1 else EPOLLIN
         self._stop_at: float | None = None  # when patience ends, once stopping
         self._refused = False  # connections are being refused, and that was logged
+        self._mounts = -1
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, EPOLLIN)
         if self._crew.lifeline >= 0:
@@ -110,6 +111,9 @@ class Server:
         """Serve; see the class. Failure where another worker was lost."""
         attrs.drop_fsetid()  # and so in every thread that this one starts
         mounts.open_table()
+        self._mounts = mounts.watch()
+        if self._mounts >= 0:
+            self._epoll.register(self._mounts, EPOLLPRI)
         signal(SIGNAL, lambda number, frame: None)
         self._crew.begin()
         poll = self._epoll.poll
@@ -152,6 +156,8 @@ class Server:
             except BlockingIOError:
                 pass
             self._crew.look()
+        elif fd == self._mounts:
+            mounts.follow()
         elif fd == self._crew.lifeline:
             self._epoll.unregister(fd)
             self.stop()

@@ -55,6 +55,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "fchmodat2": (452, 452),
     "futex": (202, 98),
     "getdents64": (217, 61),
+    "openat2": (437, 437),
     "renameat2": (316, 276),
     "setgroups": (116, 159),
     "setresgid": (119, 149),
@@ -150,6 +151,8 @@ O_PATH = 0o10000000
 RENAME_EXCHANGE = 2
 RENAME_NOREPLACE = 1
 RENAME_WHITEOUT = 4
+
+RESOLVE_IN_ROOT = 0x10
 
 SCM_RIGHTS = 1
 SOL_SOCKET = 1
@@ -270,6 +273,7 @@ _fallocate = _bind("fallocate", c_int, c_int, c_int64, c_int64)
 _fchownat = _bind("fchownat", c_int, c_char_p, c_uint, c_uint, c_int)
 _getdents64 = _bind("getdents64", c_int, c_void_p, c_size_t, restype=c_ssize_t)
 _linkat = _bind("linkat", c_int, c_char_p, c_int, c_char_p, c_int)
+_openat2 = _bind("openat2", c_int, c_char_p, c_void_p, c_size_t, prefer_libc=False)
 _listxattr = _bind("listxattr", c_char_p, c_void_p, c_size_t, restype=c_ssize_t)
 _removexattr = _bind("removexattr", c_char_p, c_char_p)
 _renameat2 = _bind("renameat2", c_int, c_char_p, c_int, c_char_p, c_uint)
@@ -308,6 +312,12 @@ def linkat(olddirfd: int, oldpath: bytes, newdirfd: int, newpath: bytes, flags: 
 def listxattr(path: bytes, buffer: Any, size: int) -> int:
     """Names, each ended by NUL, to buffer (a byref); returns their total length, also where size is 0."""
     return _listxattr(path, buffer, size)
+
+
+def openat2(dirfd: int, path: bytes, flags: int, resolve: int) -> int:
+    """A new fd; resolve: RESOLVE_*, how the path may be walked. Linux 5.6."""
+    how = struct.pack("@QQQ", flags, 0, resolve)
+    return _openat2(dirfd, path, how, len(how))
 
 
 def removexattr(path: bytes, name: bytes) -> None:

@@ -73,6 +73,10 @@ DIFFERENCES = {
         ["2022", "2024-gofer", "2024-gofer-plain"],
         "a directfs sandbox opens each FIFO that it finds, also the one that a mount point is, through the mount around it",
     ),
+    "what the host mounts over a bind's own directory is seen": (
+        ["2022", "2024-gofer", "2024-gofer-plain"],
+        "a directfs sandbox has the directory itself open, since its start",
+    ),
     "a container has user attributes": (
         ["2022", "2024-gofer", "2024-gofer-plain"],
         "a directfs sandbox never asks for them, and has none of its own",

@@ -7,15 +7,17 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Start
 from disks import run
-from hosts import CALM, GOFER, Server, children, over_socket_of
+from hosts import CALM, GOFER, TRANSPORTS, Server, children, over_socket_of, wait_until
 from peer import Peer
 from prison import USER, as_user
+from runsc import Runsc, Variant, bind, bundle, one_file_gofer
 
 FOLLOWED = "mounts below it come and go with the host's"
 
@@ -51,6 +53,11 @@ class Host:
     def end(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def one_file() -> Path:
+    return one_file_gofer()
 
 
 @pytest.fixture
@@ -217,3 +224,100 @@ done"""
     assert done.stdout.split() == ["1", *["file", "/"] * 2], (
         "the supervisor and the server have the tree, and no other mount"
     )
+
+
+# Over the served directory itself
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("host", ["shared"], indirect=True)
+def test_what_is_mounted_over_the_served_directory_is_what_clients_get(start: Start, host: Host, transport: str) -> None:
+    """google/gvisor#14854. Also those that were there before; what they have walked to stays what it is."""
+    host.run("touch", host.place / "tree/under")
+    server = start("--jail=off", tree=host.place / "tree", wrap=host.enter)
+    with server.peer(transport) as peer:
+        below = peer.walk_to("under")
+        host.mount("", "over")
+        wait_until(lambda: listed(peer, peer.root) == {b"over"}, "the client's root is what was mounted")
+        assert names(server) == {b"over"}
+        peer.mkdirat(peer.root, "made")
+        host.run("test", "-d", host.place / "tree/made")
+        assert peer.walk(peer.root, "under") == (1, [])
+        for fd in peer.disown(peer.openat(below, os.O_RDWR).donated):
+            os.close(fd)
+        with pytest.raises(OSError, match="busy"):
+            host.unmount("")
+        host.unmount("", "--lazy")
+        wait_until(lambda: listed(peer, peer.root) == {b"under"}, "it is what it was")
+        host.mount("", "again")
+        wait_until(lambda: listed(peer, peer.root) == {b"again"}, "the client's root is what was mounted")
+    server.check_idle()
+    host.unmount("")  # nobody has it: not busy
+
+
+@pytest.mark.parametrize("host", ["shared"], indirect=True)
+def test_in_a_jail_the_root_stays_below_what_is_mounted_over_it(start: Start, host: Host) -> None:
+    """Landlock would not let it open anything there: see mounts.py. Without that the client's root goes with the host."""
+    host.run("touch", host.place / "tree/under")
+    server = start(tree=host.place / "tree", wrap=host.enter)
+    expected = {b"under"} if "landlock (" in server.said() else {b"over"}
+    with server.peer() as peer:
+        host.mount("", "over")
+        wait_until(lambda: listed(peer, peer.root) == expected, "it is what it is to be")
+        assert names(server) == expected
+        host.unmount("", "--lazy")
+        wait_until(lambda: listed(peer, peer.root) == {b"under"}, "it is what it was")
+
+
+@pytest.mark.parametrize("host", ["shared"], indirect=True)
+def test_what_the_kernel_makes_up_is_not_followed(start: Start, host: Host) -> None:
+    host.run("touch", host.place / "tree/under")
+    server = start(tree=host.place / "tree", wrap=host.enter)
+    with server.peer() as peer:
+        host.run("mount", "-t", "proc", "gofer-test", host.place / "tree")
+        host.mount("../beside", "x")  # one more change, which the server sees after that one
+        assert listed(peer, peer.root) == {b"under"}
+        host.run("umount", "--lazy", host.place / "tree")
+
+
+@pytest.mark.parametrize("host", ["private"], indirect=True)
+def test_a_file_that_is_served_stays_that_file(start: Start, host: Host) -> None:
+    host.run("mount", "--make-shared", host.place)
+    host.run("cp", "/etc/hostname", host.place / "tree/file")
+    host.run("touch", host.place / "tree/other")
+    server = start(tree=host.place / "tree/file", wrap=host.enter)
+    with server.peer() as peer:
+        size = peer.fstat(peer.root).size
+        host.run("mount", "--bind", host.place / "tree/other", host.place / "tree/file")
+        assert peer.fstat(peer.root).size == size != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("read_only", [False, True], ids=["root rw", "root ro"])
+@pytest.mark.parametrize("host", ["shared"], indirect=True)
+def test_a_container_sees_what_the_host_mounts_over_its_bind(
+    host: Host, variant: Variant, read_only: bool, one_file: Path
+) -> None:
+    """Under a root that is read-only, or has an overlay, for reading only: Landlock looks for rights from there on."""
+    tree, seen = host.place / "tree", variant.does("what the host mounts over a bind's own directory is seen")
+    writable = not read_only and variant.does("the root's changes are seen on the host")
+    host.run("touch", tree / "under")
+    host.run("mkdir", host.place / "flag")
+    wait = "until [ -e /data/over ]" if seen else "until [ -e /flag/over ]"
+    script = f"echo ready; {wait}; do sleep 0.1; done; ls /data; echo x 2>/dev/null > /data/made && echo made || echo refused"
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        binds = [bind(f"/{path.name}", str(path), "rbind", "rslave", "rw") for path in (tree, host.place / "flag")]
+        binds[0]["destination"] = "/data"
+        bundle(place / "b", script, *binds, root={"path": "rootfs", "readonly": read_only})
+        runsc = Runsc(place, one_file, variant)
+        argv = [*host.enter, *runsc.argv("run", f"--bundle={place}/b", f"over-{os.getpid()}")]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n", runsc.gofer_log()
+            host.mount("", "over")
+            host.run("touch", host.place / "flag/over")
+            out, _ = process.communicate(timeout=CALM)
+        expected = ("over\nmade\n" if writable else "over\nrefused\n") if seen else "under\nmade\n"
+        assert (out, process.returncode) == (expected, 0)
+        assert runsc.served_by_us() == 1
+    host.run("test", *([] if seen and writable else ["!"]), "-e", tree / "made")

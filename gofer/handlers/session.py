@@ -6,8 +6,8 @@ import os
 import stat
 from errno import EINVAL
 
-from gofer import wire
-from gofer.fds import O_PATH_FLAGS, HostFD, MountPoint, reopen
+from gofer import mounts, wire
+from gofer.fds import HostFD, MountPoint, reopen
 from gofer.sys import O_PATH
 from gofer.wire import Count, MountResp
 
@@ -26,8 +26,11 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     wire.expect_end(req, 0)
     from gofer.handlers import HANDLERS  # the table imports this module
 
-    node = comm.adopt(reopen(comm.export.root.host, O_PATH_FLAGS & ~os.O_NOFOLLOW), within=0)
-    root, node.host = MountPoint(node.host, node.kind), -1
+    served = comm.export.root.host
+    node = comm.adopt(mounts.top(served), within=0)
+    root, node.host = MountPoint(node.host, node.kind, served), -1
+    if not comm.options.donate_root:  # else the client has its own fd on it, and the two are to be one directory
+        mounts.goes_with_the_host(root)
     fdid = comm.next_id()
     # Flush is answered, but not offered: it does nothing here, and a client that knows of it sends one with every close.
     mids = [mid for mid in range(1, len(HANDLERS)) if mid != wire.FLUSH]
