@@ -50,6 +50,7 @@ def test_a_fault_inside_is_eremoteio_logged_with_its_place_and_the_next_request_
     comm.control[99] = "no control FD"  # type: ignore[assignment]
     request = struct.pack("<Q", 99)
     assert served(comm, log[0], Mid.FSTAT, request) == (Mid.ERROR, struct.pack("<I", errno.EREMOTEIO))
+    del comm.control[99]
     said = os.read(log[1], 65536).decode()
     assert "FStat" in said and ".py:" in said and "no control FD" not in said
     mid, reply = served(comm, log[0], Mid.FSTAT, struct.pack("<Q", 1))
