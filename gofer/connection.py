@@ -41,8 +41,8 @@ from fcntl import ioctl
 from select import POLLIN, POLLOUT, poll
 from time import monotonic
 
-from gofer import busypoll, dispatch
-from gofer.channel import Channel, Windows
+from gofer import busypoll, dispatch, sys
+from gofer.channel import SIGNAL, Channel, Windows
 from gofer.comm import Communicator, Export, Options
 from gofer.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
 from gofer.fds import FDTable, HostFD, admit
@@ -113,6 +113,7 @@ class Connection:
         self._first_patience = first_patience
         self._donor = Donor(self.fileno, 8)
         self._comm = self.communicator()
+        self._thread = 0  # its id, once it runs
         self._warned: set[str] = set()
         self._windows: Windows | None = None
         self._channels: list[Channel] = []
@@ -123,12 +124,21 @@ class Connection:
         """Serve from now on, on a thread of its own. RuntimeError where the system gives none."""
         _thread.start_new_thread(self._run, ())
 
+    def interrupt(self) -> None:
+        """If the client has hung up: break off the call that its thread is in, where the kernel does so for a signal."""
+        if self._thread and self._ready(0, 0):
+            try:
+                sys.tgkill(os.getpid(), self._thread, SIGNAL)
+            except OSError:  # it has just ended
+                pass
+
     def communicator(self) -> Communicator:
         return Communicator(self.table, self.export, self._warn, self.make_channel, self.wait)
 
     # The socket
 
     def _run(self) -> None:
+        self._thread = _thread.get_native_id()
         try:
             if self._first_patience and not self._ready(POLLIN, self._first_patience):
                 self.drop("silent", f"nothing sent for {self._first_patience:g} s (--idle-message-timeout)")
@@ -271,7 +281,7 @@ class Connection:
         return not (self._ready(_POLLRDHUP, seconds) or self.table.closing)
 
     def _ready(self, event: int, seconds: float | None) -> bool:
-        """Whether the socket can be read from (POLLIN) or written to (POLLOUT) within that time; None: any."""
+        """Whether the socket can be read from (POLLIN) or written to (POLLOUT), or has hung up, within that time; None: any."""
         look = poll()
         look.register(self.fileno, event)
         return bool(look.poll(None if seconds is None else seconds * 1000))
@@ -341,6 +351,7 @@ class Connection:
             channel.shut_down()
         for channel in self._channels:
             channel.join()
+        self._thread = 0  # nothing to be broken off any more
         self._channels.clear()
         self.table.clear()
         if self._windows is not None:

@@ -5,6 +5,9 @@ Theory of operation
 Each connection has threads of its own (connection.py); the loop only starts them. So whatever a client, or a file system, makes
 a call wait for, connections are accepted, signals acted upon, and the end comes.
 
+The loop watches the connections for one thing: their hang-up. A thread that waits in a call does not see it, and the slot of
+a client that has gone would stay taken, if its thread did not get a signal then (Connection.interrupt).
+
 What the loop does never waits for a client either: a refused connection may hold, in what its client has sent already, fds that
 take long to close. Where they cannot be kept out (connection.refuse_fds), a few threads close such sockets (`_Closer`).
 
@@ -24,7 +27,7 @@ import time
 from _signal import signal
 from _socket import socket
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
-from select import EPOLLET, EPOLLIN, EPOLLPRI, epoll
+from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLPRI, epoll
 
 from gofer import attrs, mounts
 from gofer.admission import Admission, credentials, peer
@@ -38,6 +41,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.log import Log
 
+_NAG = 0.1  # seconds that a thread has after its client's hang-up, and then between two signals
 _PAUSE = 0.25  # seconds without listening, where connections cannot be taken now
 _GIVE_WAY = 0.1  # far more than a worker takes that is not held up, also on a busy machine
 _AT_ONCE = 16  # connections accepted before signals are looked at again
@@ -62,6 +66,9 @@ class Server:
         self._anonymous = os.fstat(self._epoll.fileno()).st_dev
         self._listeners: dict[int, tuple[socket, Export, Admission | None]] = {}
         self._connections: set[Connection] = set()
+        self._by_fd: dict[int, Connection] = {}  # the watched ones
+        self._hung_up: list[Connection] = []
+        self._nag_at = 0.0  # 0: there are none
         self._closer = _Closer()
         self._paused_until = 0.0  # not listening until then; 0: listening
         self._late_at = 0.0  # when to take what other workers have left; 0: they were left nothing
@@ -119,6 +126,7 @@ class Server:
         poll = self._epoll.poll
         try:
             for conn in list(self._connections):
+                self._watch(conn)
                 conn.start()
             while True:
                 if self._stop_at is not None and self._drained(self._stop_at):
@@ -127,14 +135,14 @@ class Server:
                     break
                 for fd, _ in poll(self._longest_turn()):
                     self._on_event(fd)
-                if self._late_at or self._paused_until:
+                if self._late_at or self._paused_until or self._nag_at:
                     self._tend()
         finally:
             self._close()
 
     def _longest_turn(self) -> float:
         """Seconds for which the loop may sleep; -1: until somebody wakes it."""
-        due = [when for when in (self._late_at, self._paused_until, self._stop_at) if when]
+        due = [when for when in (self._late_at, self._paused_until, self._nag_at, self._stop_at) if when]
         return max(0.0, min(due) - time.monotonic()) if due else -1
 
     def _tend(self) -> None:
@@ -148,6 +156,16 @@ class Server:
             self._paused_until = 0.0
             for fd in self._listeners:
                 self._epoll.register(fd, self._listen_mask)
+        if 0 < self._nag_at <= now:
+            self._hung_up = [conn for conn in self._hung_up if conn in self._connections]
+            for conn in self._hung_up:
+                conn.interrupt()
+            self._nag_at = now + _NAG if self._hung_up else 0.0
+
+    def _watch(self, conn: Connection) -> None:
+        """For its hang-up, which epoll(7) tells in any case."""
+        self._epoll.register(conn.fileno, EPOLLET | EPOLLONESHOT)
+        self._by_fd[conn.fileno] = conn
 
     def _on_event(self, fd: int) -> None:
         if fd == self._wake_read:
@@ -167,6 +185,9 @@ class Server:
                 self._accept(listener)
         elif fd in self._listeners:
             self._accept(fd)
+        elif fd in self._by_fd:
+            self._hung_up.append(self._by_fd[fd])
+            self._nag_at = self._nag_at or time.monotonic() + _NAG
 
     def _accept(self, fd: int, give_way: bool = True) -> None:
         """Accept a connection; where there are more workers, all that are there and not another's turn."""
@@ -203,7 +224,9 @@ class Server:
             else:
                 return True
         except (OSError, MemoryError) as error:
-            self._refuse(f"refused a connection: {type(error).__name__}")
+            self._refuse(
+                f"refused a connection: {error.strerror if isinstance(error, OSError) else type(error).__name__}"
+            )
         except RuntimeError:
             self._refuse("refused a connection: no thread can be started (ulimit -u, or the cgroup's pids.max)")
         self._discard(sock)
@@ -220,8 +243,10 @@ class Server:
         self._slots.take(conn, user, process)
         self._connections.add(conn)
         try:
+            self._watch(conn)
             conn.start()
         except BaseException:
+            self._by_fd.pop(conn.fileno, None)
             self._connections.discard(conn)
             self._slots.free(conn)
             raise
@@ -234,6 +259,8 @@ class Server:
         """Called on the connection's thread."""
         self._log.debug(f"client {conn.fileno}: gone")
         self._connections.discard(conn)
+        if self._by_fd.get(conn.fileno) is conn:
+            del self._by_fd[conn.fileno]
         self._slots.free(conn)
         self._wake()
 

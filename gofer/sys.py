@@ -255,7 +255,8 @@ class Cmsghdr(ctypes.Structure):
 # two struct timespec of a 64-bit kernel: seconds and nanoseconds of the access, then of the modification time
 timespecs = struct.Struct("@qqqq").pack
 
-# Hot: the result is tested by the caller.
+# Hot: the result is tested by the caller. Interrupted calls are not made again, as Python's own are.
+accept4 = _hot("accept4")
 _fchmodat = _hot("fchmodat")
 fchmodat2 = _hot("fchmodat2", prefer_libc=False)
 fstatfs = _hot("fstatfs")

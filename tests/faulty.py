@@ -23,10 +23,11 @@ INTERRUPT, BATCH_FORGET, FALLOCATE, RENAME2 = 36, 42, 43, 45
 _HEAD, _OUT = struct.Struct("<IIQQIIIHH"), struct.Struct("<IiQ")
 _DIRECT_IO = 1  # each read(2) and write(2) comes here, none is answered from the page cache
 _SILENT = {UNLINK, RMDIR, RENAME, RENAME2, RELEASE, FSYNC, SETXATTR, REMOVEXATTR, FLUSH, RELEASEDIR, FALLOCATE}
-_HANG, _SHORT = 1 << 16, 1 << 17
+_HANG, _SHORT, _ENDLESS = 1 << 16, 1 << 17, 1 << 18
 _HUNG = 2048  # where in the page it is told that one hangs
 _NODES = {1: modes.S_IFDIR | 0o755, 2: modes.S_IFREG | 0o644, 3: modes.S_IFDIR | 0o755, 4: modes.S_IFLNK | 0o777}
 _NAMES = {b"file": 2, b"dir": 3, b"link": 4}
+_DOT = struct.pack("<QQII8s", 1, 1, 1, 4, b".")  # struct fuse_dirent: ino, off, namelen, type, name padded to 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -45,6 +46,10 @@ class Faulty:
     def hangs(self, opcode: int) -> bool:
         """Whether somebody has asked for what is to hang."""
         return bool(self._orders[_HUNG + opcode])
+
+    def without_end(self) -> None:
+        """A directory answers `.` and `.` again, as long as anybody asks."""
+        self.fail(READDIR, _ENDLESS)
 
     def write_half(self) -> None:
         self.fail(WRITE, _SHORT)
@@ -111,9 +116,9 @@ def _serve(device: int, orders: mmap.mmap) -> None:
             continue
         body = request[_HEAD.size :]
         try:
-            if order and order != _SHORT:
+            if order and order not in (_SHORT, _ENDLESS):
                 raise OSError(order, "ordered")
-            answer, code = _answer(opcode, node, body, data, order == _SHORT), 0
+            answer, code = _DOT if order == _ENDLESS else _answer(opcode, node, body, data, order == _SHORT), 0
         except OSError as e:
             answer, code = b"", e.errno or errno.EIO
         with contextlib.suppress(FileNotFoundError):  # nobody waits for it any more

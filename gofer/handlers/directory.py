@@ -27,9 +27,8 @@ _CHUNK = 32768  # bytes of one kernel read; fits the communicator's scratch memo
 # A kernel dirent takes 24 bytes or more, on the wire one of 24 takes 28: so at most 65535 entries, which the u16 count
 # can say, and less than the message size.
 _MOST = 65535 * 24
-# Reads for one reply. A file system answers with as little as it likes, and for ever if it likes (FUSE); one entry at a time is
-# what some do.
-_TURNS = 65535
+# Reads in a row that may bring no entry, but `.` and `..`, or what has vanished. A file system can go on like that for ever.
+_VAIN = 1000
 
 
 class _Codes(dict):  # type: ignore[type-arg]
@@ -59,10 +58,9 @@ def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         file.device = _common_device(comm, file)
     count = min(count, _MOST)
     buffer, found = comm.scratch()
-    entries, at, read, turns = 0, Count.size, 0, 0
+    entries, at, read, vain = 0, Count.size, 0, 0
     while read < count or not entries:  # a read that held only `.` and `..` is not the end
-        turns += 1
-        if turns > _TURNS or comm.table.closing:
+        if vain > _VAIN or comm.table.closing:
             raise OSError(EIO, "a directory without an end")
         try:
             size = sys.getdents64(file.host, buffer, min(count - read if entries else count, _CHUNK))
@@ -74,6 +72,7 @@ def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
             break
         made, at = _convert(comm, file, bytes(found[:size]), reply, at)
         entries += made
+        vain = 0 if made else vain + 1
         read += size
     Count.pack(reply, 0, entries)
     return at

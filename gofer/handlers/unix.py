@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from _socket import AF_UNIX, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socket
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socket
 from errno import EADDRINUSE, EEXIST, EINVAL, ENOTSOCK, ENXIO, EPERM
 
 from gofer import attrs, sys
@@ -168,10 +168,15 @@ def listen(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 
 def accept(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    """EAGAIN where nobody waits. The peer's address stays empty: it would tell a path of the host."""
+    """EAGAIN where nobody waits. The peer's address stays empty: it would tell a path of the host.
+
+    The client has the very socket, too, and may have made it wait: then it waits, on a thread that is its own, until it hangs up
+    and the thread gets a signal (EINTR).
+    """
     (bound_id,) = AcceptReq.unpack(req)
     bound = comm.bound[bound_id]  # held: its end closes the socket
-    host, _ = bound.socket._accept()  # type: ignore[attr-defined]  # accept4(2) with CLOEXEC
+    host = sys.accept4(bound.host, None, None, SOCK_CLOEXEC | SOCK_NONBLOCK)
+    if host < 0:
+        sys.raise_errno()
     comm.donated.append(HostFD(host))
-    os.set_blocking(host, False)
     return pack_str(reply, 0, b"")
