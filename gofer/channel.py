@@ -43,6 +43,7 @@ from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from typing import Callable
 
     from gofer.comm import Communicator
     from gofer.log import Log
@@ -137,12 +138,19 @@ class Channel:
         else:
             self._word.set_two_and_wake_all()
 
-    def join(self) -> None:
-        """Wait until its thread, told by `shut_down`, has ended, and tell it again meanwhile; then give the window back."""
+    def cut_off(self) -> None:
+        """Let the client know that no reply will come: the process is about to end, in the middle of its request."""
+        self._word.set_two_and_wake_all()
+
+    def join(self, gone: Callable[[], bool]) -> None:
+        """Wait until its thread, told by `shut_down`, has ended, and tell it again meanwhile; then give the window back.
+
+        A signal breaks off the call that the thread is in: where the client is `gone`, or has not asked for any.
+        """
         pause, longest = _NAG
         while not self._over.acquire(timeout=pause):
             self.shut_down()
-            if self._thread:
+            if self._thread and (gone() or _Header.read(self._view)[0] != _SERVER):
                 try:
                     sys.tgkill(os.getpid(), self._thread, SIGNAL)
                 except OSError:  # it has just ended

@@ -60,7 +60,6 @@ BUFFER_SIZE = MAX_MESSAGE_SIZE + _HEAD
 _KEEP_LARGE = 1.0  # seconds
 _SO_PASSRIGHTS = 83
 _FIONREAD = 0x541B
-_POLLRDHUP = 0x2000
 
 __all__ = ["Connection", "Export", "Options", "closes_at_once", "refuse_fds"]
 
@@ -126,7 +125,7 @@ class Connection:
 
     def interrupt(self) -> None:
         """If the client has hung up: break off the call that its thread is in, where the kernel does so for a signal."""
-        if self._thread and self._ready(0, 0):
+        if self._thread and self._gone():
             try:
                 sys.tgkill(os.getpid(), self._thread, SIGNAL)
             except OSError:  # it has just ended
@@ -136,6 +135,9 @@ class Connection:
         return Communicator(self.table, self.export, self._warn, self.make_channel, self.wait)
 
     # The socket
+
+    def _gone(self) -> bool:
+        return self._ready(0, 0)
 
     def _run(self) -> None:
         self._thread = _thread.get_native_id()
@@ -277,8 +279,8 @@ class Connection:
         return False
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, on the thread of a call in work; False where the client has gone or has to: nobody wants its reply any more."""
-        return not (self._ready(_POLLRDHUP, seconds) or self.table.closing)
+        """Sleep, on the thread of a call in work; False where the client has gone: nobody wants its reply any more."""
+        return not self._ready(0, seconds)
 
     def _ready(self, event: int, seconds: float | None) -> bool:
         """Whether the socket can be read from (POLLIN) or written to (POLLOUT), or has hung up, within that time; None: any."""
@@ -338,6 +340,11 @@ class Connection:
         except OSError:  # not connected any more
             pass
 
+    def cut_off(self) -> None:
+        """The process ends: clients who wait at a channel's futex would not see that. (A socket's hang-up they do.)"""
+        for channel in self._channels:
+            channel.cut_off()
+
     def drop(self, kind: str, why: str) -> None:
         """`close`, for a reason that is told; kind: see Log.limited."""
         self.log.limited("warning", kind, f"client {self.fileno}: dropped: {why}")
@@ -350,7 +357,7 @@ class Connection:
         for channel in self._channels:
             channel.shut_down()
         for channel in self._channels:
-            channel.join()
+            channel.join(self._gone)
         self._thread = 0  # nothing to be broken off any more
         self._channels.clear()
         self.table.clear()

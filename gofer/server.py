@@ -308,7 +308,7 @@ class Server:
     def _close(self) -> None:
         self._stop_listening()
         for conn in list(self._connections):
-            conn.close()
+            conn.cut_off()
         self._epoll.close()
         os.close(self._wake_read)
         write, self._wake_write = self._wake_write, -1
