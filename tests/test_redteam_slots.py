@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from codec import NO_ID, Mid, create, string
 from conftest import Start
-from hosts import Server, fails, wait_until
+from hosts import PATIENCE, Server, fails, wait_until
 from peer import Peer, over_channel, over_socket
 from transport import CHANNEL_HEADER, HEADER, ChannelTransport
 
@@ -107,7 +107,7 @@ def test_who_connects_and_says_nothing_does_not_keep_the_slot(start: Start) -> N
     server = start("--max-connections", "4", "--idle-message-timeout", "0.3")
     silent = [server.connect() for _ in range(4)]
     for sock in silent:
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         assert sock.recv(1) == b""
         sock.close()
     assert server.said().count(DROPPED) == 4

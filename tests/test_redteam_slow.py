@@ -19,7 +19,7 @@ from codec import NO_ID, Mid, create, string
 from conftest import Start
 from disks import serving
 from faulty import Faulty
-from hosts import CHECKOUT, Server, connects, ended, fails, wait_until
+from hosts import CHECKOUT, PATIENCE, Server, connects, ended, fails, wait_until
 from peer import Peer
 from transport import CHANNEL_HEADER, HEADER, ChannelTransport
 
@@ -85,7 +85,7 @@ def others_are_served(server: Server, bystanders: list[Peer], newcomers: bool = 
         return
     with server.connect() as newcomer:
         request = HEADER.pack(8, Mid.FSTAT, 0) + struct.pack("<Q", 999)
-        newcomer.settimeout(10)
+        newcomer.settimeout(PATIENCE)
         newcomer.sendall(request)
         assert newcomer.recv(100) == HEADER.pack(4, Mid.ERROR, 0) + struct.pack("<I", errno.EBADF)
 
@@ -129,7 +129,7 @@ def test_a_hanging_call_does_not_keep_the_server_from_its_end(broken: Faulty) ->
     server = Server(broken.path, *OPTIONS)
     with hanging(broken, server, "read", "channel"):
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) in (0, 1)
+        assert server.wait() in (0, 1)
         assert not server.path.exists()
     wait_until(lambda: ended(server.pid), "the server ends when its call does")
     server.kill()
