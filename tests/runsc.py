@@ -317,22 +317,29 @@ class Runsc:
         return done
 
     def gofer_log(self) -> str:
-        return "".join(path.read_text(errors="replace") for path in sorted(self.logs.glob("*.gofer.txt")))
+        return "".join(gofer_logs(self.logs))
 
     def served_by_us(self) -> int:
-        """How many of our gofers have told their version and posture; every gofer that ran must be among them.
+        return served_by_us(self.logs)
 
-        runsc names a log by the microsecond: of four starts at a time two can share a file.
-        """
-        logs = [path.read_text(errors="replace") for path in self.logs.glob("*.gofer.txt")]
-        logs = [log for log in logs if log]  # runsc makes the file before it starts one
-        ours = [log for log in logs if "] gofer 0." in log and "main.go" not in log]
-        assert len(ours) == len(logs), "another gofer ran: " + "\n".join(set(logs) - set(ours))
-        assert not any("Traceback" in log or "failed" in log for log in ours), ours
-        told = "".join(ours)
-        versions, postures = told.count("] gofer 0."), told.count("] jail: ") - told.count("] jail: missing")
-        assert versions == postures, ours
-        return versions
+
+def served_by_us(logs: Path) -> int:
+    """How many of our gofers have told their version and posture; every gofer that wrote to this folder must be among them.
+
+    runsc names a log by the microsecond: of four starts at a time two can share a file.
+    """
+    said = [log for log in gofer_logs(logs) if log]  # runsc makes the file before it starts one
+    ours = [log for log in said if "] gofer 0." in log and "main.go" not in log]
+    assert len(ours) == len(said), "another gofer ran: " + "\n".join(set(said) - set(ours))
+    assert not any("Traceback" in log or "failed" in log for log in ours), ours
+    told = "".join(ours)
+    versions, postures = told.count("] gofer 0."), told.count("] jail: ") - told.count("] jail: missing")
+    assert versions == postures, ours
+    return versions
+
+
+def gofer_logs(logs: Path) -> list[str]:
+    return [path.read_text(errors="replace") for path in sorted(logs.glob("*.gofer.txt"))]
 
 
 def pids_named(*words: str) -> list[int]:
