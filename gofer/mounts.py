@@ -29,6 +29,9 @@ _lock = _thread.allocate_lock()
 _mountinfo = -1
 _points: list[bytes] = []
 _roots: dict[int, ref[MountPoint]] = {}  # by their id(): those of all clients
+_changes = 0  # of which `follow` was told
+_turn = _thread.allocate_lock()
+_waiting = False  # whether somebody waits for it
 
 
 def one_device(directory: int, root: int) -> bool:
@@ -68,14 +71,21 @@ def top(served: int) -> int:
     return found
 
 
-def goes_with_the_host(root: MountPoint) -> None:
-    """From now on `follow` sees to it."""
+def changes() -> int:
+    """For `goes_with_the_host`, asked before `top`."""
+    return _changes
+
+
+def goes_with_the_host(root: MountPoint, since: int) -> None:
+    """From now on `follow` sees to it. since: `changes` when it was made."""
     key = id(root)
 
     def forget(_: ref[MountPoint]) -> None:
         _roots.pop(key, None)
 
     _roots[key] = ref(root, forget)
+    if since != _changes:
+        follow()
 
 
 def watch() -> int:
@@ -88,24 +98,36 @@ def watch() -> int:
 
 def follow() -> None:
     """Let each client's root be what is now on top of the served directory. On a thread: it may be a file system that hangs."""
-    try:
-        _thread.start_new_thread(_follow, ())
-    except RuntimeError:  # none to be had: at the next change
-        pass
+    global _changes, _waiting
+    _changes += 1
+    if not _waiting:
+        _waiting = True
+        try:
+            _thread.start_new_thread(_follow, ())
+        except RuntimeError:  # none to be had: at the next change
+            _waiting = False
 
 
 def _follow() -> None:
-    for root in [found for each in list(_roots.values()) if (found := each()) is not None]:
-        try:
-            now = top(root.served)
-        except OSError:  # no fd to be had, or the way is closed to us
-            continue
-        try:
-            if root.kind == S_IFDIR and not kernelfs.judge_root(now, read=False):
-                os.dup2(now, root.host, inheritable=False)  # the number is the root's as long as we have a reference
-        except OSError:
-            pass
-        os.close(now)
+    """In turn, or one that had looked earlier could have the last word: one at work, and one that waits to look again."""
+    global _waiting
+    with _turn:
+        _waiting = False
+        for root in [found for each in list(_roots.values()) if (found := each()) is not None]:
+            _update(root)
+
+
+def _update(root: MountPoint) -> None:
+    try:
+        now = top(root.served)
+    except OSError:  # no fd to be had, or the way is closed to us
+        return
+    try:
+        if root.kind == S_IFDIR and not kernelfs.judge_root(now, read=False):
+            os.dup2(now, root.host, inheritable=False)  # the number is the root's as long as we have a reference
+    except OSError:
+        pass
+    os.close(now)
 
 
 def open_table() -> None:

@@ -13,6 +13,7 @@ from _signal import (  # `signal` adds enums: 2 ms
     SIG_DFL,
     SIG_IGN,
     SIG_SETMASK,
+    SIG_UNBLOCK,
     SIGCHLD,
     pthread_sigmask,
     set_wakeup_fd,
@@ -80,10 +81,11 @@ class _Service:
         Where there is a jail, this returns in the server, and not in the process that was started.
         """
         fds_before = getrlimit(RLIMIT_NOFILE)
+        inherited = pthread_sigmask(SIG_UNBLOCK, signals.STOPPING)
         kind, access = self._take_what_is_given()
         # From here on there is something to be left behind: a signal waits until all can be stopped in order. Not sooner,
         # because what may hang has to be stopped at once: PATH on a file system that does not answer, a name of a group.
-        inherited = pthread_sigmask(SIG_BLOCK, {*signals.STOPPING, signals.STOP})
+        pthread_sigmask(SIG_BLOCK, {*signals.STOPPING, signals.STOP})
         signals.write_from_the_background()
         self._make_listening()
         self._lines = self._announcement(kind, access)

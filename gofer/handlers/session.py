@@ -26,11 +26,11 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     wire.expect_end(req, 0)
     from gofer.handlers import HANDLERS  # the table imports this module
 
-    served = comm.export.root.host
+    served, since = comm.export.root.host, mounts.changes()
     node = comm.adopt(mounts.top(served), within=0)
     root, node.host = MountPoint(node.host, node.kind, served), -1
     if not comm.options.donate_root:  # else the client has its own fd on it, and the two are to be one directory
-        mounts.goes_with_the_host(root)
+        mounts.goes_with_the_host(root, since)
     fdid = comm.next_id()
     # Flush is answered, but not offered: it does nothing here, and a client that knows of it sends one with every close.
     mids = [mid for mid in range(1, len(HANDLERS)) if mid != wire.FLUSH]
