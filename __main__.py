@@ -24,4 +24,4 @@ except (ImportError, OSError) as error:
     )
     sys.exit("gofer: cannot start: %s; %s: install all of it, or run gofer with another" % (error, lacks))
 
-sys.exit(main(sys.argv[1:], name(sys.argv, getattr(sys, "orig_argv", None) or [sys.executable, sys.argv[0]])))
+sys.exit(main(sys.argv[1:], name(sys.argv, getattr(sys, "orig_argv", [sys.executable, *sys.argv]))))

@@ -143,7 +143,7 @@ def _change_root(
         try:
             tree, proc, mountinfo, why = namespaces.new_root(root, name, options.read_only, devices)
         except OSError as error:
-            no_namespace = f"a root of its own cannot be made here: {error.strerror or error}"
+            no_namespace = error.strerror or str(error)
         else:
             os.dup2(tree, root, inheritable=False)
             os.close(tree)
@@ -158,7 +158,7 @@ def _change_root(
                 )
     if no_namespace:
         if not name and _chroot(root):
-            posture.holds("root", f"by chroot: {no_namespace}")
+            posture.holds("root", f"by chroot, which is less: there can be no mounts of its own: {no_namespace}")
         else:
             posture.lacks("root", no_namespace)
         fds.pin_proc(own, os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own))

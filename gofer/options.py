@@ -79,7 +79,7 @@ SERVE: dict[str, dict[str, Any]] = {
     "--socket": {
         "type": given,
         "metavar": "PATH",
-        "help": "listen here (default: gofer-PID.sock in $XDG_RUNTIME_DIR or /run)",
+        "help": "listen here (default: gofer-PID.sock in $XDG_RUNTIME_DIR or /run; for a COMMAND else in a temporary directory)",
     },
     "--fd": {
         "type": count,
