@@ -214,9 +214,8 @@ class Communicator:
             self.refuse_kernel_file()
 
     def refuse_kernel_file(self) -> NoReturn:
-        self.warn(
-            "refused what the kernel makes up (proc, sysfs, ...): --kernel-files=read would allow what all may read there"
-        )
+        more = "" if self.options.kernel_files == "read" else ": --kernel-files=read would allow what all may read in some"
+        self.warn(f"refused what the kernel makes up (proc, sysfs, ...){more}")
         raise OSError(EPERM, "made up by the kernel")
 
     def may_donate(self, host: int) -> bool:
