@@ -31,7 +31,9 @@ def comm(spot: Path) -> Iterator[Communicator]:
 def log() -> Iterator[tuple[Log, int]]:
     """A log at debug, and the fd from which it can be read."""
     reader, writer = os.pipe()
-    yield Log("debug", "text", writer), reader
+    told = Log("debug", "text", writer)
+    yield told, reader
+    del told._out  # closes what it held; pytest still refers to the log itself
     os.close(writer)
     os.close(reader)
 
