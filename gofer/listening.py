@@ -36,33 +36,42 @@ _ELSEWHERE = "give a --socket in a directory that you can write to, and nobody e
 
 
 class Listening:
-    """The socket file of `--socket`.
+    """The socket file of `--socket`, which is there from `make` to `remove`.
 
     path: where it is, absolute where that is not too long. keep: fds by which `remove` finds it, in
     a process whose root has changed.
     """
 
     def __init__(self, options: Any, group: int = -1) -> None:
-        """group: its id; -1 for the one that the kernel gives."""
-        self.keep: list[int] = []
-        self._folder = ""  # the directory that was made for the socket alone, in that of keep[1]
-        self._name = ""
+        """Find its place, for which a file system may have to be waited for. group: its id; -1: the one that the kernel gives."""
+        self._mode, self._group = options.mode, group
+        self._folder = ""  # a directory that is made for the socket alone, in that of keep[-1]
         self._identity = (-1, -1)
-        self._mode = options.mode
-        given = options.socket
+        self.keep: list[int] = []
+        for_command = bool(options.command)
+        self._given = self._default_path(for_command) if options.socket is None else options.socket
+        self.path = _absolute(self._given, for_command)
+        directory, self._name = os.path.split(self._given)
+        if self._name in ("", ".", ".."):
+            raise Failure(f"{self._given} is a directory; give --socket the name of a file to be made there")
+        if self._folder:
+            directory = os.path.dirname(directory)
         try:
-            if given is None:
-                given = self._default_path(bool(options.command))
-            self.path = _absolute(given, bool(options.command))
-            head, self._name = os.path.split(given)
-            if self._name in ("", ".", ".."):
-                raise Failure(f"{given} is a directory; give --socket the name of a file to be made there")
-            try:
-                self.keep.insert(0, os.open(head or ".", _DIRECTORY))
-                self.socket = socket(AF_UNIX, SOCK_STREAM)
-                self._make(group)
-            except OSError as e:
-                raise failure(f"cannot make the socket {given}", e, _ELSEWHERE) from None
+            self.keep.append(os.open(directory or ".", _DIRECTORY))
+        except OSError as e:
+            raise failure(f"cannot make the socket {self._given}", e, _ELSEWHERE) from None
+
+    def make(self) -> None:
+        """Bind, listen, come to the place. Where that fails, nothing is left behind."""
+        try:
+            if self._folder:
+                os.mkdir(self._folder, 0o700, dir_fd=self.keep[0])
+                self.keep.insert(0, os.open(self._folder, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.keep[0]))
+            self.socket = socket(AF_UNIX, SOCK_STREAM)
+            self._make()
+        except OSError as e:
+            self.remove()
+            raise failure(f"cannot make the socket {self._given}", e, _ELSEWHERE) from None
         except BaseException:
             self.remove()
             raise
@@ -94,38 +103,34 @@ class Listening:
             return f"{directory}/{name}"
         if not for_command:
             raise Failure(f"cannot make a socket in {directory}; say where with --socket PATH")
-        place = os.environ.get("TMPDIR") or "/tmp"
-        folder = f"gofer-{os.urandom(8).hex()}"
-        try:
-            self.keep = [os.open(place, _DIRECTORY)]
-            os.mkdir(folder, 0o700, dir_fd=self.keep[0])
-        except OSError as e:
-            raise failure(
-                f"cannot make a socket in {directory}, nor in {place}", e, "say where with --socket"
-            ) from None
-        self._folder = folder
-        return f"{place}/{folder}/{name}"
+        self._folder = f"gofer-{os.urandom(8).hex()}"
+        return f"{os.environ.get('TMPDIR') or '/tmp'}/{self._folder}/{name}"
 
-    def _make(self, group: int) -> None:
+    def _make(self) -> None:
         """As the head of this file says."""
         own = f".gofer-{os.urandom(8).hex()}"
         before = os.umask(0o077)
-        os.mkdir(own, 0o700, dir_fd=self.keep[0])
         try:
-            private = _open_private(own, self.keep[0])
+            os.mkdir(own, 0o700, dir_fd=self.keep[0])
             try:
-                inner = self._bind(private)
+                private = _open_private(own, self.keep[0])
                 try:
-                    self._adorn(inner, private, group)
-                    self.socket.listen(_BACKLOG)
-                    self._publish(inner, private)
+                    self._make_in(private)
                 finally:
-                    _drop(inner, private)
+                    os.close(private)
             finally:
-                os.close(private)
+                _remove_directory(own, self.keep[0])
         finally:
-            _remove_directory(own, self.keep[0])
             os.umask(before)
+
+    def _make_in(self, private: int) -> None:
+        inner = self._bind(private)
+        try:
+            self._adorn(inner, private)
+            self.socket.listen(_BACKLOG)
+            self._publish(inner, private)
+        finally:
+            _drop(inner, private)
 
     def _bind(self, private: int) -> str:
         """Bind in the private directory, under the name that it will have if the address can hold that: ss(8) shows it."""
@@ -136,7 +141,8 @@ class Listening:
         self.socket.bind(address)
         return inner
 
-    def _adorn(self, inner: str, private: int, group: int) -> None:
+    def _adorn(self, inner: str, private: int) -> None:
+        group = self._group
         if group >= 0:
             try:
                 os.chown(inner, -1, group, dir_fd=private, follow_symlinks=False)

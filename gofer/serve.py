@@ -155,6 +155,8 @@ class _Service:
         donation.limit_unread(limit, most)
         root, kind, writable = open_root(options.path, options.kernel_files == "read")
         self._export = Export(root, _export_options(options))
+        if self._wants_socket():
+            self._listening = Listening(options, self._group)
         return kind, "read-only" if options.read_only else "read-write" if writable else "read-only (as it is mounted)"
 
     def _wants_socket(self) -> bool:
@@ -162,10 +164,10 @@ class _Service:
         return bool(options.socket or options.command or not (self._listeners or self._connected))
 
     def _make_listening(self) -> None:
-        if not self._wants_socket():
+        options, listening = self._options, self._listening
+        if listening is None:
             return
-        options = self._options
-        self._listening = listening = Listening(options, self._group)
+        listening.make()
         users = set(options.allow_uid or (0, os.getuid()))
         # What --group opens is open. A mode alone admits nobody: a wide one is often there for users whom --allow-uid names.
         members = self._group if options.mode & 0o020 and not options.allow_uid else -1

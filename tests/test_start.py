@@ -48,15 +48,19 @@ def test_a_fuse_mount_whose_server_died_is_told_with_how_to_mend_it(spot: Path) 
     assert not (spot / "s").exists()
 
 
-@pytest.mark.parametrize("name", ["", "dir"])
-def test_a_start_that_waits_for_the_trees_file_system_ends_by_sigterm(name: str, spot: Path) -> None:
+@pytest.mark.parametrize("what", ["the tree", "a directory in the tree", "the socket's directory"])
+def test_a_start_that_waits_for_a_file_system_ends_by_sigterm(what: str, spot: Path) -> None:
+    (spot / "tree").mkdir()
     with faulty() as broken:
         broken.freeze()
-        with subprocess.Popen([*GOFER, "serve", str(broken.path / name), "--socket", str(spot / "s")]) as server:
+        tree, path = broken.path / ("dir" if "in" in what else ""), spot / "s"
+        if "socket" in what:
+            tree, path = spot / "tree", broken.path / "dir/s"
+        with subprocess.Popen([*GOFER, "serve", str(tree), "--socket", str(path)]) as server:
             wait_until(lambda: "fuse" in Path(f"/proc/{server.pid}/stack").read_text(), "it waits for the file system")
             server.terminate()
             assert server.wait(PATIENCE) == -signal.SIGTERM
-    assert not (spot / "s").exists()
+    assert os.listdir(spot) == ["tree"]
 
 
 @pytest.mark.parametrize("path", [".", "..", "sub"])
@@ -277,7 +281,7 @@ def test_a_users_command_needs_no_runtime_directory(tree: Path, spot: Path) -> N
         fails_in_one_line(done, "/run", "--socket")
         environment["TMPDIR"] = str(spot / "missing")
         done = subprocess.run(show, env=environment, capture_output=True, text=True, **popen)
-        fails_in_one_line(done, "missing", "--socket")
+        fails_in_one_line(done, "missing", "No such file", "--socket")
     assert os.listdir(spot) == ["tree"]
 
 
