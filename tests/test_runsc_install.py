@@ -122,9 +122,8 @@ def test_where_nothing_is_all_files_are_made_and_removed_again(installer: Instal
     assert f"wrote {installer.script}\n" in said and f"wrote {installer.config}\n" in said
     assert ("systemctl re" in said) == (installer.engine != "podman"), "podman reads its configuration at each start"
     script = installer.script.read_text().splitlines()
-    true = os.path.realpath("/bin/true")
     assert script[0] == "#!/bin/sh"
-    assert script[-1] == f"exec {true} runsc --runsc /bin/sh -- --platform=systrap 'a b' \"$@\""
+    assert script[-1] == "exec /bin/true runsc --runsc /bin/sh -- --platform=systrap 'a b' \"$@\""
     assert installer.script.stat().st_mode & 0o777 == 0o755 and installer.config.stat().st_mode & 0o777 == 0o644
     assert installer.done("install", "--", "--platform=systrap", "a b") == "nothing to change\n"
     installer.done("uninstall")
