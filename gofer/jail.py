@@ -75,14 +75,21 @@ def enter(
     except OSError as error:  # a file whose directory cannot be reached any more
         name, why = b"", f"the tree's directory: {error.strerror}"
     propagation = namespaces.Propagation(root)
+    way_back = namespaces.WayBack()
     trouble = _leave_namespaces(root, policy, posture)
-    if not (trouble["mount"] or posture.in_user_namespace) and namespaces.leave_chroot():
-        here = os.open(".", os.O_PATH | os.O_CLOEXEC)
-        propagation = namespaces.Propagation(here)  # now that what is around the tree can be seen
-        os.close(here)
+    if not (trouble["mount"] or posture.in_user_namespace):
+        if namespaces.leave_chroot():
+            here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+            propagation = namespaces.Propagation(here)  # now that what is around the tree can be seen
+            os.close(here)
+        useless = why or namespaces.become_slave()
+        if useless:
+            way_back.go()
+            trouble["mount"] = useless
+    way_back.close()
     witness = Witness()
     supervisor.fork(charge, witness, lambda server: _confine_supervisor(posture, policy, (server, *charge.processes)))
-    no_namespace = trouble.pop("mount") or why
+    no_namespace = trouble.pop("mount")
     split(not no_namespace)
     _change_root(root, name, options, posture, no_namespace, propagation)
     for kind, why in trouble.items():

@@ -105,6 +105,34 @@ def leave_chroot() -> bool:
     return left
 
 
+class WayBack:
+    """To the mount namespace, root and working directory of now: a namespace in which nothing can be mounted only keeps what
+    the host has mounted, from being unmounted for good."""
+
+    def __init__(self) -> None:
+        self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self._root, self._here = os.open("/", _DIRECTORY), os.open(".", _DIRECTORY)
+
+    def go(self) -> None:
+        kernel.setns(self._namespace, MOUNT)
+        os.fchdir(self._root)
+        os.chroot(".")
+        os.fchdir(self._here)
+
+    def close(self) -> None:
+        for fd in (self._namespace, self._root, self._here):
+            os.close(fd)
+
+
+def become_slave() -> str:
+    """Of the host, in a mount namespace of our own; "" or why nothing can be mounted there, nor a root be had by it."""
+    try:
+        kernel.mount(b"none", b"/", b"", kernel.MS_REC | kernel.MS_SLAVE)
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 class Propagation:
     """What a mount namespace of our own will see of the host's mounts in and below a tree (mount_namespaces(7)).
 

@@ -326,3 +326,34 @@ def test_a_container_sees_what_the_host_mounts_over_its_bind(
         assert (out, process.returncode) == (expected, 0)
         assert runsc.served_by_us() == 1
     host.run("test", *([] if seen and writable else ["!"]), "-e", tree / "made")
+
+
+# Where nothing can be mounted
+
+NO_MOUNT = """
+import ctypes, os, struct, sys
+number = 165 if os.uname().machine == "x86_64" else 40
+deny = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x5000D), (0x06, 0, 0, 0x7FFF0000)]  # EACCES, as from AppArmor
+program = b"".join(struct.pack("<HBBI", *each) for each in deny)
+text = ctypes.create_string_buffer(program, len(program))
+header = ctypes.create_string_buffer(struct.pack("@HxxxxxxQ", len(deny), ctypes.addressof(text)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(22, ctypes.c_ulong(2), header) == 0, os.strerror(ctypes.get_errno())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("host", ["private"], indirect=True)
+def test_where_a_namespace_is_given_and_no_mount_in_it_the_server_stays_in_the_hosts(start: Start, host: Host) -> None:
+    """As AppArmor has it in a container with CAP_SYS_ADMIN. What the host unmounts would else stay, and for nothing."""
+    host.mount("first", "in-first")
+    server = start("--workers", "2", tree=host.place / "tree", wrap=[*host.enter, sys.executable, "-c", NO_MOUNT])
+    assert "root (by chroot" in server.said() and "Permission denied" in server.said()
+    pids = [server.process.pid]
+    for pid in pids:
+        pids += children(pid)
+    namespaces = {os.readlink(f"/proc/{pid}/ns/mnt") for pid in pids}
+    assert namespaces == {os.readlink(f"/proc/{host.process.pid}/ns/mnt")}
+    host.unmount("first")
+    host.mount("later", "in-later")
+    assert names(server, "first") == set() and names(server, "later") == {b"in-later"}
