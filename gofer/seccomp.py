@@ -141,7 +141,8 @@ def server_rules(refuse: int, sockets: bool, credentials: bool) -> Rules:
         prlimit64=_null(refuse, 2),
         socketpair=_one_of(refuse, 0, (_AF_UNIX,)),
         tgkill=_one_of(refuse, 0, me),  # how glibc raises a signal in its own process, for abort(3)
-        tkill=_one_of(refuse, 0, me),  # and musl, where only the first thread can be told from other processes
+        # and musl, where no thread but the first can be told from another process: then abort(3) goes on, and crashes
+        tkill=_one_of(ERRNO | EPERM, 0, me),
     )
     if sockets:
         rules.update(dict.fromkeys(_OF_SOCKETS))
@@ -168,7 +169,7 @@ def supervisor_rules(refuse: int, processes: Iterable[int]) -> Rules:
         mmap=_without(refuse, 2, _PROT_EXEC),
         mprotect=_without(refuse, 2, _PROT_EXEC),
         tgkill=_one_of(refuse, 0, me),
-        tkill=_one_of(refuse, 0, me),
+        tkill=_one_of(ERRNO | EPERM, 0, me),
     )
     return rules
 

@@ -24,6 +24,19 @@ NATIVE = [name for name in elsewhere.OF_THE_GATE if not elsewhere.PLACES[name].q
 native = pytest.mark.skipif(platform.machine() != "x86_64", reason="these are made for x86_64")
 # What qemu -strace writes, somewhere in a line: "PID call(arguments", or "PID Unknown syscall number".
 CALLED = re.compile(r"(?:^|(?<=\D))(\d+) (?:Unknown syscall (\d+)|([a-z]\w*)\()")
+# The program with handlers that fail, in a way that is foreseen and in two that are not.
+FAULTY = """
+import os, sys
+sys.argv = sys.argv[2:]
+sys.path.insert(0, sys.argv[0])
+from gofer import cli, dispatch, wire
+class Odd(BaseException): pass
+def fault(*_): raise ValueError
+def odd(*_): raise Odd("told")
+new = {wire.FSTAT: fault, wire.FSTATFS: odd, wire.READLINKAT: lambda *_: os.abort()}
+dispatch.HANDLERS = tuple(new.get(mid, handler) for mid, handler in enumerate(dispatch.HANDLERS))
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(params=[*EMULATED, *(pytest.param(name, marks=native) for name in NATIVE)])
@@ -55,6 +68,23 @@ def test_a_server_serves_there_and_ends_in_order(there: str, start: Start) -> No
     assert ("seccomp (kill)" in server.said()) == (there in NATIVE)
     server.check_idle()
     server.stop()
+
+
+@native
+@pytest.mark.parametrize("there", NATIVE, indirect=True)
+def test_what_goes_wrong_there_is_told_and_does_not_end_in_the_filter(there: str, start: Start) -> None:
+    """A report opens files and asks for the time, abort(3) sends a signal: each C library in its own way."""
+    server = start("--log-format=json", "--log-level=debug", wrap=(*hosts.PYTHON, "-c", FAULTY))
+    for transport in TRANSPORTS:
+        with server.peer(transport) as peer, fails(errno.EREMOTEIO):
+            peer.fstat(peer.root)
+    with server.peer() as peer, pytest.raises(ConnectionError):
+        peer.fstatfs(peer.root)
+    hosts.wait_until(lambda: "Traceback" in server.said() and "Odd: told" in server.said(), server.said)
+    with server.peer() as peer, pytest.raises(ConnectionError):
+        peer.readlinkat(peer.root)
+    assert server.wait() in (-signal.SIGSEGV, -signal.SIGABRT)  # the first where abort's signal is not for process 1
+    assert "filter" not in server.said()
 
 
 @pytest.fixture
