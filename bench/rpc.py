@@ -2,7 +2,9 @@
 """Latency of each RPC: the floor, Debian's `runsc gofer` and this project, one C client, rounds interleaved.
 
 Everything is pinned to one cpu, so that what is measured is work, not the scheduler's luck. Each round measures every
-server once for each operation; the table shows medians over rounds, and the median of each round's ratio.
+server once for each operation; the table shows medians over rounds, and the median of each round's ratio. Hosts are busy:
+with --beside each other cpu copies memory all the time, which takes the caches, and half of the core where the cpus are
+halves of one.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import servers
 
@@ -49,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
     chosen = choose(args.ops) if args.ops else list(OPERATIONS)
     cpus = servers.available_cpus()
     both = args.two or args.apart
-    if both and len(cpus) < 2:
-        sys.exit("rpc.py: --two and --apart need two cpus")
+    if (both or args.beside) and len(cpus) < 2:
+        sys.exit("rpc.py: --two, --apart and --beside need two cpus")
     os.sched_setaffinity(0, cpus[-2:] if both else cpus[-1:])
     command = args.command.split() if args.command else servers.ours(args.interpreter)
     report: dict[str, object] = {"machine": servers.machine(command)}
@@ -58,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"{report['machine']}; ours: {' '.join(command)}")
     measure = throughput if args.two else latency
     with servers.workplace(args.directory) as place, contextlib.ExitStack() as stack:
+        if args.beside:
+            stack.enter_context(neighbours(cpus[:-1]))
         running: Fleet = {}
         for kind in args.servers.split(","):
             if args.two and kind == "floor":  # it serves one client only
@@ -86,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--servers", default="floor,go,ours", help="which of floor, go, ours")
     cpus = it.add_mutually_exclusive_group()
     cpus.add_argument("--two", action="store_true", help="two clients on two cpus at once: total operations per second")
+    cpus.add_argument("--beside", action="store_true", help="with work on the other cpus that takes the caches")
     cpus.add_argument("--apart", action="store_true", help="the server's threads on one cpu, the client on another")
     it.add_argument("--seconds", type=float, default=0.3, help="with --two: how long a measurement lasts")
     it.add_argument("--interpreter", help="the Python that runs our server (default: as dist/gofer says)")
@@ -105,6 +111,19 @@ def choose(words: str) -> list[str]:
             sys.exit(f"rpc.py: no operation matches {word!r}; there are: {', '.join(OPERATIONS)}")
         chosen += found
     return list(dict.fromkeys(chosen))
+
+
+@contextlib.contextmanager
+def neighbours(cpus: Sequence[int]) -> Iterator[None]:
+    """On each of these cpus a process that does nothing but copy: 64 MiB, more than any cache holds."""
+    copy = "a, b = bytearray(1 << 26), bytearray(1 << 26)\nwhile True: a[:] = b"
+    busy = [subprocess.Popen(["taskset", "-c", str(cpu), sys.executable, "-c", copy]) for cpu in cpus]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def latency(running: Fleet, transport: str, chosen: Sequence[str], args: argparse.Namespace) -> Rounds:

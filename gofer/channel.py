@@ -207,11 +207,13 @@ class Channel:
         look = BusyPoll(self._busy_poll).look if self._busy_poll else None
         while True:
             state, data_len, mid = read(view)
-            if state != _SERVER or self._closing:
-                if state != _CLIENT or self._closing:
+            if state != _SERVER:
+                if state != _CLIENT:
                     return
                 if look is None or not look(words):
                     wait(*wait_args)
+                if self._closing:
+                    return
                 continue
             if not _LOADS_IN_ORDER:
                 wait(*wait_args)  # returns at once
@@ -228,7 +230,7 @@ class Channel:
             words[_HEAD] = mid
             hand_over(*hand_over_args)
             if self._closing:  # another thread has set it since the check above
-                pause = _thread.allocate_lock()  # type: ignore[unreachable]
+                pause = _thread.allocate_lock()
                 pause.acquire()
                 pause.acquire(
                     timeout=_GRACE
