@@ -14,9 +14,14 @@ from pathlib import Path
 import pytest
 from hosts import CHECKOUT
 from lookalike import make_lookalike, run
-from runsc import one_file_gofer
+from runsc import newer_runsc, one_file_gofer
 
 from gofer.runsc.redirect import needs_no_gofer
+
+
+@pytest.fixture(scope="module")
+def newer() -> Path:
+    return newer_runsc()
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +152,28 @@ def test_check_says_what_works_here(one_file: Path, spot: Path) -> None:
     done = run([one_file, "runsc", "--check"])
     assert done.returncode == 0 and "redirection:         works" in done.stdout and "runsc version" in done.stdout
     assert "in user namespaces:  yes" in done.stdout
+    assert "with directfs:       this runsc has none\nwithout directfs:    works\n" in done.stdout
     hidden = spot / "hidden"
     hidden.mkdir(mode=0o700)
     shutil.copy(one_file, hidden / "gofer")
     done = run([hidden / "gofer", "runsc", "--check"])
     assert done.returncode == 0 and f"no: {hidden}/gofer must be readable by others" in done.stdout
+
+
+@pytest.mark.slow
+def test_check_tries_both_ways_in_which_a_newer_runsc_reaches_files(one_file: Path, newer: Path) -> None:
+    done = run([one_file, "runsc", "--check", "--runsc", newer])
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("with directfs:       works\nwithout directfs:    works\n"), done.stdout
+
+
+@pytest.mark.slow
+def test_check_says_where_runsc_alone_does_not_work_either(one_file: Path, newer: Path) -> None:
+    done = run([one_file, "runsc", "--check", "--runsc", newer, "--", "--platform=none-such"])
+    assert done.returncode == 1, done.stdout
+    says = "directfs: {}does not work, nor does it with runsc's own gofer: "
+    assert "with " + says.format(" " * 6) in done.stdout and "without " + says.format("   ") in done.stdout
+    assert done.stdout.count("none-such") == 2, done.stdout
 
 
 @pytest.mark.slow

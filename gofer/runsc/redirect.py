@@ -30,14 +30,14 @@ FAILED, USAGE = 1, 2
 
 USAGE_TEXT = """\
 usage: gofer runsc [--runsc PATH] [--gofer FILE] -- ARGS...
-       gofer runsc --check [--runsc PATH] [--gofer FILE]
+       gofer runsc --check [--runsc PATH] [--gofer FILE] [-- RUNSC-FLAGS]
        gofer runsc install|uninstall docker|podman|containerd [options] [-- RUNSC-FLAGS]
 
 Runs an unmodified runsc with ARGS, with this program as the gofer of the containers it starts.
 
   --runsc PATH   the runsc to run (default: the first one in $PATH)
   --gofer FILE   the gofer to use (default: this very file); an executable that takes runsc's arguments
-  --check        say whether this host can do it, by trying; exit status 0 or 1
+  --check        say whether this host can do it, by trying, also with containers; exit status 0 or 1
   -h, --help     this text
 
 A container engine needs one program for its runtime, which `gofer runsc install ENGINE` sets up (--help tells more; --dry-run
@@ -101,7 +101,7 @@ def _run(options: dict[str, str], rest: list[str]) -> int:
         if "check" in options:
             from gofer.runsc.check import check
 
-            return check(runsc, target)
+            return check(runsc, target, rest)
         become(runsc, rest, target)
     except Refusal as why:
         return _say(f"{why}", FAILED)
