@@ -100,7 +100,14 @@ def test_of_several_starts_on_one_path_one_serves_and_the_others_say_so(stale: b
     if stale:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(str(path))
-    argv = [*slowly("listen", "renameat2", milliseconds=300), *GOFER, "serve", str(spot / "tree"), "--socket", str(path)]
+    argv = [
+        *slowly("listen", "renameat2", milliseconds=300),
+        *GOFER,
+        "serve",
+        str(spot / "tree"),
+        "--socket",
+        str(path),
+    ]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     starts = [subprocess.Popen([*argv, "--workers=1", "--quiet"], stdin=null, stderr=pipe) for _ in range(4)]
     try:
@@ -122,6 +129,40 @@ def test_of_several_starts_on_one_path_one_serves_and_the_others_say_so(stale: b
             each.wait()
             if each.stderr:
                 each.stderr.close()
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "ENOSYS"])
+@pytest.mark.parametrize("place", ["free", "dead", "alive"])
+def test_it_comes_to_its_place_where_the_file_system_or_the_kernel_knows_no_such_rename(
+    place: str, error: str, spot: Path
+) -> None:
+    """As NFS, and Linux before 3.15: by a hard link, which replaces nothing either."""
+    (spot / "tree").mkdir()
+    inject = [
+        "strace",
+        "-f",
+        "-qqq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=renameat2",
+        "-e",
+        f"inject=renameat2:error={error}",
+    ]
+    argv = [*inject, *GOFER, "serve", str(spot / "tree"), "--socket", str(spot / "s"), "--quiet", "--", *GOFER, "stat"]
+    with socket.socket(socket.AF_UNIX) as other:
+        if place != "free":
+            other.bind(str(spot / "s"))
+        if place == "alive":
+            other.listen()
+        else:
+            other.close()
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM)
+    if place == "alive":
+        fails_in_one_line(done, "in use")
+    else:
+        assert done.returncode == 0 and "directory" in done.stdout, done.stderr
+    assert sorted(os.listdir(spot)) == (["s", "tree"] if place == "alive" else ["tree"])
 
 
 def test_a_listener_whose_queue_is_full_does_not_hold_up_a_start(spot: Path) -> None:
