@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 import os
-from errno import ENOMEM
+from errno import EAGAIN, ENOMEM
 
 from gofer import Failure, __version__, failure, quoted, signals
 from gofer.options import SERVE, given, quick, seconds
@@ -79,6 +79,10 @@ def _run(argv: list[str], prog: str) -> int:
         return _failed(str(failure(f"cannot go on{where}", e)))
     except MemoryError:
         return _failed(str(failure("cannot go on", OSError(ENOMEM, os.strerror(ENOMEM)))))
+    except RuntimeError as e:
+        if str(e) != "can't start new thread":
+            raise
+        return _failed(str(failure("cannot start a thread", OSError(EAGAIN, os.strerror(EAGAIN)))))
     except ImportError as e:
         return _failed(f"cannot start: {e}; {_INCOMPLETE}")
 

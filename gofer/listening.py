@@ -91,9 +91,12 @@ class Listening:
 
     def forget(self) -> None:
         """It is another process's from now on."""
-        for fd in self.keep:
-            os.close(fd)
-        self.keep = []
+        fds, self.keep = self.keep, []
+        for fd in fds:
+            try:
+                os.close(fd)
+            except OSError:  # it is closed all the same
+                pass
 
     def _default_path(self, for_command: bool) -> str:
         """In the runtime directory; where that cannot be written to, a command's is in a temporary directory of its own."""

@@ -302,17 +302,14 @@ class Server:
     def _wake(self) -> None:
         try:
             os.write(self._wake_write, b"\0")
-        except OSError:  # full: the loop will look anyway; closed: there is no loop any more
+        except OSError:  # full: the loop will look anyway
             pass
 
     def _close(self) -> None:
         self._stop_listening()
         for conn in list(self._connections):
             conn.cut_off()
-        self._epoll.close()
-        os.close(self._wake_read)
-        write, self._wake_write = self._wake_write, -1
-        os.close(write)
+        self._epoll.close()  # not the wake-up pipe: a signal may come yet, and Python says so where it cannot write there
 
 
 class _Closer:

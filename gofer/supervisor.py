@@ -95,9 +95,9 @@ def fork(charge: Charge, witness: Witness, confine: Callable[[int], None]) -> No
     server = os.fork()
     if server:
         _supervise(server, charge, witness, confine, lifeline, fds)
+    charge.in_server()  # first: what fails from here on must not undo what is the supervisor's
     os.close(lifeline)
     witness.in_server()
-    charge.in_server()
     # A process group of its own, so that a terminal's Ctrl-C comes by way of the supervisor; not a session: the
     # scheduler's autogroup would keep it apart from its clients, at a microsecond a context switch (sched(7)).
     os.setpgid(0, 0)

@@ -160,6 +160,25 @@ def test_a_limit_of_processes_is_told_with_how_to_raise_it(jail: str, tree: Path
     assert os.listdir(spot) == ["tree"]
 
 
+def test_a_limit_that_leaves_no_thread_is_told_likewise(tree: Path) -> None:
+    os.chown(tree, USER, USER)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, as_user(USER) as (command, popen):
+        argv = [
+            "prlimit",
+            "--nproc=1",
+            *command,
+            "serve",
+            str(tree),
+            "--fd",
+            str(theirs.fileno()),
+            "--jail=off",
+            "--quiet",
+        ]
+        done = subprocess.run(argv, capture_output=True, text=True, pass_fds=[theirs.fileno()], timeout=CALM, **popen)
+    fails_in_one_line(done, "cannot start a thread", "ulimit -u")
+
+
 def test_a_file_system_without_room_for_a_socket_is_told(tree: Path, spot: Path) -> None:
     (spot / "place").mkdir()
     with mounted(spot / "place", "tmpfs", "nr_inodes=1"):
