@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from gofer.comm import Communicator
+    from gofer.handlers import Handler
     from gofer.log import Log
 
 # Window     state[4] data_len[4] reserved[8] mid[2] num_fds[1] zero[1]
@@ -92,7 +93,7 @@ class Channel:
     """The server's side of one channel.
 
     offset, length: of the window in the memfd. fd_socket: our end of the SEQPACKET pair; the channel owns it.
-    busy_poll: microseconds to look for a request before sleeping.
+    busy_poll: microseconds to look for a request before sleeping. handlers: by message id.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Channel:
         log: Log,
         client: int,
         busy_poll: int,
+        handlers: tuple[Handler, ...],
     ) -> None:
         self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
         self.ended = False
@@ -115,6 +117,7 @@ class Channel:
         self._log = log
         self._client = client
         self._busy_poll = busy_poll
+        self._handlers = handlers
         self._closing = False
         self._thread = 0  # its id, once it runs
         self._over = _thread.allocate_lock()  # until the thread has ended
@@ -201,7 +204,7 @@ class Channel:
         comm, view, donated = self._comm, self._view, self._comm.donated
         read, words = _Header.read, view.cast("I")
         wait, wait_args, hand_over, hand_over_args = self._word.hot()
-        handlers, refuse = dispatch.HANDLERS, dispatch.refuse
+        handlers, refuse = self._handlers, dispatch.refuse
         reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
         requests: dict[int, memoryview] = {}  # by data_len
         look = BusyPoll(self._busy_poll).look if self._busy_poll else None

@@ -97,13 +97,17 @@ class Options:
 
 
 class Export:
-    """What a connection serves: the O_PATH fd of a file or directory, which it owns, and the options."""
+    """What a connection serves: the O_PATH fd of a file or directory, which it owns, and the options.
 
-    __slots__ = ("root", "options")
+    names: what a client of 2021 may call it in Mount, beside "/"; None: any path inside it, and gets what is there.
+    """
 
-    def __init__(self, root_fd: int, options: Options) -> None:
+    __slots__ = ("root", "options", "names")
+
+    def __init__(self, root_fd: int, options: Options, names: tuple[bytes, ...] | None = None) -> None:
         self.root = HostFD(root_fd)
         self.options = options
+        self.names = names
 
 
 class Communicator:

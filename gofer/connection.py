@@ -46,6 +46,7 @@ from gofer.channel import SIGNAL, Channel, Windows
 from gofer.comm import Communicator, Export, Options
 from gofer.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
 from gofer.fds import FDTable, HostFD, admit
+from gofer.places import Places
 from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, SocketHeader
 
 TYPE_CHECKING = False
@@ -111,6 +112,7 @@ class Connection:
         self._patience = patience
         self._first_patience = first_patience
         self._donor = Donor(self.fileno, 8)
+        self._handlers = dispatch.HANDLERS
         self._comm = self.communicator()
         self._thread = 0  # its id, once it runs
         self._warned: set[str] = set()
@@ -155,9 +157,10 @@ class Connection:
         """Until the client has gone, or has to go. Written out in one piece, as channel.py's loop is, and for the same reason."""
         request, first, reply, payload = buffers.request, buffers.first, buffers.reply, buffers.payload
         comm, receive, send, table = self._comm, self.socket.recv_into, self.socket.send, self.table
-        handlers, refuse, last_served = dispatch.HANDLERS, dispatch.refuse, busypoll.last
-        at = have = 0  # `request` holds `have` bytes of unserved requests from `at`
-        most = 0  # bytes of the largest message since the memory was given back
+        refuse, last_served = dispatch.refuse, busypoll.last
+        at, have = 0, self._first(buffers)  # `request` holds `have` bytes of unserved requests from `at`
+        most = have  # bytes of the largest message since the memory was given back
+        handlers = self._handlers
         while not table.closing:
             if not have:
                 if most > _FIRST_READ:
@@ -205,6 +208,24 @@ class Connection:
                 return
             if size > _FIRST_READ:
                 most = size
+
+    def _first(self, buffers: Buffers) -> int:
+        """Read until the first message has begun, and pick the table of handlers by it; returns the bytes read, 0: it is over."""
+        while True:
+            try:
+                have = self.socket.recv_into(buffers.first)
+                break
+            except BlockingIOError:  # as in _serve
+                self._ready(POLLIN, None)
+            except OSError:
+                return 0
+        if 0 < have < _HEAD:
+            have = self._rest(buffers, 0, have)
+        if have and dispatch.speaks_2021(*_read_header(buffers.request, 0)):
+            self.table.places = Places()
+            self.table.next_id = self._comm.next_id = self.table.places.next_id
+            self._handlers = dispatch.HANDLERS_2021
+        return have
 
     def _rest(self, buffers: Buffers, at: int, have: int) -> int:
         """Read until the message that has begun at `at` is there, at the front; returns the bytes then read, 0: it is over."""
@@ -320,8 +341,9 @@ class Connection:
             ours.shutdown(SHUT_RD)
             memfd = HostFD(os.dup(self._windows.memfd.host))
             channel = Channel(
-                self._windows, len(self._channels), ours, self.communicator(), self.log, self.fileno, options.busy_poll
-            )
+                self._windows, len(self._channels), ours, self.communicator(), self.log, self.fileno, options.busy_poll,
+                self._handlers,
+            )  # fmt: skip
             channel.start()
         except BaseException:
             ours.close()

@@ -8,6 +8,7 @@ from errno import EIO, ENOMEM, EOPNOTSUPP, EREMOTEIO
 
 from gofer import wire
 from gofer.handlers import HANDLERS
+from gofer.handlers2021 import HANDLERS as HANDLERS_2021
 from gofer.wire import ERROR, ErrorResp
 
 TYPE_CHECKING = False
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from gofer.comm import Communicator
     from gofer.log import Log
 
-__all__ = ["HANDLERS", "refuse", "serve"]
+__all__ = ["HANDLERS", "HANDLERS_2021", "refuse", "serve", "speaks_2021"]
+
+
+def speaks_2021(size: int, mid: int) -> bool:
+    """Whether a connection whose first message is that long speaks the dialect of 2021: today's Mount is empty."""
+    return mid == wire.MOUNT and size > 0
 
 
 def serve(

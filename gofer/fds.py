@@ -39,6 +39,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
+    from gofer.places import Places
+
 LEAST = 80  # a limit below leaves nothing worth having
 LAST = 16  # fd numbers that nothing may take which lasts
 FAIR_FROM = 0.25  # below this part of the fd limit nobody counts
@@ -155,10 +157,12 @@ class FDMap(dict):  # type: ignore[type-arg]
 class FDTable:
     """The FDs of one connection: three kinds in one id space. Ids count up from 1 and are never reused.
 
-    closing: the connection is about to end; a call that goes on and on looks at it.
+    closing: the connection is about to end; a call that goes on and on looks at it. places: see places.py; set where the
+    client speaks the dialect of 2021, and only there.
     """
 
-    __slots__ = ("control", "opened", "bound", "next_id", "closing", "_maps")
+    __slots__ = ("control", "opened", "bound", "next_id", "closing", "places", "_maps")
+    places: Places
 
     def __init__(self) -> None:
         self._maps = maps = FDMap(), FDMap(), FDMap()

@@ -18,6 +18,7 @@ from typing import Any, Callable
 
 import pytest
 from peer import Peer, over_channel, over_socket
+from peer2021 import Peer2021
 from transport import CALM, PATIENCE
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,8 @@ GOFER = [*PYTHON, str(CHECKOUT)]
 NO_LARGE_FILES = ("prlimit", "--fsize=67108864")  # a server's wrap: an FAllocate of random length cannot fill the disk
 FAULTS = re.compile("Traceback|fault in|channel failed|Exception")
 TRANSPORTS = ("socket", "channel")
+WAYS_2021 = ("socket-2021", "channel-2021")
+WAYS = TRANSPORTS + WAYS_2021  # to ask a server something: transport and dialect
 
 
 class Server:
@@ -68,10 +71,10 @@ class Server:
                 time.sleep(0.002)
 
     @contextlib.contextmanager
-    def peer(self, transport: str = "socket") -> Iterator[Peer]:
-        """A mounted client over "socket" or "channel"."""
-        with over_socket_of(self.connect) as base:
-            if transport == "socket":
+    def peer(self, way: str = "socket") -> Iterator[Peer]:
+        """A mounted client, by one of WAYS."""
+        with over_socket_of(self.connect, Peer2021 if way in WAYS_2021 else Peer) as base:
+            if way.startswith("socket"):
                 yield base
                 return
             peer = over_channel(base)
@@ -145,8 +148,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def over_socket_of(connect: Callable[[], socket.socket]) -> Iterator[Peer]:
-    peer = over_socket(connect())
+def over_socket_of(connect: Callable[[], socket.socket], kind: type[Peer] = Peer) -> Iterator[Peer]:
+    peer = over_socket(connect(), kind)
     try:
         yield peer
     finally:

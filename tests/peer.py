@@ -34,6 +34,8 @@ from transport import ChannelTransport, Reply, SocketTransport
 class Peer:
     """One client over one transport. Mount and Channel work over either."""
 
+    last_mid = Mid.RENAMEAT2  # of the messages there are
+
     def __init__(self, transport: Union[SocketTransport, ChannelTransport]) -> None:
         self.transport = transport
         self.owned: list[int] = []  # donated fds
@@ -346,9 +348,9 @@ class Peer:
         )
 
 
-def over_socket(sock: socket.socket) -> Peer:
+def over_socket(sock: socket.socket, kind: type[Peer] = Peer) -> Peer:
     """A mounted peer on a connected stream socket, which it owns."""
-    peer = Peer(SocketTransport(sock))
+    peer = kind(SocketTransport(sock))
     try:
         peer.mount()
     except BaseException:
@@ -373,6 +375,6 @@ def over_channel(peer: Peer) -> Peer:
     channel, _ = open_channel(peer)
     assert channel.handshake() == b"{}\n"
     peer.channels.remove(channel)
-    other = Peer(channel)
+    other = type(peer)(channel)
     other.root = peer.root
     return other

@@ -13,6 +13,8 @@ from hosts import CHECKOUT
 LAYERS = """
     sink
     wire sys log callnames output signals
+    wire2021
+    places
     fds caps seccomp landlock posture kernel kernelfs
     slots donation busypoll
     workers
@@ -20,6 +22,8 @@ LAYERS = """
     comm mounts attrs namespaces
     handlers.*
     handlers
+    handlers2021.*
+    handlers2021
     dispatch
     channel transport replies
     connection

@@ -16,14 +16,16 @@ class Vector(NamedTuple):
         return self.message.endswith("Req")
 
 
-def _load() -> list[Vector]:
-    rows = json.loads(Path(__file__).with_name("vectors.json").read_text())
+def _load(name: str) -> list[Vector]:
+    rows = json.loads(Path(__file__).with_name(name).read_text())
     return [Vector(row["mid"], row["message"], row["fields"], bytes.fromhex(row["hex"])) for row in rows]
 
 
-VECTORS = _load()
+VECTORS = _load("vectors.json")
 REQUESTS = [vector for vector in VECTORS if vector.is_request]
 BY_NAME = {vector.message: vector for vector in VECTORS}
+VECTORS_2021 = _load("vectors2021.json")
+BY_NAME_2021 = {vector.message: vector for vector in VECTORS_2021}
 
 
 def number(value: Any) -> int:

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.comm import Communicator
     from gofer.fds import ControlFD
+    from gofer.wire import Record
 
 _NAMELEN = sys.Statfs.f_namelen.offset
 _Answer = struct.Struct("<56s8s").pack_into
@@ -45,10 +46,10 @@ def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     return Statx.size
 
 
-def setstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+def setstat(comm: Communicator, req: memoryview, reply: memoryview, request: Record = SetStatReq) -> int:
     """Each change is tried; what fails is told in the reply, with the last errno. The message itself succeeds."""
     comm.must_write()
-    fdid, mask, mode, uid, gid, size, asec, ansec, msec, mnsec = SetStatReq.unpack(req)
+    fdid, mask, mode, uid, gid, size, asec, ansec, msec, mnsec = request.unpack(req)
     node = comm.changeable(fdid)
     if mask & ~_SUPPORTED:
         raise OSError(EPERM, "SetStat of an attribute that cannot be set")
@@ -116,9 +117,9 @@ def _set_times(host: int, times: bytes) -> None:
             sys.raise_errno()
 
 
-def fstatfs(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+def fstatfs(comm: Communicator, req: memoryview, reply: memoryview, request: Record = FStatFSReq) -> int:
     """struct statfs begins with the seven numbers of the reply, in its order; the name length follows the fsid."""
-    (fdid,) = FStatFSReq.unpack(req)
+    (fdid,) = request.unpack(req)
     node = comm.control[fdid]
     if sys.fstatfs(node.host, comm.statfs_buffer):
         sys.raise_errno()

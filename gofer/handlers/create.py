@@ -37,6 +37,14 @@ def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     dir_fd, uid, gid, mode, flags = OpenCreateAtReq.read(req)
     name = last_name(req, OpenCreateAtReq.size)
     parent = directory(comm.control[dir_fd])
+    file = open_new(comm, parent, name, flags, mode, uid, gid)
+    return answer_new(comm, file, comm.next_id(), comm.next_id(), reply)
+
+
+def open_new(
+    comm: Communicator, parent: ControlFD, name: bytes, flags: int, mode: int, uid: int, gid: int
+) -> OpenFD:  # fmt: skip
+    """Make a regular file and open it; its control FD is `file.node`."""
     flags &= O_ACCMODE | os.O_TRUNC
     if flags & O_ACCMODE == O_ACCMODE:
         raise OSError(EINVAL, "neither reading nor writing")
@@ -58,11 +66,15 @@ def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         raise
     file = OpenFD(opened.host, node, flags)
     opened.host = -1
+    return file
+
+
+def answer_new(comm: Communicator, file: OpenFD, control_id: int, open_id: int, reply: memoryview) -> int:
+    """Number what `open_new` has made, and donate it."""
     if comm.options.donate:
         comm.donated.append(file)
-    control_id, open_id = comm.next_id(), comm.next_id()
     OpenCreateAtResp.pack(reply, 0, control_id, comm.statx_bytes, open_id)
-    comm.control[control_id] = node
+    comm.control[control_id] = file.node
     comm.opened[open_id] = file
     return OpenCreateAtResp.size
 
@@ -72,21 +84,31 @@ def mkdirat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     dir_fd, uid, gid, mode = MkdirAtReq.read(req)
     name = last_name(req, MkdirAtReq.size)
     parent = directory(comm.control[dir_fd])
+    return comm.answer_inode(make_directory(comm, parent, name, mode, uid, gid), reply)
+
+
+def make_directory(comm: Communicator, parent: ControlFD, name: bytes, mode: int, uid: int, gid: int) -> ControlFD:
     os.mkdir(name, mode & 0o7777, dir_fd=parent.host)
-    return _answer(comm, reply, parent, name, stat.S_IFDIR, mode, uid, gid, os.rmdir)
+    return _settled(comm, parent, name, stat.S_IFDIR, mode, uid, gid, os.rmdir)
 
 
 def mknodat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    """Regular files, and the overlay whiteout (character device 0:0), which needs no privilege."""
     comm.must_write()
     dir_fd, uid, gid, mode, minor, major = MknodAtReq.read(req)
     name = last_name(req, MknodAtReq.size)
     parent = directory(comm.control[dir_fd])
+    return comm.answer_inode(make_node(comm, parent, name, mode, minor, major, uid, gid), reply)
+
+
+def make_node(
+    comm: Communicator, parent: ControlFD, name: bytes, mode: int, minor: int, major: int, uid: int, gid: int
+) -> ControlFD:  # fmt: skip
+    """Regular files, and the overlay whiteout (character device 0:0), which needs no privilege."""
     kind = stat.S_IFMT(mode)
     if kind != stat.S_IFREG and (kind, minor, major) != (stat.S_IFCHR, 0, 0):
         raise OSError(EPERM, "only regular files and overlay whiteouts can be made")
     os.mknod(name, kind | mode & _PERMISSIONS, 0, dir_fd=parent.host)
-    return _answer(comm, reply, parent, name, kind, mode, uid, gid, os.unlink)
+    return _settled(comm, parent, name, kind, mode, uid, gid, os.unlink)
 
 
 def symlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -96,35 +118,45 @@ def symlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     target, at = take_str(req, at)
     expect_end(req, at)
     check_name(name)
+    parent = directory(comm.control[dir_fd])
+    return comm.answer_inode(make_symlink(comm, parent, name, target, uid, gid), reply)
+
+
+def make_symlink(
+    comm: Communicator, parent: ControlFD, name: bytes, target: bytes, uid: int, gid: int
+) -> ControlFD:  # fmt: skip
     if 0 in target:
         raise OSError(EINVAL, "NUL in a symlink's target")
-    parent = directory(comm.control[dir_fd])
     os.symlink(target, name, dir_fd=parent.host)
-    return _answer(comm, reply, parent, name, stat.S_IFLNK, 0, uid, gid, os.unlink)
+    return _settled(comm, parent, name, stat.S_IFLNK, 0, uid, gid, os.unlink)
 
 
 def linkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    """By the magic link: AT_EMPTY_PATH asks for a capability in the first user namespace."""
     comm.must_write()
     dir_fd, target_fd = LinkAtReq.read(req)
     name = last_name(req, LinkAtReq.size)
     parent = directory(comm.control[dir_fd])
+    return comm.answer_inode(make_link(comm, parent, target_fd, name), reply)
+
+
+def make_link(comm: Communicator, parent: ControlFD, target_fd: int, name: bytes) -> ControlFD:
+    """By the magic link: AT_EMPTY_PATH asks for a capability in the first user namespace."""
     target = comm.changeable(target_fd)
     if target.kind == stat.S_IFDIR:
         raise OSError(EPERM, "hard link to a directory")
     sys.linkat(AT_FDCWD, proc_path(target.host), parent.host, name, AT_SYMLINK_FOLLOW)
     try:
-        return comm.answer_inode(comm.adopt(open_path(parent.host, name)), reply)
+        return comm.adopt(open_path(parent.host, name))
     except BaseException:
         _discard(os.unlink, name, parent)
         raise
 
 
-def _answer(
-    comm: Communicator, reply: memoryview, parent: ControlFD, name: bytes, kind: int, mode: int, uid: int, gid: int,
+def _settled(
+    comm: Communicator, parent: ControlFD, name: bytes, kind: int, mode: int, uid: int, gid: int,
     remove: Callable[..., None],
-) -> int:  # fmt: skip
-    """Settle the file just made under name, and answer its Inode."""
+) -> ControlFD:  # fmt: skip
+    """The file just made under name, with the owner and mode that it is to have."""
     try:
         node = comm.adopt(open_path(parent.host, name))
         if node.kind != kind:
@@ -133,7 +165,7 @@ def _answer(
     except BaseException:
         _discard(remove, name, parent)
         raise
-    return comm.answer_inode(node, reply)
+    return node
 
 
 def _discard(remove: Callable[..., None], name: bytes, parent: ControlFD) -> None:

@@ -14,47 +14,53 @@ from gofer.wire import FAllocateReq, FlushReq, PReadReq, PReadResp, PWriteReq, P
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gofer.comm import Communicator
+    from gofer.wire import Record
 
-_HEAD = PReadResp.size
-_MOST = MAX_MESSAGE_SIZE - _HEAD
-_BODY = PWriteReq.size
-
-
-def pread(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+def pread(
+    comm: Communicator, req: memoryview, reply: memoryview, request: Record = PReadReq, answer: Record = PReadResp
+) -> int:  # fmt: skip
     """The kernel reads straight into the reply. num_bytes 0: end of file."""
-    offset, fdid, count = PReadReq.unpack(req)
+    offset, fdid, count = request.unpack(req)
     file = comm.opened[fdid]
     if not file.readable:
         raise OSError(EBADF, "not open for reading")
-    if count > _MOST:
+    head = answer.size
+    if count > MAX_MESSAGE_SIZE - head:
         raise OSError(ENOBUFS, "the reply would exceed the message size")
     if offset > MAX_OFFSET:
         raise OSError(EINVAL, "offset above 2^63-1")
-    done = preadv(file.host, (reply[_HEAD : _HEAD + count],), offset)
-    PReadResp.pack(reply, 0, done)
-    return _HEAD + done
+    done = preadv(file.host, (reply[head : head + count],), offset)
+    answer.pack(reply, 0, done)
+    return head + done
 
 
-def pwrite(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+def pwrite(comm: Communicator, req: memoryview, reply: memoryview, request: Record = PWriteReq) -> int:
     """The kernel writes straight from the request; short only where the kernel is."""
     comm.must_write()
-    offset, fdid, count = PWriteReq.read(req)
-    if count != len(req) - _BODY:
+    offset, fdid, count = request.read(req)
+    body = request.size
+    if count != len(req) - body:
         raise OSError(EIO, "PWrite lies about its length")
     file = comm.opened[fdid]
     if not file.writable:
         raise OSError(EBADF, "not open for writing")
     if offset > MAX_OFFSET:
         raise OSError(EINVAL, "offset above 2^63-1")
-    PWriteResp.pack(reply, 0, _pwrite(file.host, req[_BODY:], offset))
+    PWriteResp.pack(reply, 0, _pwrite(file.host, req[body:], offset))
     return PWriteResp.size
 
 
 def fsync(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    return sync(comm, take_fdids(req))
+
+
+def sync(comm: Communicator, fdids: Iterable[int]) -> int:
     """Sync them all, then raise the first error."""
     first = 0  # not the exception: its traceback holds this frame, and the frame would hold it and the file
-    for fdid in take_fdids(req):
+    for fdid in fdids:
         try:
             file = comm.opened[fdid]
             if file.host >= 0:  # a FIFO or device was given away: nothing of it is here to sync
@@ -66,9 +72,9 @@ def fsync(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     return 0
 
 
-def fallocate(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+def fallocate(comm: Communicator, req: memoryview, reply: memoryview, request: Record = FAllocateReq) -> int:
     comm.must_write()
-    fdid, mode, offset, length = FAllocateReq.unpack(req)
+    fdid, mode, offset, length = request.unpack(req)
     file = comm.opened[fdid]
     if not file.writable:
         raise OSError(EBADF, "not open for writing")
@@ -78,8 +84,8 @@ def fallocate(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     return 0
 
 
-def flush(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+def flush(comm: Communicator, req: memoryview, reply: memoryview, request: Record = FlushReq) -> int:
     """Nothing is buffered here, so nothing is to be done."""
-    (fdid,) = FlushReq.unpack(req)
+    (fdid,) = request.unpack(req)
     comm.opened[fdid]
     return 0

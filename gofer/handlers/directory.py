@@ -10,7 +10,7 @@ from errno import EINVAL, EIO, ENOENT, ENOTDIR
 from gofer import mounts, sys
 from gofer.kernelfs import KIND
 from gofer.sys import AT_SYMLINK_NOFOLLOW, get_errno, statx
-from gofer.wire import Count, Dirent, Getdents64Req
+from gofer.wire import MAX_MESSAGE_SIZE, Count, Dirent, Getdents64Req
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,33 +18,46 @@ if TYPE_CHECKING:
 
     from gofer.comm import Communicator
     from gofer.fds import OpenFD
+    from gofer.wire import Record
 
 # struct linux_dirent64: ino[8] off[8] reclen[2] type[1] name, NUL, padded to 8. What only passes through stays bytes.
 _KERNEL = struct.Struct("<8s8sHB")
 _NAME = _KERNEL.size
 _MAJOR, _MINOR = sys.Statx.stx_dev_major.offset, sys.Statx.stx_dev_minor.offset
 _CHUNK = 32768  # bytes of one kernel read; fits the communicator's scratch memory
-# A kernel dirent takes 24 bytes or more, on the wire one of 24 takes 28: so at most 65535 entries, which the u16 count
-# can say, and less than the message size.
-_MOST = 65535 * 24
+_LEAST, _LETTERS = 24, 4  # bytes that a kernel dirent takes at least, with a name of at most so many: on the wire it grows most
 # Reads in a row that may bring no entry, but `.` and `..`, or what has vanished. A file system can go on like that for ever.
 _VAIN = 1000
 
 
-class _Codes(dict):  # type: ignore[type-arg]
-    """By length of the name: pack of a whole Dirent."""
+class Codes(dict):  # type: ignore[type-arg]
+    """By length of the name: pack of a whole Dirent, of which head are the bytes before the name.
+
+    most: bytes of kernel dirents that fit a message when converted, and are no more entries than today's u16 count can say.
+    """
+
+    __slots__ = ("_length", "head", "most")
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.head = record.size
+        self.most = min(65535, (MAX_MESSAGE_SIZE - 4) // (record.size + _LETTERS)) * _LEAST
+        self._length = record.codes["name_len"]
 
     def __missing__(self, length: int) -> Callable[..., None]:
-        pack = self[length] = struct.Struct(f"<8s8s8sBH{length}s").pack_into  # of wire.Dirent: ino, device, off...
+        pack = self[length] = struct.Struct(f"<8s8s8sB{self._length}{length}s").pack_into  # ino, device, off...
         return pack
 
 
-_codes = _Codes()
+_codes = Codes(Dirent)
 
 
-def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+def getdents64(
+    comm: Communicator, req: memoryview, reply: memoryview,
+    request: Record = Getdents64Req, answer: Record = Count, codes: Codes = _codes,
+) -> int:  # fmt: skip
     """|count| bytes of kernel dirents, from the start where count < 0; `.` and `..` are left out. 0 entries: the end."""
-    fdid, count = Getdents64Req.unpack(req)
+    fdid, count = request.unpack(req)
     file = comm.opened[fdid]
     if file.node.kind & KIND != stat.S_IFDIR:
         raise OSError(ENOTDIR, "not a directory")
@@ -56,9 +69,9 @@ def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         count = -count
     if file.device is None:
         file.device = _common_device(comm, file)
-    count = min(count, _MOST)
+    count = min(count, codes.most)
     buffer, found = comm.scratch()
-    entries, at, read, vain = 0, Count.size, 0, 0
+    entries, at, read, vain = 0, answer.size, 0, 0
     while read < count or not entries:  # a read that held only `.` and `..` is not the end
         if vain > _VAIN or comm.table.closing:
             raise OSError(EIO, "a directory without an end")
@@ -70,17 +83,20 @@ def getdents64(comm: Communicator, req: memoryview, reply: memoryview) -> int:
             raise
         if not size:
             break
-        made, at = _convert(comm, file, bytes(found[:size]), reply, at)
+        made, at = _convert(comm, file, bytes(found[:size]), reply, at, codes)
         entries += made
         vain = 0 if made else vain + 1
         read += size
-    Count.pack(reply, 0, entries)
+    answer.pack(reply, 0, entries)
     return at
 
 
-def _convert(comm: Communicator, file: OpenFD, raw: bytes, reply: memoryview, at: int) -> tuple[int, int]:
+def _convert(
+    comm: Communicator, file: OpenFD, raw: bytes, reply: memoryview, at: int, codes: Codes
+) -> tuple[int, int]:  # fmt: skip
+
     """Write the kernel's dirents `raw` to the reply from `at`; returns how many, and the offset behind them."""
-    read, find, codes, end, name_at, head = _KERNEL.unpack_from, raw.index, _codes, len(raw), _NAME, Dirent.size
+    read, find, end, name_at, head = _KERNEL.unpack_from, raw.index, len(raw), _NAME, codes.head
     common = device = file.device or b""
     entries = here = 0
     while here < end:

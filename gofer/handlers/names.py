@@ -14,6 +14,7 @@ from gofer.wire import ReadLinkAtReq, RenameAtReq, U32Field, UnlinkAtReq, expect
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.comm import Communicator
+    from gofer.fds import ControlFD
 
 _RENAME_FLAGS = sys.RENAME_NOREPLACE | sys.RENAME_EXCHANGE | sys.RENAME_WHITEOUT
 
@@ -22,7 +23,10 @@ def unlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
     dir_fd, flags = UnlinkAtReq.read(req)
     name = last_name(req, UnlinkAtReq.size)
-    parent = directory(comm.control[dir_fd])
+    return remove(directory(comm.control[dir_fd]), name, flags)
+
+
+def remove(parent: ControlFD, name: bytes, flags: int) -> int:
     if flags == sys.AT_REMOVEDIR:
         os.rmdir(name, dir_fd=parent.host)
     elif flags == 0:
@@ -61,7 +65,10 @@ def renameat2(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def readlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     (fdid,) = ReadLinkAtReq.unpack(req)
-    node = comm.control[fdid]
+    return pack_str(reply, 0, target_of(comm.control[fdid]))
+
+
+def target_of(node: ControlFD) -> bytes:
     if node.kind & KIND != stat.S_IFLNK:
         raise OSError(EINVAL, "not a symlink")
-    return pack_str(reply, 0, os.readlink(b"", dir_fd=node.host))
+    return os.readlink(b"", dir_fd=node.host)

@@ -19,10 +19,13 @@ _CONTROLLING_TERMINAL = struct.pack("=II", 5, 0)
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.comm import Communicator
+    from gofer.wire import Record
 
 
-def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    fdid, flags = OpenAtReq.unpack(req)
+def openat(
+    comm: Communicator, req: memoryview, reply: memoryview, request: Record = OpenAtReq, answer: Record = OpenAtResp
+) -> int:  # fmt: skip
+    fdid, flags = request.unpack(req)
     flags &= _FLAGS
     if comm.read_only and flags:
         raise OSError(EROFS, "served read-only")
@@ -53,9 +56,9 @@ def openat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         file.host = -1
         file.readable = file.writable = False
     fdid = comm.next_id()
-    OpenAtResp.pack(reply, 0, fdid)
+    answer.pack(reply, 0, fdid)
     comm.opened[fdid] = file
-    return OpenAtResp.size
+    return answer.size
 
 
 def _permit(comm: Communicator, node: ControlFD, flags: int) -> None:

@@ -30,14 +30,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.comm import Communicator
     from gofer.fds import ControlFD
+    from gofer.wire import Record
 
 _TYPES = frozenset((SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET))
 _PATH_MOST = 107  # sun_path less its NUL
 
 
-def connect(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    fdid, sock_type = ConnectReq.unpack(req)
-    node = _connectable(comm, fdid, sock_type)
+def connect(
+    comm: Communicator, req: memoryview, reply: memoryview, request: Record = ConnectReq, refusal: int = EPERM
+) -> int:  # fmt: skip
+    """refusal: the errno where no host socket may be connected to."""
+    fdid, sock_type = request.unpack(req)
+    node = _connectable(comm, fdid, sock_type, refusal)
     comm.donated.append(_connected(node, sock_type))
     return 0
 
@@ -45,7 +49,7 @@ def connect(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 def connectwithcreds(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """As Connect, but the peer sees uid and gid, and no supplementary groups (unix(7), SO_PEERCRED)."""
     fdid, sock_type, uid, gid = ConnectWithCredsReq.unpack(req)
-    node = _connectable(comm, fdid, sock_type)
+    node = _connectable(comm, fdid, sock_type, EPERM)
     if 0xFFFFFFFF in (uid, gid):
         raise OSError(EINVAL, "-1 is not an id")
     back = _become(uid, gid)
@@ -57,13 +61,13 @@ def connectwithcreds(comm: Communicator, req: memoryview, reply: memoryview) -> 
     return 0
 
 
-def _connectable(comm: Communicator, fdid: int, sock_type: int) -> ControlFD:
+def _connectable(comm: Communicator, fdid: int, sock_type: int, refusal: int) -> ControlFD:
     node = comm.control[fdid]
     if node.kind != stat.S_IFSOCK:
         raise OSError(ENOTSOCK, "not a socket")
     if not comm.options.uds_open:
         comm.warn("refused to connect to a Unix socket of the host: --host-uds=open would allow it")
-        raise OSError(EPERM, "needs --host-uds=open")
+        raise OSError(refusal, "needs --host-uds=open")
     _check_type(sock_type)
     return node
 

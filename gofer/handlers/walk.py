@@ -26,19 +26,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.comm import Communicator
     from gofer.fds import ControlFD
+    from gofer.wire import Record
+
+_read, _INODE, _pack_inode = WalkReq.read, Inode.size, Inode.pack
+_MOST = (MAX_MESSAGE_SIZE - WalkResp.size) // _INODE  # the same number in either dialect
 
 
 def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """The FDs get into the table only when the whole walk is done: on an error the new ones just close."""
-    (dir_fd,) = WalkReq.read(req)
+    (dir_fd,) = _read(req)
     names = take_strs(req, WalkReq.size)
-    node = comm.control[dir_fd]
-    if node.kind & KIND != S_IFDIR:
-        raise OSError(ENOTDIR, "not a directory")
-    if WalkResp.size + len(names) * Inode.size > MAX_MESSAGE_SIZE:
-        raise OSError(EIO, "the reply would exceed the message size")
-    status, at = WALK_SUCCESS, WalkResp.size
     found: list[tuple[int, ControlFD]] = []
+    size = along(comm, comm.control[dir_fd], names, reply, WalkResp, found)
+    comm.control.update(found)
+    return size
+
+
+def along(
+    comm: Communicator, node: ControlFD, names: list[bytes], reply: memoryview, answer: Record,
+    found: list[tuple[int, ControlFD]],
+) -> int:  # fmt: skip
+    """Look the names up one below the other, and add an FD for each to found; the reply begins with the dialect's WalkResp."""
+    at = answer.size
+    if node.kind != S_IFDIR and node.kind & KIND != S_IFDIR:
+        raise OSError(ENOTDIR, "not a directory")
+    if len(names) > _MOST:
+        raise OSError(EIO, "the reply would exceed the message size")
+    status = WALK_SUCCESS
     for name in names:
         if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:  # most need no more than this look
             check_name(name)
@@ -57,10 +71,9 @@ def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         node = comm.adopt(host, len(found), within)
         fdid = comm.next_id()
         found.append((fdid, node))
-        Inode.pack(reply, at, fdid, comm.statx_bytes)
-        at += Inode.size
-    comm.control.update(found)
-    WalkResp.pack(reply, 0, status, len(found))
+        _pack_inode(reply, at, fdid, comm.statx_bytes)
+        at += _INODE
+    answer.pack(reply, 0, status, len(found))
     return at
 
 
@@ -68,10 +81,16 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """As Walk, without FDs. A leading empty name reports dir_fd itself, of whatever type where it stands alone."""
     (dir_fd,) = WalkReq.read(req)
     names = take_strs(req, WalkReq.size)
-    node = comm.control[dir_fd]
-    if Count.size + len(names) * STATX_SIZE > MAX_MESSAGE_SIZE:
+    count = stat_along(comm, comm.control[dir_fd], names, reply, Count.size)
+    Count.pack(reply, 0, count)
+    return Count.size + count * STATX_SIZE
+
+
+def stat_along(comm: Communicator, node: ControlFD, names: list[bytes], reply: memoryview, head: int) -> int:
+    """Write a Statx for each found to the reply behind `head` bytes; returns how many."""
+    if head + len(names) * STATX_SIZE > MAX_MESSAGE_SIZE:
         raise OSError(EIO, "the reply would exceed the message size")
-    at = Count.size
+    at = head
     itself = names and not names[0]
     if itself:
         del names[0]
@@ -110,5 +129,4 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         Statx.pack(reply, at, comm.statx_bytes)
         at += STATX_SIZE
     del owner
-    Count.pack(reply, 0, (at - Count.size) // STATX_SIZE)
-    return at
+    return (at - head) // STATX_SIZE

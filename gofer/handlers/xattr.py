@@ -28,9 +28,13 @@ _PRIVILEGED = (b"security.", b"trusted.")
 
 
 def fgetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    """size 0: the whole value. ERANGE where it is longer than size, E2BIG above 65535 bytes."""
     fdid, size = FGetXattrReq.read(req)
-    name = _name(comm, take_last(req, FGetXattrReq.size))
+    return pack_str(reply, 0, value_of(comm, fdid, take_last(req, FGetXattrReq.size), size))
+
+
+def value_of(comm: Communicator, fdid: int, name: bytes, size: int) -> memoryview:
+    """size 0: the whole value. ERANGE where it is longer than size, E2BIG above 65535 bytes."""
+    _check_name(comm, name)
     node = comm.control[fdid]
     buffer, found = comm.scratch()
     length = sys.getxattr(proc_path(node.host), name, buffer, min(size, SCRATCH_SIZE) or SCRATCH_SIZE)
@@ -38,7 +42,7 @@ def fgetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         sys.raise_errno()
     if length > _MOST:
         raise OSError(E2BIG, "xattr above 65535 bytes")
-    return pack_str(reply, 0, found[:length])
+    return found[:length]
 
 
 def fsetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -47,7 +51,11 @@ def fsetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     name, at = take_str(req, FSetXattrReq.size)
     value, at = take_str(req, at)
     expect_end(req, at)
-    _name(comm, name)
+    return set_value(comm, fdid, name, value, flags)
+
+
+def set_value(comm: Communicator, fdid: int, name: bytes, value: bytes, flags: int) -> int:
+    _check_name(comm, name)
     node = comm.changeable(fdid)
     if flags > 3:
         raise OSError(EINVAL, "FSetXattr flags")
@@ -56,8 +64,17 @@ def fsetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 
 def flistxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    """size, in bytes with a NUL after each name; 0: all of them. ERANGE where the list is longer."""
     fdid, size = FListXattrReq.unpack(req)
+    names = names_of(comm, fdid, size)
+    Count.pack(reply, 0, len(names))
+    at = Count.size
+    for name in names:
+        at = pack_str(reply, at, name)
+    return at
+
+
+def names_of(comm: Communicator, fdid: int, size: int) -> list[bytes]:
+    """size, in bytes with a NUL after each name; 0: all of them. ERANGE where the list is longer."""
     node = comm.control[fdid]
     buffer, found = comm.scratch()
     length = sys.listxattr(proc_path(node.host), buffer, SCRATCH_SIZE)
@@ -67,17 +84,17 @@ def flistxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         raise OSError(E2BIG, "list of xattrs above 65535 bytes")
     if size and total > size:
         raise OSError(ERANGE, "list of xattrs above the size asked for")
-    Count.pack(reply, 0, len(names))
-    at = Count.size
-    for name in names:
-        at = pack_str(reply, at, name)
-    return at
+    return names
 
 
 def fremovexattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     comm.must_write()
     (fdid,) = FRemoveXattrReq.read(req)
-    name = _name(comm, take_last(req, FRemoveXattrReq.size))
+    return remove(comm, fdid, take_last(req, FRemoveXattrReq.size))
+
+
+def remove(comm: Communicator, fdid: int, name: bytes) -> int:
+    _check_name(comm, name)
     node = comm.changeable(fdid)
     sys.removexattr(proc_path(node.host), name)
     return 0
@@ -88,12 +105,11 @@ def _visible(comm: Communicator, name: bytes) -> bool:
     return allowed == "all" or (allowed == "user" and not name.startswith(_PRIVILEGED))
 
 
-def _name(comm: Communicator, name: bytes) -> bytes:
-    """The name, where it may pass: ERANGE as xattr(7) for a length, EINVAL for a NUL, EOPNOTSUPP for what is switched off."""
+def _check_name(comm: Communicator, name: bytes) -> None:
+    """Whether the name may pass: ERANGE as xattr(7) for a length, EINVAL for a NUL, EOPNOTSUPP for what is switched off."""
     if not 0 < len(name) <= 255:
         raise OSError(ERANGE, "length of an xattr's name")
     if 0 in name:
         raise OSError(EINVAL, "NUL in an xattr's name")
     if not _visible(comm, name):
         raise OSError(EOPNOTSUPP, "xattr not served: see --xattrs")
-    return name
