@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import pytest
 from hosts import fails
-from runsc import Json, Started, bind, directory, host_mounts, spec_of, starting
+from runsc import Json, Started, bind, directory, host_mounts, newer_runsc, spec_of, starting
 
 Start = Callable[..., Started]
 
@@ -228,11 +228,28 @@ def test_the_hosts_mounts_stay_as_they_are_even_where_nobody_made_a_namespace(go
 # Beside Debian's own gofer, on a root that is prepared already: there it makes no mounts
 
 PREPARED = ["--setup-root=false", "--apply-caps=false"]
-BOTH: "dict[str, dict[str, Any]]" = {"own": {"command": [shutil.which("runsc") or ""]}, "ours": {}}
+
+
+def both(newer: bool) -> "dict[str, dict[str, Any]]":
+    """The own gofer of one of the two runscs, and ours."""
+    return {"own": {"command": [str(newer_runsc()) if newer else shutil.which("runsc") or ""]}, "ours": {}}
+
+
+def words(newer: bool, io: int) -> "list[str]":
+    """What that runsc says behind the word `gofer`."""
+    confs = [f"--gofer-mount-confs={','.join(['lisafs:none'] * io)}"] if newer else []
+    return [*PREPARED, *confs]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["2022", "2024"])
+def newer(request: pytest.FixtureRequest) -> bool:
+    if request.param:
+        newer_runsc()  # made before a test's own files are counted
+    return bool(request.param)
 
 
 @pytest.mark.slow
-def test_the_mount_list_is_byte_for_byte_that_of_runscs_own_gofer(spot: Path) -> None:
+def test_the_mount_list_is_byte_for_byte_that_of_runscs_own_gofer(newer: bool, spot: Path) -> None:
     mounts = [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"options": ["nosuid", "noexec"], "source": "sysfs", "type": "sysfs", "destination": "//sys/."},
@@ -243,7 +260,7 @@ def test_the_mount_list_is_byte_for_byte_that_of_runscs_own_gofer(spot: Path) ->
         {"destination": "/tmp", "type": "tmpfs"},
     ]
     lists, before = [], os.getcwd()
-    for name, how in BOTH.items():
+    for name, how in both(newer).items():
         place = spot / name
         for folder in ("rootfs/real/sub", "rootfs/deep/er", 'rootfs/r<é>&"\\ \u2028\t'):
             (place / folder).mkdir(parents=True)
@@ -251,7 +268,7 @@ def test_the_mount_list_is_byte_for_byte_that_of_runscs_own_gofer(spot: Path) ->
             (place / "rootfs" / link).symlink_to(target)
         os.chdir(place)  # so that the bundle's own path is not in the list
         try:
-            g = Started(Path(), spec_of(*mounts), *PREPARED, io=4, flags=["--TESTONLY-unsafe-nonroot=true"], **how)
+            g = Started(Path(), spec_of(*mounts), *words(newer, 4), io=4, flags=["--TESTONLY-unsafe-nonroot=true"], **how)
             lists.append(g.mount_list())
             g.close()
         finally:
@@ -278,12 +295,12 @@ def test_the_mount_list_is_byte_for_byte_that_of_runscs_own_gofer(spot: Path) ->
         spec_of(linux={"rootfsPropagation": "rprivate"}),
     ],
 )
-def test_what_runscs_own_gofer_refuses_is_refused_and_nothing_else(spot: Path, spec: object) -> None:
+def test_what_runscs_own_gofer_refuses_is_refused_and_nothing_else(newer: bool, spot: Path, spec: object) -> None:
     statuses = []
-    for name, how in BOTH.items():
+    for name, how in both(newer).items():
         (spot / name / "rootfs/usr").mkdir(parents=True)
         io = 1 + (b"bind" in json.dumps(spec if isinstance(spec, dict) else "").encode())
-        g = Started(spot / name, spec, *PREPARED, io=io, flags=["--TESTONLY-unsafe-nonroot=true"], **how)
+        g = Started(spot / name, spec, *words(newer, io), io=io, flags=["--TESTONLY-unsafe-nonroot=true"], **how)
         g.mount_list()
         g.close()
         statuses.append(g.wait())
