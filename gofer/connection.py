@@ -88,7 +88,7 @@ class Buffers:
 
 
 class Connection:
-    """fileno: of its socket, its name in the logs.
+    """fileno: of its socket, its name in the logs. met_9p: whether the client turned out to speak that.
 
     on_end(connection): called on its last thread when nothing of it is left, but for its socket where that then closes at once.
     patience: seconds for the rest of a message, or for taking that of a reply; 0: any time. first_patience: for the first one.
@@ -112,6 +112,7 @@ class Connection:
         self._patience = patience
         self._first_patience = first_patience
         self._donor = Donor(self.fileno, 8)
+        self.met_9p = False
         self._handlers = dispatch.HANDLERS
         self._comm = self.communicator()
         self._thread = 0  # its id, once it runs
@@ -221,7 +222,14 @@ class Connection:
                 return 0
         if 0 < have < _HEAD:
             have = self._rest(buffers, 0, have)
-        if have and dispatch.speaks_2021(*_read_header(buffers.request, 0)):
+        if not have:
+            return 0
+        size, mid = _read_header(buffers.request, 0)
+        if mid == dispatch.TVERSION_9P:
+            self.met_9p = True
+            self.drop("9p", "it speaks 9P, not LISAFS: a runsc before 2022-09 does so without --lisafs")
+            return 0
+        if dispatch.speaks_2021(size, mid):
             self.table.places = Places()
             self.table.next_id = self._comm.next_id = self.table.places.next_id
             self._handlers = dispatch.HANDLERS_2021

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from gofer.comm import Communicator
     from gofer.log import Log
 
-__all__ = ["HANDLERS", "HANDLERS_2021", "refuse", "serve", "speaks_2021"]
+__all__ = ["HANDLERS", "HANDLERS_2021", "TVERSION_9P", "refuse", "serve", "speaks_2021"]
+
+
+TVERSION_9P = 0xFF64  # size[4] type[1] tag[2], 100 and 0xffff, where a message of ours has payload_len[4] mid[2]
 
 
 def speaks_2021(size: int, mid: int) -> bool:

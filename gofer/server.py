@@ -74,6 +74,7 @@ class Server:
         self._late_at = 0.0  # when to take what other workers have left; 0: they were left nothing
         self._listen_mask = EPOLLIN | EPOLLET if self._crew.size > 1 else EPOLLIN
         self._stop_at: float | None = None  # when patience ends, once stopping
+        self.met_9p = False  # of a client that has gone
         self._refused = False  # connections are being refused, and that was logged
         self._mounts = -1
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -259,6 +260,7 @@ class Server:
         """Called on the connection's thread."""
         self._log.debug(f"client {conn.fileno}: gone")
         self._connections.discard(conn)
+        self.met_9p |= conn.met_9p
         if self._by_fd.get(conn.fileno) is conn:
             del self._by_fd[conn.fileno]
         self._slots.free(conn)

@@ -207,12 +207,12 @@ class Started:
         """One more end, for `peer`."""
         self._ends.append(sock)
 
-    def peer(self, number: int = 0) -> Peer:
+    def peer(self, number: int = 0, kind: type[Peer] = Peer) -> Peer:
         """A mounted client on the io-fd of that number."""
         sock = self._ends[number]
         assert sock is not None, "in use already"
         self._ends[number] = None
-        self._peers.append(over_socket(sock))
+        self._peers.append(over_socket(sock, kind))
         return self._peers[-1]
 
     def hang_up(self, number: int) -> None:

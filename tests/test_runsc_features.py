@@ -22,6 +22,7 @@ Start = Callable[..., Started]
 
 BEFORE, FDS = "--log-fd=3 --debug-log-fd=4", "--spec-fd=5 --mounts-fd=6 --io-fds=7 --io-fds=8"
 RELEASES = {
+    "20211115": f"--lisafs=true {BEFORE} gofer --bundle b {FDS}",
     "20221219": f"{BEFORE} gofer --bundle b {FDS}",
     "20230306": f"{BEFORE} --directfs=true gofer --bundle b {FDS}",
     "20230320": f"{BEFORE} --overlay2=none gofer --bundle b {FDS}",
@@ -38,6 +39,7 @@ RELEASES = {
 }
 NEW_CONFS = {release for release in RELEASES if release >= "20230508"}
 EXPECTED = {
+    "speaks_2021": {"20211115"},
     "overlay_by_flags": set(RELEASES) - NEW_CONFS,
     "directfs": NEW_CONFS - {"20240729"} | {"20230306"},
     "makes_cwd": {release for release in RELEASES if release < "20250707"},

@@ -10,6 +10,7 @@ from select import select
 
 from gofer import __version__
 from gofer.output import say
+from gofer.runsc.flags import go_bool, split_flag
 from gofer.runsc.redirect import become
 from gofer.runsc.tracer import Refusal
 
@@ -41,14 +42,30 @@ def check(runsc: str, target: str, flags: list[str]) -> int:
     say(f"in user namespaces:  {_for_others(target)}")
     if not works:
         return 1
+    known = _output([runsc, "flags"])
+    if why_not := _cannot_speak(known, flags):
+        say(f"LISAFS:              {why_not}")
+        return 1
     modes = {"with directfs": [], "without directfs": ["--directfs=false"]}
-    if "-directfs" not in _output([runsc, "flags"]):
+    if "-directfs" not in known:
         say("with directfs:       this runsc has none")
         modes = {"without directfs": []}
     found = [_try(runsc, [*(flags or _FLAGS), *more], target) for more in modes.values()]
     for mode, why_not in zip(modes, found):
         say(f"{mode + ':':20} {why_not or 'works'}")
     return 1 if any(found) else 0
+
+
+def _cannot_speak(known: str, flags: list[str]) -> str:
+    """Why a runsc with these flags speaks 9P to its gofer, or "". known: what `runsc flags` lists."""
+    if "-directfs" not in known and "  -lisafs" not in known:
+        return "this runsc is older than LISAFS (2021-09): it speaks 9P only, and takes no gofer but its own"
+    switches = dict(pair for pair in map(split_flag, flags) if pair[0] is not None)
+    _, listed, told = known.partition("  -lisafs\n")
+    on = not listed or "(default true)" in told.partition("\n")[0]
+    if "lisafs" in switches:
+        on = go_bool(switches["lisafs"]) or "DEPRECATED" in told.partition("\n")[0]
+    return "" if on else "this runsc speaks 9P unless it is told otherwise: try gofer runsc --check -- --lisafs"
 
 
 def _try(runsc: str, flags: list[str], target: str) -> str:

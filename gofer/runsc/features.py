@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Name: (first release, last release or "" where it is still so, how it is told).
 TABLE = {
+    "speaks_2021": ("2021-09-20", "2022-01-28", "--lisafs: off by default until 2022-08. Mount then carries a path, and "
+        "nothing else is done otherwise. --lisafs=false and --vfs2=false are 9P, which is not spoken here"),
     "overlay_by_flags": ("", "20230501", "neither --overlay-mediums nor --gofer-mount-confs: --overlay and --overlay2 say "
         "what is only read. From 20230320 on the root is, without a flag: it cannot be told, and is served read-write"),
     "directfs": ("20230306", "", "--directfs=true, or (20230522) no --directfs=false where there are mount confs. Two "
@@ -35,6 +37,7 @@ class Features:
 
     def __init__(self, flags: Globals, gofer: GoferFlags) -> None:
         confs = bool(gofer.mount_confs)
+        self.speaks_2021 = bool(flags.lisafs)
         self.overlay_by_flags = not confs
         self.directfs = confs if flags.directfs is None else flags.directfs
         self.makes_cwd = not (gofer.container_id or gofer.uid or gofer.gid)

@@ -92,6 +92,8 @@ class Globals:
         self.char_devices = "emulated-only"
         self.fd_limit: int | None = None
         self.directfs: bool | None = None  # as the release has it: see features.py
+        self.lisafs: bool | None = None  # of 2021-09 to 2022-08, where it is off by default; ignored later
+        self.vfs2 = True
         self.overlay_root = self.overlay_mounts = False
         self.unsafe_nonroot = False
 
@@ -236,7 +238,7 @@ def _set_global(out: Globals, name: str, value: str | None) -> None:
             raise ValueError(f"one of {', '.join(CHOICES[name])} expected")
         attribute = "char_devices" if name == "character-device-policy" else name.replace("-", "_")
         setattr(out, attribute, chosen)
-    elif name in ("debug", "directfs"):
+    elif name in ("debug", "directfs", "lisafs", "vfs2"):
         setattr(out, name, go_bool(value))
     elif name in ("log-fd", "debug-log-fd"):
         setattr(out, name.replace("-", "_"), go_int(value))

@@ -39,6 +39,7 @@ from gofer.server import Server
 from gofer.sys import MACHINE, O_PATH
 from gofer.workers import Crew
 
+_SPEAKS_9P = "this runsc speaks 9P to its gofer, and this one LISAFS: start it with --lisafs (2021-09 or later; and with --vfs2)"
 FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
 _ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -82,6 +83,8 @@ class _Start:
         for name, given in (("--bundle", gofer.bundle), ("--io-fds", gofer.io_fds), ("--spec-fd", gofer.spec_fd >= 0)):
             if not given:
                 raise UsageFault(f"{name} is required")
+        if self.flags.lisafs is False or not self.flags.vfs2:
+            raise Fault(_SPEAKS_9P)
         self._adopt_fds()
         self.log.info(f"gofer {__version__}, {MACHINE}, PID {os.getpid()}, UID {os.getuid()}, GID {os.getgid()}")
         self.spec, self.root_conf = read_spec(gofer.spec_fd, gofer.bundle, self.flags, gofer)
@@ -104,6 +107,9 @@ class _Start:
             server.add(sock, export)
         gc.enable()
         server.run()
+        if server.met_9p:
+            self.log.fatal(_SPEAKS_9P)
+            return FAILED
         self.log.info("all connections have ended")
         return 0
 
@@ -226,10 +232,11 @@ class _Start:
         for mount in self.spec.mounts:
             if mount.conf is None or not mount.conf.lisafs:
                 continue
-            mount.destination, fd = self._locate(mount.destination)
+            written = mount.destination
+            mount.destination, fd = self._locate(written)
             with naming(f"mount {mount.destination}"):
                 mount.options = adjusted_options(fd, mount.options, self.runsc.told_of_remote_files)
-            exports.append(self._export(mount.destination, fd, mount.read_only))
+            exports.append(self._export(mount.destination, fd, mount.read_only, written))
         if self.gofer.dev_io_fd >= 0:
             exports.append(self._export("/dev", self._locate("/dev")[1], False, devices=True))
         os.close(self.root)
@@ -245,7 +252,8 @@ class _Start:
         place.close()
         return final, fd
 
-    def _export(self, path: str, fd: int, read_only: bool, devices: bool = False) -> Export:
+    def _export(self, path: str, fd: int, read_only: bool, written: str = "/", devices: bool = False) -> Export:
+        """written: where the spec has path, before symlinks on the way were followed."""
         flags = self.flags
         options = Options(
             read_only=read_only,
@@ -261,7 +269,7 @@ class _Start:
                 f"{path!r} is made up by the kernel, and with directfs the sandbox opens it itself: what a proc has of "
                 "a process is its own memory. --directfs=false keeps it out"
             )
-        return Export(fd, options)
+        return Export(fd, options, (os.fsencode(path), os.fsencode(written)))
 
     def _write_mounts(self) -> None:
         if self.gofer.mounts_fd < 0:
