@@ -21,7 +21,7 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from codec import MAX_MESSAGE  # noqa: E402
-from transport import HEADER, Reply, _rights  # noqa: E402
+from transport import HEADER, PATIENCE, Reply, _rights  # noqa: E402
 
 SIOCOUTQ = 0x5411
 atheris = sys.modules.get("atheris")  # where a fuzzer is to learn what of the server an input reaches
@@ -71,7 +71,7 @@ class Inside:
         """Close the connection; AssertionError where it has left or changed anything, or a fault was logged."""
         conn.close()
         client.close()
-        assert self.ended.wait(20), "the connection does not end"
+        assert self.ended.wait(PATIENCE), "the connection does not end"
         for entry in os.scandir(self.tree):
             shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
         os.chmod(self.tree, 0o755)
@@ -97,7 +97,7 @@ class Client:
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.data = sock, b""
         self.donated: list[int] = []
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
 
     def send(self, portion: bytes) -> "list[Reply]":
         """Until the server has read it all, or has hung up; returns the replies that came meanwhile."""
@@ -113,7 +113,7 @@ class Client:
                     found += self._whole()
         except (OSError, EOFError):  # it has hung up
             pass
-        self.sock.settimeout(20)
+        self.sock.settimeout(PATIENCE)
         return found
 
     def replies(self, most: int = 1 << 30) -> "list[Reply]":
