@@ -13,7 +13,8 @@ from runsc import Started, one_file_gofer, spec_of
 
 SOME = [(0,), (1,), (2,), (0, 1), (0, 1, 2)]
 OUTPUTS = ["ls SOCKET", "cat SOCKET file", "stat SOCKET", "--help", "--version", "ls --help", "doctor", "doctor --json",
-           "runsc --help", "runsc --check --runsc /bin/true --gofer /bin/true"]  # fmt: skip
+           "runsc --help", "runsc --check --runsc /bin/true --gofer /bin/true",
+           "runsc install docker --dry-run --runsc /bin/true --gofer /bin/true"]  # fmt: skip
 
 
 def without(fds: Sequence[int], *argv: object) -> list[str]:

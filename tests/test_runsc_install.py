@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hosts import CHECKOUT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prison import USER, as_user
 
@@ -318,6 +318,7 @@ VALUES = st.recursive(
 NAMES = st.text().filter(lambda name: name != "ours")
 
 
+@settings(deadline=None)  # whatever else the machine does
 @given(
     st.dictionaries(NAMES.filter(lambda name: name != "runtimes"), VALUES, min_size=1, max_size=4),
     st.none() | st.dictionaries(NAMES, VALUES, min_size=1, max_size=3),
