@@ -63,6 +63,8 @@ OF_THE_GATE = ("aarch64", "riscv64", "glibc-2.31", "glibc-2.41", "musl")
 
 def command(name: str) -> list[str]:
     """What runs that place's Python; Missing where it has not been made."""
+    if (FOLDER / name / "absent").exists():
+        raise Absent((FOLDER / name / "absent").read_text())
     if not (FOLDER / name / "made").exists():
         raise Missing(f"{FOLDER / name} is not there: tests/run --install makes it")
     return _command(PLACES[name], FOLDER / name)
@@ -79,8 +81,20 @@ class Missing(Exception):
     pass
 
 
+class Absent(Missing):
+    """It cannot be had: mirrors drop old releases."""
+
+
 def make(name: str) -> None:
-    """Unpack or build a place, if that was not done."""
+    """Unpack or build a place, if that was not done; where the mirror has not got it, that is kept in mind."""
+    try:
+        _make(name)
+    except Absent as error:
+        print(f"{name}: {error}", flush=True)
+        (FOLDER / name / "absent").write_text(str(error))
+
+
+def _make(name: str) -> None:
     place, folder = PLACES[name], FOLDER / name
     if (folder / "made").exists():
         return
@@ -180,7 +194,9 @@ def _fetch(place: Place, folder: Path, words: list[str], pattern: str) -> list[P
         keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
         (state / "etc/sources.list").write_text(f"{kind} [signed-by={keys}] {mirror()} {place.suite} main\n")
         (state / "conf").write_text(APT.format(state, architecture))
-        subprocess.run(["apt-get", "-qq", "update"], env=env, check=True)
+        if subprocess.run(["apt-get", "-qq", "update"], env=env).returncode:
+            shutil.rmtree(state)
+            raise Absent(f"this machine's mirror has no {place.suite} for {architecture}, or cannot be reached")
     subprocess.run(["apt-get", "-qq", *words], cwd=folder, env=env, check=True)
     return sorted(folder.glob(pattern))
 

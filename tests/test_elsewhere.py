@@ -42,7 +42,10 @@ sys.exit(cli.main(sys.argv[1:]))
 @pytest.fixture(params=[*EMULATED, *(pytest.param(name, marks=native) for name in NATIVE)])
 def there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A place that servers now run at."""
-    monkeypatch.setattr(hosts, "PYTHON", elsewhere.command(request.param))
+    try:
+        monkeypatch.setattr(hosts, "PYTHON", elsewhere.command(request.param))
+    except elsewhere.Absent as error:
+        pytest.skip(str(error))
     monkeypatch.setattr(hosts, "GOFER", [*hosts.PYTHON, str(CHECKOUT)])
     return str(request.param)
 
