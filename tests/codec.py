@@ -116,7 +116,9 @@ class Dirent(NamedTuple):
 
 
 class Reader:
-    """Takes a reply apart. `done` insists that nothing is left over."""
+    """Takes a reply apart. `done` insists that nothing is left over. count, wide: how counts, and FDs alone, are written."""
+
+    count, wide = "H", "Q"
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0

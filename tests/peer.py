@@ -35,6 +35,7 @@ class Peer:
     """One client over one transport. Mount and Channel work over either."""
 
     last_mid = Mid.RENAMEAT2  # of the messages there are
+    reader = Reader
 
     def __init__(self, transport: Union[SocketTransport, ChannelTransport]) -> None:
         self.transport = transport
@@ -71,7 +72,7 @@ class Peer:
         return reply.fds
 
     def read(self, mid: int, payload: bytes) -> Reader:
-        return Reader(self.call(mid, payload).payload)
+        return self.reader(self.call(mid, payload).payload)
 
     def disconnect(self) -> None:
         for channel in self.channels:

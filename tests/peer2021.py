@@ -14,6 +14,8 @@ LAST = Mid.FREMOVEXATTR  # what came later does not exist
 
 
 class Reader2021(Reader):
+    count, wide = "I", "I"
+
     def string(self) -> bytes:
         return bytes(self.take(f"{self.take('I')}s"))
 
@@ -45,9 +47,7 @@ class Peer2021(Peer):
     """One client over one transport."""
 
     last_mid = LAST
-
-    def read(self, mid: int, payload: bytes) -> Reader2021:
-        return Reader2021(self.call(mid, payload).payload)
+    reader = Reader2021
 
     # Mount: str mount_path -> Inode max_message_size[4] n[2] mids[2*n]
     def mount(self, path: Name = "/") -> Mounted:
@@ -208,7 +208,8 @@ class Peer2021(Peer):
         self.empty(Mid.RENAMEAT, struct.pack("<II", renamed_fd, new_dir) + string(new_name))
 
     def renameat(self, old_dir: int, old_name: Name, new_dir: int, new_name: Name) -> None:
-        """As today's, which knows no FD of the file: one is walked to."""
+        """As today's, which knows no FD of the file: one is walked to, once it is known that new_dir is a directory."""
+        self.walk(new_dir)
         fd = self.walked(old_dir, old_name)
         try:
             self.rename_fd(fd, new_dir, new_name)

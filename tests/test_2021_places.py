@@ -128,7 +128,10 @@ def test_a_rename_that_the_target_forbids_leaves_everything(old: Peer2021, tree:
     ):
         with fails(number):
             old.rename_fd(fd, parent, name)
-    assert names_in(tree) == ["dir", "file", "full"]
+    (tree / "parent/only").mkdir(parents=True)
+    with fails(errno.ENOTEMPTY):
+        old.rename_fd(old.walk_to("parent", "only"), old.root, "parent")
+    assert names_in(tree) == ["dir", "file", "full", "parent"] and names_in(tree / "parent") == ["only"]
     old.rename_fd(file, directory, "file")
     assert names_in(tree / "dir") == ["file", "full"]
 

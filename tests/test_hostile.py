@@ -21,13 +21,15 @@ from pathlib import Path
 import pytest
 from codec import MAX_MESSAGE, Mid
 from corpus import Request, assert_well_formed, recorded
-from hosts import NO_LARGE_FILES, PATIENCE, TRANSPORTS, Server, empty, wait_until
+from hosts import NO_LARGE_FILES, PATIENCE, WAYS, WAYS_2021, Server, empty, wait_until
 from peer import Peer, over_channel, over_socket
+from peer2021 import LAST, Peer2021
 from transport import CHANNEL_HEADER, DATA, HEADER, ChannelTransport, SocketTransport
 from watch import leased
 
 # Everything open, so that everything can be attacked.
 EVERYTHING = ("--host-uds", "all", "--host-fifo", "open", "--char-devices", "open", "--xattrs", "all")
+DIALECTS = ("", "-2021")  # what follows "socket" or "channel" in WAYS
 MESSAGES = [mid for mid in Mid if mid != Mid.ERROR]
 BOUNDARIES = {
     "<H": (0, 1, 0x7FFF, 0x8000, 0xFFFF),
@@ -60,7 +62,7 @@ def victim(arena: Server) -> Iterator[Server]:
         yield arena
         for _ in range(3):
             assert modes.S_ISDIR(bystander.fstat(bystander.root).mode)
-    for transport in TRANSPORTS:
+    for transport in WAYS:
         with arena.peer(transport) as newcomer:
             assert newcomer.walkstat(newcomer.root, "")[0].ino == os.stat(arena.tree).st_ino
     assert [os.stat(outside / "outside"), sorted(os.listdir(outside))] == before
@@ -87,7 +89,7 @@ class Attacker:
         except ConnectionError:
             self.connect()
             return
-        assert_well_formed(mid, reply)
+        assert_well_formed(mid, reply, self.peer.reader)
         for fd in self.peer.disown(reply.fds[:]):
             os.close(fd)
 
@@ -127,7 +129,7 @@ def mutated(rng: random.Random, requests: list[Request]) -> Request:
     return mid, bytes(data)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", WAYS)
 @pytest.mark.parametrize("seed", range(6))
 def test_mutated_requests(victim: Server, transport: str, seed: int) -> None:
     rng = random.Random(seed)
@@ -137,8 +139,11 @@ def test_mutated_requests(victim: Server, transport: str, seed: int) -> None:
             attacker.send(mutated(rng, requests))
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("mid", MESSAGES, ids=lambda mid: mid.name)
+@pytest.mark.parametrize(
+    ("mid", "transport"),
+    [(mid, way) for mid in MESSAGES for way in WAYS if way not in WAYS_2021 or mid <= LAST],
+    ids=lambda value: value.name if isinstance(value, Mid) else value,
+)
 def test_boundary_values_in_every_field(victim: Server, transport: str, mid: Mid) -> None:
     """CVE-2016-8578, CVE-2016-9104 (9pfs): empty strings, offset overflow."""
     with attacking(victim, transport) as attacker:
@@ -209,13 +214,14 @@ def test_a_flood_of_requests_whose_replies_nobody_reads(victim: Server) -> None:
         assert victim.rss() < rss + 20 * 1024
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("seed", range(3))
-def test_corrupted_window_headers(victim: Server, seed: int) -> None:
+def test_corrupted_window_headers(victim: Server, seed: int, dialect: str) -> None:
     rng = random.Random(seed)
     values = (0, 1, 2, 3, 4, 5, 20, 0x1FF000, 0x1FFFFF, 0x200000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-    with victim.peer() as base:
+    with victim.peer("socket" + dialect) as base:
         requests = recorded(base)
-    with attacking(victim, "channel") as attacker:
+    with attacking(victim, "channel" + dialect) as attacker:
         for _ in range(300):
             transport = attacker.peer.transport
             assert isinstance(transport, ChannelTransport)
@@ -236,14 +242,15 @@ def test_corrupted_window_headers(victim: Server, seed: int) -> None:
                 continue
             for fd in reply.fds:
                 os.close(fd)
-            assert_well_formed(mid, reply)
+            assert_well_formed(mid, reply, attacker.peer.reader)
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("where", ["everywhere", "header", "payload"])
-def test_a_window_that_changes_while_the_server_works(victim: Server, where: str) -> None:
+def test_a_window_that_changes_while_the_server_works(victim: Server, where: str, dialect: str) -> None:
     """A second process of the attacker's writes into the window all the time, so a field can change between two looks."""
     span = {"everywhere": range(4, 300), "header": range(4, 20), "payload": range(20, 300)}[where]
-    with victim.peer() as base:
+    with victim.peer("socket" + dialect) as base:
         requests = [request for request in recorded(base) if len(request[1]) < 280]
         peer = over_channel(base)
         assert isinstance(peer.transport, ChannelTransport)
@@ -277,8 +284,9 @@ def scribbling(window: mmap.mmap, span: range) -> int:
     return pid
 
 
-def test_a_state_word_that_never_rests(victim: Server) -> None:
-    with victim.peer() as base:
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_state_word_that_never_rests(victim: Server, dialect: str) -> None:
+    with victim.peer("socket" + dialect) as base:
         requests = recorded(base)
         peer = over_channel(base)
         assert isinstance(peer.transport, ChannelTransport)
@@ -295,15 +303,16 @@ def test_a_state_word_that_never_rests(victim: Server) -> None:
         peer.disconnect()
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", WAYS)
 def test_clients_that_die_in_the_middle_of_a_call(victim: Server, transport: str) -> None:
+    old = transport in WAYS_2021
     for i in range(60):
-        base = over_socket(victim.connect())
-        peer = over_channel(base) if transport == "channel" else base
+        base = over_socket(victim.connect(), Peer2021 if old else Peer)
+        peer = over_channel(base) if transport.startswith("channel") else base
         opened = peer.opencreateat(peer.root, f"{i}").fd
-        request = struct.pack("<QQI4x", 0, opened, 1 << 20)
+        request = struct.pack("<QII" if old else "<QQI4x", 0, opened, 1 << 20)
         if i % 2:
-            request = struct.pack("<QQI", 0, opened, 1 << 20) + b"x" * (1 << 20)
+            request = struct.pack("<QII" if old else "<QQI", 0, opened, 1 << 20) + b"x" * (1 << 20)
         mid = Mid.PWRITE if i % 2 else Mid.PREAD
         if isinstance(peer.transport, ChannelTransport):
             peer.transport.hand_over(CHANNEL_HEADER.pack(mid, 0, 0) + request)
@@ -353,15 +362,18 @@ def test_names_made_of_hostile_bytes_do_not_reach_the_log_raw(victim: Server) ->
     assert b"\x1b" not in said and b"fake" not in said
 
 
-def test_every_id_of_every_kind_where_another_is_meant(victim: Server) -> None:
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_id_of_every_kind_where_another_is_meant(victim: Server, dialect: str) -> None:
     """A control FD, an open FD, a bound socket's FD and none, in the place of each FD of each message."""
-    with attacking(victim, "socket") as attacker:
+    layout = "<I" if dialect else "<Q"
+    size = struct.calcsize(layout)
+    with attacking(victim, "socket" + dialect) as attacker:
         requests = recorded(attacker.peer)
         for mid, payload in requests:
             if mid in (Mid.MOUNT, Mid.CHANNEL, Mid.CLOSE):
                 continue
-            for at in (0, 8):
-                for fd in (0, 1, *range(2, 24), 2**32, 2**64 - 1):
-                    if at + 8 <= len(payload):
-                        attacker.send((mid, payload[:at] + struct.pack("<Q", fd) + payload[at + 8 :]))
-                Peer.check(Mid.FSTAT, attacker.peer.exchange(Mid.FSTAT, struct.pack("<Q", attacker.peer.root)))
+            for at in (0, size):
+                for fd in (0, 1, *range(2, 24), 2 ** (4 * size), 2 ** (8 * size) - 1):
+                    if at + size <= len(payload):
+                        attacker.send((mid, payload[:at] + struct.pack(layout, fd) + payload[at + size :]))
+                Peer.check(Mid.FSTAT, attacker.peer.exchange(Mid.FSTAT, struct.pack(layout, attacker.peer.root)))

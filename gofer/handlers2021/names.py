@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EBUSY, EINVAL, ENOENT
+from errno import EBUSY, EINVAL, ENOENT, ENOTEMPTY
 
 from gofer import sys
 from gofer.comm import check_name, directory
@@ -164,6 +164,8 @@ def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
             raise OSError(ENOENT, "no longer where it was found")
         if _holds(comm, new, new_name, node):  # there already, or another link to it: rename(2) leaves both
             return 0
+        if _holds(comm, new, new_name, old):  # on its way it would be out of there, and that perhaps empty
+            raise OSError(ENOTEMPTY, "the directory that it is in")
         _move(comm, old, place.name, new, new_name, node)
         places.move(place, new, where, new_name)
     return 0
