@@ -9,6 +9,7 @@ import itertools
 import os
 import random
 import stat
+from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 from codec import ATIME, GID, MODE, MTIME, NO_ID, SIZE, UID, Mid
@@ -31,13 +32,18 @@ AT_REMOVEDIR = 0x200
 
 
 class Generator:
-    def __init__(self, seed: int, model: Model, go: Side) -> None:
+    """without: messages that are not to be sent. most: the largest FDID there can be."""
+
+    def __init__(
+        self, seed: int, model: Model, go: Side, without: Sequence[str] = (), most: int = (1 << 64) - 1
+    ) -> None:
+        self.most = most
         self.random = random.Random(seed)
         self.model = model
         self.go = go
         self.queue: list[tuple[str, dict[str, Any]]] = []  # what must follow the last step
         self.last: Optional[Step] = None
-        self._kinds = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
+        self._kinds = [kind for kind, weight in WEIGHTS.items() if kind not in without for _ in range(weight)]
 
     def step(self, number: int) -> Step:
         if self.queue:
@@ -77,7 +83,7 @@ class Generator:
             recent = itertools.islice(reversed(self.model.fds.values()), 200)
             mine = [fd.ref for fd in recent if fd.connection == self.connection]
             return self.random.choice(mine) if mine else 0
-        return self.random.choice((0, 10**9, (1 << 64) - 1))
+        return self.random.choice((0, 10**9, self.most))
 
     def _of(self, operand: Operand) -> Optional[FD]:
         return self.model.fds.get(operand) if not isinstance(operand, int) else None

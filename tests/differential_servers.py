@@ -4,6 +4,7 @@ Connections 0 and 1 may write, connection 2 is read-only. Nothing here needs pyt
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,10 +16,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
+from codec import Mounted, Name
 from hosts import children
 from peer import Peer, over_channel
+from peer2021 import Peer2021
 from transport import PATIENCE, SocketTransport
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -63,6 +66,34 @@ class Probe(Peer):
         return bool(self.getdents64(open_fd, count))
 
 
+class Probe2021(Probe, Peer2021):
+    """The same, in that dialect."""
+
+    mounted: Optional[Mounted] = None
+
+    def mount(self, path: Name = "/") -> Mounted:
+        """There is one."""
+        self.mounted = self.mounted or super().mount(path)._replace(supported=[*range(1, 34)])  # 29 to 33: test_2021.py
+        return self.mounted
+
+    def renameat(self, old_dir: int, old_name: Any, new_dir: int, new_name: Any) -> None:
+        """By an FD of the file, which is walked to; what is wrong is told in the order in which today's RenameAt tells it."""
+        try:
+            self.rename_fd(0, new_dir, new_name)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+        self.cut, self.extra = 0, b""
+        found = self.walk(old_dir, old_name)[1]
+        try:
+            self.walk(new_dir)
+            if not found:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self.rename_fd(found[0].fd, new_dir, new_name)
+        finally:
+            self.close(*(inode.fd for inode in found))
+
+
 class Side:
     """One of the two servers, the tree it serves, and our connections to it, [connection][transport]."""
 
@@ -77,14 +108,13 @@ class Side:
         make_tree(self.tree)
         self._keep_alive()
 
-    def connect(self, ends: Sequence[socket.socket]) -> None:
+    def connect(self, ends: Sequence[socket.socket], kind: type[Probe] = Probe) -> None:
         """Mount each connection, and open one channel beside it."""
         for end in ends:
-            base = Probe(SocketTransport(end))
+            base = kind(SocketTransport(end))
             self.peers.append({"socket": base})
             base.mount()
             other = over_channel(base)
-            other.__class__ = Probe
             self.peers[-1]["channel"] = other  # type: ignore[assignment]
 
     def spawn(self, argv: Sequence[str], fds: Sequence[int]) -> None:
@@ -171,17 +201,17 @@ class Side:
 
 
 class Pair:
-    """Both servers, started on equal trees; a context manager that leaves nothing behind."""
+    """Both servers, started on equal trees; a context manager that leaves nothing behind. ours: what is spoken with ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, ours: type[Probe] = Probe) -> None:
         # A tmpfs: its inode numbers are not used again, so that the two servers' can be matched one to one.
         self.place = Path(tempfile.mkdtemp(prefix="gofer-differential-", dir="/dev/shm"))
         self.sides: list[Side] = []
         try:
             self.sides = [Side("go", self.place), Side("ours", self.place)]
             ends = [spawn_go(self.sides[0], self.place), spawn_ours(self.sides[1])]
-            for side, sockets in zip(self.sides, ends):
-                side.connect(sockets)
+            for side, sockets, kind in zip(self.sides, ends, (Probe, ours)):
+                side.connect(sockets, kind)
         except BaseException:
             self._end()
             raise

@@ -126,8 +126,10 @@ def test_a_rename_that_the_target_forbids_leaves_everything(old: Peer2021, tree:
         (file, directory, "n" * 256, errno.ENAMETOOLONG),
         (file, file, "x", errno.ENOTDIR),
     ):
+        times = [os.stat(path).st_mtime_ns for path in (tree, tree / "dir", tree / "full", tree / "dir/full")]
         with fails(number):
             old.rename_fd(fd, parent, name)
+        assert [os.stat(path).st_mtime_ns for path in (tree, tree / "dir", tree / "full", tree / "dir/full")] == times
     (tree / "parent/only").mkdir(parents=True)
     with fails(errno.ENOTEMPTY):
         old.rename_fd(old.walk_to("parent", "only"), old.root, "parent")

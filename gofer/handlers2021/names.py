@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from errno import EBUSY, EINVAL, ENOENT, ENOTEMPTY
+from errno import EBUSY, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY
+from stat import S_IFDIR
 
 from gofer import sys
 from gofer.comm import check_name, directory
+from gofer.fds import HostFD
 from gofer.handlers import create
 from gofer.handlers import walk as todays_walk
 from gofer.handlers.names import remove
+from gofer.kernelfs import KIND
 from gofer.places import identity
 from gofer.wire import STATX_SIZE, expect_end
 from gofer.wire2021 import (
@@ -164,8 +167,7 @@ def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
             raise OSError(ENOENT, "no longer where it was found")
         if _holds(comm, new, new_name, node):  # there already, or another link to it: rename(2) leaves both
             return 0
-        if _holds(comm, new, new_name, old):  # on its way it would be out of there, and that perhaps empty
-            raise OSError(ENOTEMPTY, "the directory that it is in")
+        _check_target(comm, new, new_name, node)
         _move(comm, old, place.name, new, new_name, node)
         places.move(place, new, where, new_name)
     return 0
@@ -178,6 +180,29 @@ def _holds(comm: Communicator, parent: ControlFD, name: bytes, node: ControlFD) 
     found = identity(comm.statx_bytes)
     comm.stat(node.host)
     return found == identity(comm.statx_bytes)
+
+
+def _check_target(comm: Communicator, new: ControlFD, new_name: bytes, node: ControlFD) -> None:
+    """What rename(2) would refuse to replace: told before anything has moved, as that would show in the times of directories;
+    and the directory that node is in would be found empty, with node on its way.
+    """
+    there = comm.stat_child(new.host, new_name)
+    if there < 0:
+        return
+    moves_directory = node.kind & KIND == S_IFDIR
+    if there != S_IFDIR:
+        if moves_directory:
+            raise OSError(ENOTDIR, "a directory in place of a file")
+    elif not moves_directory:
+        raise OSError(EISDIR, "a file in place of a directory")
+    elif _has_entries(new, new_name):
+        raise OSError(ENOTEMPTY, "in place of a directory with entries")
+
+
+def _has_entries(parent: ControlFD, name: bytes) -> bool:
+    host = HostFD(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.host))
+    with os.scandir(host.host) as entries:
+        return any(True for _ in entries)
 
 
 def _move(comm: Communicator, old: ControlFD, name: bytes, new: ControlFD, new_name: bytes, node: ControlFD) -> None:
