@@ -23,7 +23,8 @@ from hosts import PATIENCE, children, wait_until
 from runsc import FLAGS, VARIANTS, Variant, bundle, gofer_logs, one_file_gofer, served_by_us
 
 SOON = 3 * PATIENCE  # what an engine does is several processes one after the other
-INIT = 'trap "" CHLD; echo; exec sleep 2147483647'  # who ignores SIGCHLD has no zombies
+# /run is where shims have their sockets, whatever an engine is told. Who ignores SIGCHLD has no zombies.
+INIT = 'mount -t tmpfs -o mode=755 none /run && trap "" CHLD && echo && exec sleep 2147483647'
 
 
 class Cell:
@@ -173,7 +174,8 @@ class Box:
         self.folder.chmod(0o777)
 
     def name(self) -> str:
-        return f"box{next(_numbers)}"
+        """No other container has it, nor one that begins with it: either is ambiguous to runsc, which keeps some by host."""
+        return f"box{os.getpid()}x{next(_numbers):04}"
 
     def run(self, *words: str, options: Sequence[str] = (), stdin: str = "") -> Done:
         """A container that is gone afterwards."""

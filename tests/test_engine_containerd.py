@@ -67,6 +67,7 @@ class Task(Box):
         name = next((word[7:] for word in options if word.startswith("--name=")), self.name())
         options = [word for word in options if not word.startswith("--name=")]
         runtime = ["--runtime=io.containerd.runc.v2", f"--runc-binary={self.runtime.script}", "--env=PATH=/bin"]
+        runtime.append(f"--runc-root={self.engine.place}/runc")  # else one that all containerds of a host share
         return ["run", *runtime, *options, "--rootfs", str(self.engine.image()), name, *words]
 
 
