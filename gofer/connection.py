@@ -225,9 +225,10 @@ class Connection:
         if not have:
             return 0
         size, mid = _read_header(buffers.request, 0)
-        if mid == dispatch.TVERSION_9P:
+        if dispatch.speaks_9p(bytes(buffers.request[:have])):
             self.met_9p = True
-            self.drop("9p", "it speaks 9P, not LISAFS: a runsc before 2022-09 does so without --lisafs")
+            self.log.met_9p(self.fileno)
+            self.close()
             return 0
         if dispatch.speaks_2021(size, mid):
             self.table.places = Places()

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from gofer.comm import Communicator
     from gofer.log import Log
 
-__all__ = ["HANDLERS", "HANDLERS_2021", "TVERSION_9P", "refuse", "serve", "speaks_2021"]
-
-
-TVERSION_9P = 0xFF64  # size[4] type[1] tag[2], 100 and 0xffff, where a message of ours has payload_len[4] mid[2]
+__all__ = ["HANDLERS", "HANDLERS_2021", "refuse", "serve", "speaks_2021", "speaks_9p"]
 
 
 def speaks_2021(size: int, mid: int) -> bool:
     """Whether a connection whose first message is that long speaks the dialect of 2021: today's Mount is empty."""
     return mid == wire.MOUNT and size > 0
+
+
+def speaks_9p(start: bytes) -> bool:
+    """Whether that is how 9P begins: Tversion, size[4] type[1] tag[2] msize[4] version_len[2] version."""
+    return start[4:5] == b"d" and start[13:19] == b"9P2000"
 
 
 def serve(

@@ -46,6 +46,9 @@ class Log:
             line = f"gofer: {prefix}{message}"
         self._put(line)
 
+    def met_9p(self, client: int) -> None:
+        self.limited("warning", "9p", f"client {client}: dropped: it speaks 9P, and this server LISAFS")
+
     def limited(self, level: str, kind: str, message: str) -> None:
         """As `write`, for what a client can repeat. kind: what is counted as the same; not to be made of what a client sent."""
         now = time.monotonic()

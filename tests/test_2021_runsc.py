@@ -114,14 +114,15 @@ def test_a_runsc_that_speaks_9p_is_told_so_before_anything_is_mounted(gofer: Sta
     assert not (spot / "rootfs/new").exists()
 
 
-def test_what_no_flag_tells_the_first_message_does(gofer: Start) -> None:
+@pytest.mark.parametrize("tag", [0, 1, 0xFFFF])
+def test_what_no_flag_tells_the_first_message_does(gofer: Start, tag: int) -> None:
     """A runsc of 2021 without --lisafs passes what one of 2022-12 passes."""
     g = gofer(spec_of())
     g.mount_list()
     transport = unmounted(g, 0).transport
     assert isinstance(transport, SocketTransport)
     version = b"9P2000.L"
-    transport.send(struct.pack("<IBHIH", 13 + len(version), 100, 0xFFFF, 1 << 20, len(version)) + version)
+    transport.send(struct.pack("<IBHIH", 13 + len(version), 100, tag, 1 << 20, len(version)) + version)
     assert transport.ended()
     assert g.wait() == 128
     assert ["9P" in line["msg"] for line in g.errors()] == [True]

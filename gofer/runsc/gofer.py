@@ -31,7 +31,7 @@ from gofer.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
 from gofer.runsc.features import Features
 from gofer.runsc.flags import Globals, GoferFlags, MountConf, parse_globals, parse_gofer
-from gofer.runsc.logs import RunscLog
+from gofer.runsc.logs import SPEAKS_9P, RunscLog
 from gofer.runsc.resolve import resolve
 from gofer.runsc.rootfs import Builder, adjusted_options, naming
 from gofer.runsc.spec import Spec, mount_list, proxied, read_spec
@@ -39,7 +39,6 @@ from gofer.server import Server
 from gofer.sys import MACHINE, O_PATH
 from gofer.workers import Crew
 
-_SPEAKS_9P = "this runsc speaks 9P to its gofer, and this one LISAFS: start it with --lisafs (2021-09 or later; and with --vfs2)"
 FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
 _ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -84,7 +83,7 @@ class _Start:
             if not given:
                 raise UsageFault(f"{name} is required")
         if self.flags.lisafs is False or not self.flags.vfs2:
-            raise Fault(_SPEAKS_9P)
+            raise Fault(SPEAKS_9P)
         self._adopt_fds()
         self.log.info(f"gofer {__version__}, {MACHINE}, PID {os.getpid()}, UID {os.getuid()}, GID {os.getgid()}")
         self.spec, self.root_conf = read_spec(gofer.spec_fd, gofer.bundle, self.flags, gofer)
@@ -108,7 +107,6 @@ class _Start:
         gc.enable()
         server.run()
         if server.met_9p:
-            self.log.fatal(_SPEAKS_9P)
             return FAILED
         self.log.info("all connections have ended")
         return 0

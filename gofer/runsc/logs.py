@@ -18,6 +18,9 @@ _NAMES = {"D": "debug", "I": "info", "W": "warning"}
 _MOST = 16384  # characters of one line; more is cut, lest a client of many words fill the host's disk with few
 
 
+SPEAKS_9P = "this runsc speaks 9P to its gofer, and this one LISAFS: start it with --lisafs (2021-09 or later; and with --vfs2)"
+
+
 class RunscLog(Log):
     """The debug log, and the way a start ends. error_fd, debug_fd: -1 where there is none, borrowed.
 
@@ -45,6 +48,10 @@ class RunscLog(Log):
             members = f'"{key}":{encode_string(go_string(text))},"level":"{_NAMES[letter]}","time":"{_rfc3339(now)}"'
             line = "{" + members + "}\n"
         self._out.put(_encoded(line))
+
+    def met_9p(self, client: int) -> None:
+        """At once: runsc kills a gofer whose sandbox has ended."""
+        self.fatal(SPEAKS_9P)
 
     def fatal(self, text: str) -> None:
         """The end of a start, in one line to each: the debug log, stderr, and what the container engine reads."""
