@@ -1,5 +1,7 @@
 """A synchronous LISAFS client over both transports, used by `gofer ls|cat|stat` and the doctor.
 
+In the dialect of 2021: client2021.py.
+
 Errors are OSError with the errno that the server gave: that request failed. Where the server is gone, silent for `timeout`
 seconds or speaks something else, it is transport.Lost, and for every later request as well. (struct.error: a reply too short for
 what it is.) Host fds that the server donates are plain numbers the caller owns (-1: none came).
@@ -43,7 +45,7 @@ class Client:
         self._socket = self._transport
         self.lost: Lost | None = None
         try:
-            payload, fds = self.exchange(wire.MOUNT)
+            payload, fds = self.exchange(wire.MOUNT, self._mount_request())
             fd, raw, self.max_message_size = wire.MountResp.read(payload)
             self.root = Inode(fd, stat_of(raw))
             (count,) = wire.Count.read(payload, wire.MountResp.size)
@@ -65,6 +67,9 @@ class Client:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _mount_request(self) -> bytes:
+        return b""
 
     def close(self) -> None:
         """Hang up; the server then closes every FD of the connection."""
@@ -195,7 +200,7 @@ class Client:
         request = wire.OpenCreateAtReq.bytes(fd, uid, gid, mode, flags) + _str(name)
         payload, fds = self.exchange(wire.OPENCREATEAT, request)
         control, raw, opened = wire.OpenCreateAtResp.unpack(payload)
-        return Inode(control, stat_of(raw)), opened, _one(fds)
+        return Inode(control, stat_of(raw)), opened, one(fds)
 
     def mkdirat(self, fd: int, name: bytes, mode: int, uid: int = NO_ID, gid: int = NO_ID) -> Inode:
         return self._inode(wire.MKDIRAT, wire.MkdirAtReq.bytes(fd, uid, gid, mode) + _str(name))
@@ -224,7 +229,7 @@ class Client:
         """Returns the open FD and the donated host fd."""
         payload, fds = self.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fd, flags))
         (opened,) = wire.OpenAtResp.unpack(payload)
-        return opened, _one(fds)
+        return opened, one(fds)
 
     def pread(self, fd: int, count: int, offset: int) -> bytes:
         payload = self.ask(wire.PREAD, wire.PReadReq.bytes(offset, fd, count))
@@ -280,12 +285,12 @@ class Client:
 
     def connect_socket(self, fd: int, sock_type: int) -> int:
         """Connect. Returns the donated socket."""
-        return _one(self.exchange(wire.CONNECT, wire.ConnectReq.bytes(fd, sock_type))[1])
+        return one(self.exchange(wire.CONNECT, wire.ConnectReq.bytes(fd, sock_type))[1])
 
     def connect_with_creds(self, fd: int, sock_type: int, uid: int, gid: int) -> int:
         """ConnectWithCreds. Returns the donated socket."""
         request = wire.ConnectWithCredsReq.bytes(fd, sock_type, uid, gid)
-        return _one(self.exchange(wire.CONNECTWITHCREDS, request)[1])
+        return one(self.exchange(wire.CONNECTWITHCREDS, request)[1])
 
     def bindat(
         self, fd: int, name: bytes, sock_type: int, mode: int, uid: int = NO_ID, gid: int = NO_ID
@@ -293,14 +298,14 @@ class Client:
         """Returns the Inode, the bound-socket FD and the donated socket."""
         payload, fds = self.exchange(wire.BINDAT, wire.BindAtReq.bytes(fd, uid, gid, mode, sock_type) + _str(name))
         control, raw, bound = wire.BindAtResp.unpack(payload)
-        return Inode(control, stat_of(raw)), bound, _one(fds)
+        return Inode(control, stat_of(raw)), bound, one(fds)
 
     def listen(self, bound: int, backlog: int) -> None:
         self.ask(wire.LISTEN, wire.ListenReq.bytes(bound, backlog))
 
     def accept(self, bound: int) -> int:
         """Returns the donated connection."""
-        return _one(self.exchange(wire.ACCEPT, wire.AcceptReq.bytes(bound))[1])
+        return one(self.exchange(wire.ACCEPT, wire.AcceptReq.bytes(bound))[1])
 
 
 def connected(path: str | bytes, timeout: float = 0) -> socket.socket:
@@ -331,7 +336,7 @@ def _fdids(fds: Sequence[int]) -> bytes:
     return struct.pack(f"<H{len(fds)}Q", len(fds), *fds)
 
 
-def _one(fds: list[int]) -> int:
+def one(fds: list[int]) -> int:
     """The first donated fd, -1 where none came; more than one is not to be expected, and closed."""
     close_all(fds[1:])
     return fds[0] if fds else -1

@@ -28,6 +28,7 @@ LAYERS = """
     channel transport replies
     connection
     server client jail
+    client2021
     runsc.* runsc
     reach
     charge
