@@ -147,8 +147,9 @@ def test_a_self_test_on_a_full_file_system_is_one_line(inodes: int, spot: Path) 
 
 
 def test_without_a_place_for_temporary_files_that_is_said() -> None:
-    """Everything read-only, the working directory too, where Python would look last."""
-    script = "mount -o remount,bind,ro /; for d in /tmp /var/tmp /usr/tmp; do test -d $d && mount -t tmpfs -o ro none $d; done; :"
+    """Everything read-only, the working directory too, where Python would look last; the checkout may lie in any of it."""
+    read_only = "mount --bind $d $d && mount -o remount,bind,ro $d"
+    script = f"mount -o remount,bind,ro /; for d in /tmp /var/tmp /usr/tmp; do test -d $d && {read_only}; done; :"
     argv = [
         "unshare",
         "--mount",
