@@ -33,6 +33,7 @@ from _signal import SIGURG
 from ctypes import addressof, c_char
 from errno import EIO
 from fcntl import fcntl
+from time import sleep
 
 from gofer import dispatch, sys
 from gofer.busypoll import BusyPoll
@@ -59,7 +60,7 @@ _CLIENT, _SERVER = 0, 1  # who is active
 _LOADS_IN_ORDER = sys.MACHINE == "x86_64"
 _HANDSHAKE = b"{}\n"
 _LENGTHS = 64  # of requests whose memoryviews are kept: most have one of few lengths
-_GRACE = 0.05  # seconds a client has to wake up and see its last reply: a shutdown seen first would lose it
+_GRACE = 0.5  # seconds a client has, on a busy machine, to wake up and see its last reply: a shutdown seen first would lose it
 _NAG = 0.02, 1.0  # seconds between two wakes of a thread that is to end: at first, at most
 
 SIGNAL = SIGURG  # ignored by default, and of no other use here
@@ -233,11 +234,7 @@ class Channel:
             words[_HEAD] = mid
             hand_over(*hand_over_args)
             if self._closing:  # another thread has set it since the check above
-                pause = _thread.allocate_lock()
-                pause.acquire()
-                pause.acquire(
-                    timeout=_GRACE
-                )  # a futex: time.sleep is select(2) before CPython 3.11, which the filter forbids
+                sleep(_GRACE)
                 return
 
     def _request(self, data_len: int, kept: dict[int, memoryview]) -> memoryview:
