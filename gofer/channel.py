@@ -61,7 +61,7 @@ _LOADS_IN_ORDER = sys.MACHINE == "x86_64"
 _HANDSHAKE = b"{}\n"
 _LENGTHS = 64  # of requests whose memoryviews are kept: most have one of few lengths
 _GRACE = 0.5  # seconds a client has, on a busy machine, to wake up and see its last reply: a shutdown seen first would lose it
-_NAG = 0.02, 1.0  # seconds between two wakes of a thread that is to end: at first, at most
+_NAG = 0.25, 0.5  # seconds between two wakes of a thread that is to end: at first, at most
 
 SIGNAL = SIGURG  # ignored by default, and of no other use here
 WINDOW_SIZE = (_PAYLOAD + MAX_MESSAGE_SIZE + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE

@@ -41,7 +41,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.log import Log
 
-_NAG = 0.1  # seconds that a thread has after its client's hang-up, and then between two signals
+_NAG = 0.25  # seconds that a thread has after its client's hang-up, and then between two signals
 _PAUSE = 0.25  # seconds without listening, where connections cannot be taken now
 _GIVE_WAY = 0.1  # far more than a worker takes that is not held up, also on a busy machine
 _AT_ONCE = 16  # connections accepted before signals are looked at again
