@@ -86,8 +86,7 @@ class Windows:
     def close(self) -> None:
         """Unmap it, close the memfd; no window may be in use. Not left to the last reference, which is late on some Pythons."""
         self._memory.close()
-        host, self.memfd.host = self.memfd.host, -1
-        os.close(host)
+        self.memfd.shut()
 
 
 class Channel:

@@ -225,7 +225,7 @@ class Connection:
         if not have:
             return 0
         size, mid = _read_header(buffers.request, 0)
-        if dispatch.speaks_9p(bytes(buffers.request[:have])):
+        if dispatch.speaks_9p(bytes(buffers.request[: min(have, 32)])):
             self.met_9p = True
             self.log.met_9p(self.fileno)
             self.close()

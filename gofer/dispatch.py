@@ -9,14 +9,14 @@ from errno import EIO, ENOMEM, EOPNOTSUPP, EREMOTEIO
 from gofer import wire
 from gofer.handlers import HANDLERS
 from gofer.handlers2021 import HANDLERS as HANDLERS_2021
-from gofer.wire import ERROR, ErrorResp
+from gofer.wire import ErrorResp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.comm import Communicator
     from gofer.log import Log
 
-__all__ = ["HANDLERS", "HANDLERS_2021", "refuse", "serve", "speaks_2021", "speaks_9p"]
+__all__ = ["HANDLERS", "HANDLERS_2021", "refuse", "speaks_2021", "speaks_9p"]
 
 
 def speaks_2021(size: int, mid: int) -> bool:
@@ -29,21 +29,11 @@ def speaks_9p(start: bytes) -> bool:
     return start[4:5] == b"d" and start[13:19] == b"9P2000"
 
 
-def serve(
-    comm: Communicator, mid: int, request: memoryview, reply: memoryview, log: Log, client: int
-) -> tuple[int, int]:
-    """Serve one request; returns the reply's message id and size. No Exception leaves it.
+def refuse(comm: Communicator, mid: int, error: Exception, reply: memoryview, log: Log, client: int) -> int:
+    """Write the Error reply for what a handler raised; returns its size. What it meant to donate is closed.
 
     client: the connection's number in the logs.
     """
-    try:
-        return mid, HANDLERS[mid](comm, request, reply)
-    except Exception as error:
-        return ERROR, refuse(comm, mid, error, reply, log, client)
-
-
-def refuse(comm: Communicator, mid: int, error: Exception, reply: memoryview, log: Log, client: int) -> int:
-    """Write the Error reply for what a handler raised; returns its size. What it meant to donate is closed."""
     comm.donated.clear()
     name = wire.NAMES.get(mid, mid)
     if isinstance(error, OSError):

@@ -39,8 +39,13 @@ def log() -> Iterator[tuple[Log, int]]:
 
 
 def served(comm: Communicator, log: Log, mid: int, request: bytes) -> tuple[int, bytes]:
+    """As both transports do it."""
     reply = bytearray(4096)
-    mid, used = dispatch.serve(comm, mid, memoryview(request), memoryview(reply), log, 7)
+    try:
+        used = dispatch.HANDLERS[mid](comm, memoryview(request), memoryview(reply))
+    except Exception as error:
+        used = dispatch.refuse(comm, mid, error, memoryview(reply), log, 7)
+        mid = 0
     return mid, bytes(reply[:used])
 
 
