@@ -6,7 +6,7 @@ import stat
 from errno import ENOSYS, EPERM, ESTALE
 
 from gofer import sys
-from gofer.fds import proc_path
+from gofer.procself import proc_path
 from gofer.wire import NO_ID
 
 TYPE_CHECKING = False

@@ -17,11 +17,11 @@ from gofer import (
     __version__,
     caps,
     failure,
-    fds,
     jail,
     landlock,
     namespaces,
     posture,
+    procself,
     seccomp,
     selftest,
     supervisor,
@@ -137,7 +137,7 @@ def _layers(root: int) -> list[Row]:
 def _enter_jail(root: int) -> list[tuple[str, str, str]] | str:
     """What came of each layer, or why none did."""
     try:
-        fds.pin_proc()
+        procself.pin_proc()
         held = jail.enter(root, Options(), posture.Policy(), supervisor.Charge())
     except OSError as error:
         return error.strerror or str(error)

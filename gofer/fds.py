@@ -10,10 +10,7 @@ reference model; there is no lock here, and otherwise a `Close` frees the host f
 the first runs again. So a connection's end closes by name, and the README does not promise such builds more.)
 
 A control FD is an O_PATH fd: it pins an inode, grants nothing, and opens no device. Whatever needs more goes through
-the fd's magic link in /proc/self/fd, by `proc_path`: the kernel jumps to the pinned inode, no path is resolved
-a second time. The bare number is that path, because `enter_proc` makes /proc/self/fd the working directory. After
-the root has changed there is no /proc to name, so `pin_proc` keeps an fd on it from before. The client never gets that
-fd, nor one from which `..` could reach it.
+the fd's magic link in /proc/self/fd (procself.py): the kernel jumps to the pinned inode, no path is resolved a second time.
 
 The fd limit is the process's, the clients share it. The kernel hands out the lowest free number, so the number
 itself tells how full the table is, and `admit` needs no counter. From the bottom up: at first nobody counts; then a
@@ -29,11 +26,11 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from ctypes import byref
-from errno import EBADF, EINVAL, EMFILE, ENODEV, EPERM
+from errno import EBADF, EINVAL, EMFILE
 from itertools import count
 
-from gofer.sys import AT_FDCWD, O_PATH, Statfs, fstatfs, get_errno, openat, raise_errno
+from gofer.procself import set_limit
+from gofer.sys import AT_FDCWD, O_PATH, get_errno, openat, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,9 +47,6 @@ _CHANNELS = 4  # fds of a connection that are not FDs: its channels and their me
 
 _O_CLOEXEC_NOCTTY = os.O_CLOEXEC | os.O_NOCTTY
 
-_PROC_SUPER_MAGIC = 0x9FA0  # statfs(2)
-_proc_fd = -1
-_mountinfo = _mountwatch = -1
 MARKS = [0, 0]  # the fd numbers from which `admit` counts, and from which it refuses; see set_fd_limit
 _shares = [0, 0, 0]  # the fd number from which they count; how many FDs one is; the number from which nothing may last
 
@@ -234,63 +228,6 @@ def set_fd_limit(limit: int | None = None, clients: int = 64) -> int:
     return wanted
 
 
-def set_limit(which: int, soft: int, hard: int) -> None:
-    """setrlimit(2); also where it may not be an OSError, of which Python makes a ValueError."""
-    try:
-        resource.setrlimit(which, (soft, hard))
-    except ValueError as e:
-        raise OSError(EPERM, f"a limit cannot be set: {e}") from None
-
-
-def pin_proc(proc: int = -1, mountinfo: int = -1) -> None:
-    """Keep an fd on /proc/self/fd, for after the root has changed: one opened now, unless there is one already.
-
-    proc, mountinfo: fds that whoever changed the root has opened instead, owned here from now on.
-    """
-    global _proc_fd, _mountinfo, _mountwatch
-    if proc >= 0:
-        if _proc_fd >= 0:
-            os.close(_proc_fd)
-        _proc_fd, _mountinfo = proc, mountinfo
-    if mountinfo >= 0:
-        _mountwatch = os.open(b"%d" % mountinfo, os.O_RDONLY | os.O_CLOEXEC, dir_fd=_proc_fd)
-    if _proc_fd < 0:
-        _proc_fd = open_proc()
-
-
-def open_proc() -> int:
-    """An fd on /proc/self/fd; OSError also where something else is mounted over /proc."""
-    proc = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    found = Statfs()
-    if fstatfs(proc, byref(found)) != 0 or found.f_type != _PROC_SUPER_MAGIC:
-        os.close(proc)
-        raise OSError(ENODEV, "something else is mounted there")
-    return proc
-
-
-def enter_proc() -> None:
-    """Make the pinned /proc/self/fd the working directory, which `proc_path` and `reopen` ask for."""
-    os.fchdir(_proc_fd)
-
-
-def open_mountinfo(watch: bool = False) -> int:
-    """An fd on this process's mountinfo, as seen from its present root (proc(5)).
-
-    watch: another one. Each tells once that the table has changed, to whoever polls it first.
-    """
-    pinned = _mountwatch if watch else _mountinfo
-    if pinned >= 0:
-        return pinned
-    if _proc_fd < 0:
-        return os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-    return os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=_proc_fd)
-
-
-def proc_path(host: int) -> bytes:
-    """A path that leads to the inode of an fd by its magic link, whatever the fd's access mode is; see `enter_proc`."""
-    return b"%d" % host
-
-
 def reopen(host: int, flags: int) -> int:
     """Open the inode of an fd anew with flags; returns the new fd. O_NOFOLLOW would refuse the magic link."""
     opened = openat(AT_FDCWD, b"%d" % host, flags | _O_CLOEXEC_NOCTTY)
@@ -312,7 +249,6 @@ WALKABLE = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, st
 
 __all__ = [
     "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "MountPoint", "OpenFD", "admit",
-    "crowded", "enter_proc", "get_errno", "open_path", "open_proc", "pin_proc", "proc_path", "reopen", "set_fd_limit",
-    "set_limit",
+    "crowded", "get_errno", "open_path", "reopen", "set_fd_limit",
 ]  # fmt: skip
 set_fd_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

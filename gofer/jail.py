@@ -39,7 +39,7 @@ import stat
 from ctypes import c_int, c_ulong
 from errno import EPERM
 
-from gofer import caps, fds, landlock, namespaces, seccomp, supervisor
+from gofer import caps, landlock, namespaces, procself, seccomp, supervisor
 from gofer.posture import Policy, Posture
 from gofer.sys import libc, raise_errno
 from gofer.witness import Witness
@@ -155,7 +155,7 @@ def _change_root(
             os.dup2(tree, root, inheritable=False)
             os.close(tree)
             os.close(own)
-            fds.pin_proc(proc, mountinfo)
+            procself.pin_proc(proc, mountinfo)
             flags = "nosuid" + ("" if devices else ",nodev") + (",ro" if options.read_only else "")
             posture.holds("root", f"{f'no mount flags: {why}' if why else flags}; {propagation.describe()}")
             if propagation.stuck:
@@ -168,8 +168,8 @@ def _change_root(
             posture.holds("root", f"by chroot, which is less: there can be no mounts of its own: {no_namespace}")
         else:
             posture.lacks("root", no_namespace)
-        fds.pin_proc(own, os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own))
-    fds.enter_proc()
+        procself.pin_proc(own, os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own))
+    procself.enter_proc()
 
 
 def _chroot(root: int) -> bool:
@@ -199,9 +199,9 @@ def _confine(posture: Posture, roots: Roots, policy: Policy, witness: Witness | 
 def _limit(posture: Posture) -> None:
     """The fd limit that is set already becomes one that cannot be raised again."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    fds.set_limit(resource.RLIMIT_NOFILE, limit, limit)
+    procself.set_limit(resource.RLIMIT_NOFILE, limit, limit)
     posture.holds("fd limit", str(limit))
-    fds.set_limit(resource.RLIMIT_CORE, 0, 0)
+    procself.set_limit(resource.RLIMIT_CORE, 0, 0)
     posture.holds("no core files")
 
 
@@ -284,7 +284,7 @@ def _filter(action: str, rules: Callable[[int], seccomp.Rules], witness: Witness
 def _confine_supervisor(posture: Posture, policy: Policy, processes: Sequence[int]) -> None:
     """The supervisor has nothing to do with clients; what it does not need goes all the same. Its root is the server's."""
     os.chdir("/")
-    fds.set_limit(resource.RLIMIT_CORE, 0, 0)
+    procself.set_limit(resource.RLIMIT_CORE, 0, 0)
     caps.limit(_needed_capabilities(posture, []) | {caps.KILL})  # a thread of the server's may have become anybody
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _filter(policy.seccomp, lambda refuse: seccomp.supervisor_rules(refuse, processes))

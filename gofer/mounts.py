@@ -21,7 +21,8 @@ from errno import ENOENT
 from stat import S_IFDIR
 
 from gofer import kernelfs, sys
-from gofer.fds import MountPoint, open_mountinfo, proc_path, reopen
+from gofer.fds import MountPoint, reopen
+from gofer.procself import open_mountinfo, proc_path
 
 _ONE_DEVICE = frozenset((0xEF53, 0x58465342, 0x01021994))  # statfs(2): ext2/3/4, xfs, tmpfs
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 IN_FORCE, MISSING = "in force", "missing"
 
+# What is told of a process that its filter has killed.
+REFUSED = "made a system call that its filter forbids"
+REPORT = "please report it; --seccomp=log would let it pass, and the kernel's log name it"
+
 # What is lost where a layer is missing: said of a server that a client has taken over, which is what the jail is for.
 LOSSES = {
     "user namespace": "it acts with the host's ids",

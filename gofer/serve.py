@@ -22,7 +22,7 @@ from _signal import (  # `signal` adds enums: 2 ms
 from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from gofer import Failure, __version__, donation, failure, fds, kernel, kernelfs, quoted, signals, sockets
+from gofer import Failure, __version__, donation, failure, fds, kernel, kernelfs, procself, quoted, signals, sockets
 from gofer.admission import Admission
 from gofer.charge import ServeCharge
 from gofer.connection import Export, Options, refuse_fds
@@ -213,9 +213,9 @@ class _Service:
                 signal(number, SIG_IGN)
             if own_mounts:
                 kernel.unshare(kernel.CLONE_NEWNS)
-            fds.pin_proc(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            procself.pin_proc(os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             if self._policy.mode == "off":
-                fds.enter_proc()
+                procself.enter_proc()
 
         self._crew.split(prepare)
         options = self._options
@@ -286,7 +286,7 @@ def _limit_fds(asked: int | None, clients: int) -> int:
 def _close_strays(keep: set[int]) -> None:
     """Close every inherited fd that was not handed over: a client could reach what it leads to, or keep it from closing."""
     try:
-        own = fds.open_proc()
+        own = procself.open_proc()
         numbers = [int(name) for name in os.listdir(own)]
     except OSError as e:
         raise failure("cannot serve without /proc", e, "mount it: mount -t proc proc /proc") from None
@@ -306,8 +306,8 @@ def _enter_service() -> None:
             os.setgroups(())  # a group of ours must not decide what a file made for somebody else belongs to
         except PermissionError:  # without CAP_SETGID, or in a user namespace that denies it
             pass
-    fds.pin_proc()
-    fds.enter_proc()
+    procself.pin_proc()
+    procself.enter_proc()
 
 
 def open_root(path: str, kernel_files: bool = False) -> tuple[int, str, bool]:

@@ -31,8 +31,8 @@ from ctypes import c_int, c_ulong
 from time import monotonic
 
 from gofer import failure, signals, sink
+from gofer.posture import REFUSED, REPORT
 from gofer.sys import libc, raise_errno
-from gofer.workers import REFUSED, REPORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

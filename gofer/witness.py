@@ -23,8 +23,8 @@ from fcntl import ioctl
 from select import POLLIN
 
 from gofer import callnames, seccomp
+from gofer.posture import REFUSED
 from gofer.sys import MACHINE
-from gofer.workers import REFUSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

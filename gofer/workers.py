@@ -28,6 +28,7 @@ import os
 from _signal import SIGKILL, SIGSYS
 
 from gofer import Failure, kernel
+from gofer.posture import REFUSED, REPORT
 from gofer.slots import Slots
 
 TYPE_CHECKING = False
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 _REASON = 1024  # bytes
 _MOST = 4  # by default: a sandbox has as many channels at most, and each worker costs some 4 MiB
-REFUSED = "made a system call that its filter forbids"
-REPORT = "please report it; --seccomp=log would let it pass, and the kernel's log name it"
 
 
 def default_number() -> int:

@@ -20,7 +20,7 @@ PYTHON = "/usr/bin/python3"  # one that every user may run
 SCRIPT = """
 import ctypes, errno, mmap, os, resource, signal, socket, sys, threading, time, fcntl, _thread
 sys.path.insert(0, {package!r})
-from gofer import caps, fds, jail, supervisor
+from gofer import caps, fds, jail, procself, supervisor
 from gofer.comm import Options
 from gofer.posture import Policy
 libc = ctypes.CDLL(None, use_errno=True)
@@ -31,8 +31,8 @@ def call(number, *args):
         raise OSError(ctypes.get_errno(), "")
     return "done"
 root = os.open({tree!r}, os.O_PATH)
-fds.pin_proc()
-fds.enter_proc()
+procself.pin_proc()
+procself.enter_proc()
 {before}
 policy = Policy(**{policy!r})
 if policy.mode != "off":

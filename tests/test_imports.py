@@ -13,6 +13,7 @@ from hosts import CHECKOUT
 LAYERS = """
     sink
     wire sys log callnames output signals
+    procself
     wire2021
     places
     fds caps seccomp landlock posture kernel kernelfs
@@ -115,7 +116,9 @@ def test_no_message_meets_a_warning(spot: Path) -> None:
 def test_serving_loads_none_of_the_slow_modules_of_the_standard_library() -> None:
     """Each costs 1 to 7 ms of a start of 25, and memory."""
     slow = {"asyncio", "collections", "dataclasses", "inspect", "json", "logging", "runpy", "subprocess", "typing"}
-    code = f"{SEARCH}import gofer.cli, gofer.serve, gofer.supervisor, gofer.jail, gofer.runsc.gofer; print(*sys.modules)"
+    code = (
+        f"{SEARCH}import gofer.cli, gofer.serve, gofer.supervisor, gofer.jail, gofer.runsc.gofer; print(*sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-BIS", "-c", code], stdout=subprocess.PIPE, check=True, text=True)
     assert slow & set(run.stdout.split()) == set()
 

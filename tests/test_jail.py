@@ -125,7 +125,7 @@ def test_no_path_leads_out_of_the_root(spot: Path, secret: Path) -> None:
     out = os.path.relpath(secret / "file", spot)
     for path in (str(secret / "file"), "/proc/self/status", f"/{out}", "/link", "/../etc/passwd"):
         assert attempt(f"os.open({path!r}, os.O_PATH)", spot, seccomp="off") == "ENOENT", path
-    for start in ("root", "fds._proc_fd", "os.open('/', os.O_RDONLY)", "os.open('.', os.O_PATH)"):
+    for start in ("root", "procself._proc_fd", "os.open('/', os.O_RDONLY)", "os.open('.', os.O_PATH)"):
         for path in (out, "../" * 9 + "etc/passwd", "../self/root/etc/passwd"):
             assert attempt(f"os.open({path!r}, os.O_PATH, dir_fd={start})", spot, seccomp="off") == "ENOENT", (
                 start,
@@ -133,7 +133,7 @@ def test_no_path_leads_out_of_the_root(spot: Path, secret: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("start", ["root", "fds._proc_fd", "os.open('.', os.O_PATH)"])
+@pytest.mark.parametrize("start", ["root", "procself._proc_fd", "os.open('.', os.O_PATH)"])
 def test_dotdot_stays_where_it_is(start: str, spot: Path) -> None:
     """54a66a663, a8062eab8: also from the directory that fds are reopened through, and from the root a client may get."""
     same = f"[os.stat(p, dir_fd={start}).st_ino for p in ('.', '..', '../..')]"

@@ -9,7 +9,8 @@ from errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM
 
 from gofer import attrs, sys
 from gofer.comm import MASK_BYTE1, STATX_MASK
-from gofer.fds import HostFD, proc_path, reopen
+from gofer.fds import HostFD, reopen
+from gofer.procself import proc_path
 from gofer.sys import (
     AT_EMPTY_PATH,
     STATX_ATIME,

@@ -9,7 +9,8 @@ from errno import EINVAL, EPERM
 from gofer import sys
 from gofer.attrs import settle
 from gofer.comm import check_name, directory, last_name
-from gofer.fds import O_PATH_FLAGS, HostFD, OpenFD, admit, open_path, proc_path, reopen
+from gofer.fds import O_PATH_FLAGS, HostFD, OpenFD, admit, open_path, reopen
+from gofer.procself import proc_path
 from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE
 from gofer.wire import (
     LinkAtReq,

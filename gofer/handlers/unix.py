@@ -15,7 +15,8 @@ from errno import EADDRINUSE, EEXIST, EINVAL, ENOTSOCK, ENXIO, EPERM
 from gofer import attrs, sys
 from gofer.attrs import settle
 from gofer.comm import directory, last_name
-from gofer.fds import BoundSocketFD, HostFD, admit, open_path, proc_path
+from gofer.fds import BoundSocketFD, HostFD, admit, open_path
+from gofer.procself import proc_path
 from gofer.wire import (
     AcceptReq,
     BindAtReq,

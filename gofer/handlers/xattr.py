@@ -6,7 +6,7 @@ from errno import E2BIG, EINVAL, EOPNOTSUPP, ERANGE
 
 from gofer import sys
 from gofer.comm import SCRATCH_SIZE
-from gofer.fds import proc_path
+from gofer.procself import proc_path
 from gofer.wire import (
     Count,
     FGetXattrReq,

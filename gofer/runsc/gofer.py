@@ -24,7 +24,7 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from gofer import __version__, donation, fds, jail, kernel, kernelfs, signals
+from gofer import __version__, donation, fds, jail, kernel, kernelfs, procself, signals
 from gofer.comm import Export, Options
 from gofer.connection import refuse_fds
 from gofer.posture import Policy, Posture
@@ -189,8 +189,8 @@ class _Start:
             os.close(gofer.rpc_fd)
         with naming("entering the new root"):
             mountinfo = builder.enter()
-        fds.pin_proc(builder.pinned, mountinfo)
-        fds.enter_proc()
+        procself.pin_proc(builder.pinned, mountinfo)
+        procself.enter_proc()
         self.root = os.open("/", _ROOT)
 
     def _bind_device(self, builder: Builder, path: str) -> None:
@@ -213,11 +213,11 @@ class _Start:
         """--setup-root=false: everything is in place at /root, as after the first half of runsc's own gofer; in its tests, at
         the spec's root."""
         path = self.spec.root if self.flags.unsafe_nonroot else "/root"
-        fds.pin_proc()
+        procself.pin_proc()
         with naming(f"root {path}"):
             self.root = os.open(path, _ROOT)
             os.chroot(path)
-        fds.enter_proc()
+        procself.enter_proc()
 
     def _exports(self) -> list[Export]:
         """What each socket is to serve, in their order; settles the mounts' final destinations and options.

@@ -26,7 +26,7 @@ from transport import HEADER, PATIENCE, Reply, _rights  # noqa: E402
 SIOCOUTQ = 0x5411
 atheris = sys.modules.get("atheris")  # where a fuzzer is to learn what of the server an input reaches
 with atheris.instrument_imports(include=["gofer"]) if atheris else contextlib.nullcontext():
-    from gofer import attrs, fds, mounts
+    from gofer import attrs, fds, mounts, procself
     from gofer.comm import Export, Options
     from gofer.connection import Connection
     from gofer.log import Log
@@ -45,8 +45,8 @@ class Inside:
         self.log = Log("error", fd=log_fd)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 26, 1 << 26))  # a fallocate is not to fill the memory
         os.umask(0)
-        fds.pin_proc()
-        fds.enter_proc()
+        procself.pin_proc()
+        procself.enter_proc()
         attrs.drop_fsetid()
         mounts.open_table()
         options = Options(
