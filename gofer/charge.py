@@ -6,9 +6,9 @@ import os
 from _signal import SIGCHLD, SIGINT, SIGQUIT
 
 from gofer import Failure, failure
+from gofer.jail.supervisor import Charge
 from gofer.listening import Listening
 from gofer.log import Log
-from gofer.supervisor import Charge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,21 +13,9 @@ import shutil
 import tempfile
 from errno import EAGAIN
 
-from gofer import (
-    __version__,
-    caps,
-    failure,
-    jail,
-    landlock,
-    namespaces,
-    posture,
-    procself,
-    seccomp,
-    selftest,
-    supervisor,
-    sys,
-)
+from gofer import __version__, failure, procself, selftest, sys
 from gofer.comm import Options
+from gofer.jail import caps, enter, landlock, namespaces, posture, seccomp, supervisor
 from gofer.output import say
 from gofer.serve import open_root
 
@@ -138,7 +126,7 @@ def _enter_jail(root: int) -> list[tuple[str, str, str]] | str:
     """What came of each layer, or why none did."""
     try:
         procself.pin_proc()
-        held = jail.enter(root, Options(), posture.Policy(), supervisor.Charge())
+        held = enter.enter(root, Options(), posture.Policy(), supervisor.Charge())
     except OSError as error:
         return error.strerror or str(error)
     return [(layer.name, layer.state, layer.detail) for layer in held.layers]

@@ -22,15 +22,16 @@ from _signal import (  # `signal` adds enums: 2 ms
 from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from gofer import Failure, __version__, donation, failure, fds, kernel, kernelfs, procself, quoted, signals, sockets
+from gofer import Failure, __version__, donation, failure, fds, kernelfs, procself, quoted, signals, sockets
 from gofer.admission import Admission
 from gofer.charge import ServeCharge
 from gofer.connection import Export, Options, refuse_fds
+from gofer.jail import kernel
+from gofer.jail.posture import Policy, Posture
+from gofer.jail.supervisor import Charge
 from gofer.listening import Listening, group_id
 from gofer.log import Log
-from gofer.posture import Policy, Posture
 from gofer.server import Server
-from gofer.supervisor import Charge
 from gofer.workers import Crew, default_number
 
 TYPE_CHECKING = False
@@ -197,16 +198,16 @@ class _Service:
         if self._policy.mode == "off":
             self._split(own_mounts=False)
             return Posture()
-        from gofer import jail  # with all its layers: a tenth of what our own modules cost a start
+        from gofer.jail import enter  # with all its layers: a tenth of what our own modules cost a start
 
         try:
-            return jail.enter(self._export.root.host, self._export.options, self._policy, self._charge, self._split)
+            return enter.enter(self._export.root.host, self._export.options, self._policy, self._charge, self._split)
         except OSError as e:
             remedy = "`gofer doctor PATH` says what this host lacks; --jail=off serves without"
             raise failure("cannot confine the server", e, remedy) from None
 
     def _split(self, own_mounts: bool) -> None:
-        """Become several workers, and a server each, with its share of the sockets. See jail.enter."""
+        """Become several workers, and a server each, with its share of the sockets. See jail/enter.py."""
 
         def prepare() -> None:
             for number in signals.STOPPING:  # the first worker's business

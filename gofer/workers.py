@@ -27,8 +27,9 @@ import mmap
 import os
 from _signal import SIGKILL, SIGSYS
 
-from gofer import Failure, kernel
-from gofer.posture import REFUSED, REPORT
+from gofer import Failure
+from gofer.jail import kernel
+from gofer.jail.posture import REFUSED, REPORT
 from gofer.slots import Slots
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from gofer import seccomp
+from gofer.jail import seccomp
 
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 _SETSOCKOPT, _SO_PASSRIGHTS = 54 if os.uname().machine == "x86_64" else 208, 83

@@ -20,9 +20,10 @@ PYTHON = "/usr/bin/python3"  # one that every user may run
 SCRIPT = """
 import ctypes, errno, mmap, os, resource, signal, socket, sys, threading, time, fcntl, _thread
 sys.path.insert(0, {package!r})
-from gofer import caps, fds, jail, procself, supervisor
+from gofer import fds, procself
+from gofer.jail import caps, enter, supervisor
 from gofer.comm import Options
-from gofer.posture import Policy
+from gofer.jail.posture import Policy
 libc = ctypes.CDLL(None, use_errno=True)
 syscall = libc.syscall
 syscall.restype = ctypes.c_long
@@ -36,7 +37,7 @@ procself.enter_proc()
 {before}
 policy = Policy(**{policy!r})
 if policy.mode != "off":
-    posture = jail.enter(root, Options(**{options!r}), policy, supervisor.Charge())
+    posture = enter.enter(root, Options(**{options!r}), policy, supervisor.Charge())
 try:
     result = eval({attempt!r})
 except OSError as e:
@@ -49,8 +50,8 @@ os._exit(0)
 def attempt(what: str, tree: Path, *, before: str = "", user: int = 0, groups: Any = (), **choices: Any) -> str:
     """Evaluate an expression in the jail; its value as text, or the name of the errno it failed with.
 
-    before: statements to run before the jail is entered. choices: of gofer.posture.Policy (mode, seccomp, others_connect) and
-    of gofer's Options. A process that is killed is "killed by" and the signal's number, one that never got so far what
+    before: statements to run before the jail is entered. choices: of gofer.jail.posture.Policy (mode, seccomp, others_connect)
+    and of gofer's Options. A process that is killed is "killed by" and the signal's number, one that never got so far what
     it said.
     """
     done = run(what, tree, before=before, user=user, groups=groups, **choices)

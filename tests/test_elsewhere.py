@@ -16,7 +16,7 @@ from conftest import Start
 from corpus import session
 from hosts import CHECKOUT, TRANSPORTS, fails
 
-from gofer import callnames, seccomp
+from gofer.jail import callnames, seccomp
 
 pytestmark = pytest.mark.slow
 EMULATED = [name for name in elsewhere.OF_THE_GATE if elsewhere.PLACES[name].qemu]

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import pytest
 
-from gofer import kernel
+from gofer.jail import kernel
 from gofer.runsc.errors import Fault
 from gofer.runsc.flags import parse_globals, parse_gofer
 from gofer.runsc.spec import Mount, Spec, clean, mount_list, read_spec

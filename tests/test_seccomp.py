@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prison import attempt, run
 
-from gofer import callnames, seccomp
+from gofer.jail import callnames, seccomp
 
 # What a client that has taken over the server would try. The numbers are those of x86_64.
 FORBIDDEN = {

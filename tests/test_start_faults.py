@@ -23,7 +23,7 @@ import pytest
 from hosts import CALM, CHECKOUT
 from prison import PYTHON, USER, as_user
 
-from gofer import callnames
+from gofer.jail import callnames
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="tests/faults.c knows the registers of x86_64 only"
@@ -199,7 +199,7 @@ def test_a_start_in_which_any_import_fails_ends_in_one_line(spot: Path) -> None:
 
     before = set(modules("-Ximporttime", "-c", "pass"))
     loaded = [name for name in modules("-Ximporttime", *command) if name not in before and name != "imported package"]
-    assert {"ctypes", "resource", "subprocess", "gofer.serve", "gofer.jail"} <= set(loaded)
+    assert {"ctypes", "resource", "subprocess", "gofer.serve", "gofer.jail.enter"} <= set(loaded)
 
     def without(name: str) -> str:
         argv = [PYTHON, "-BISc", WITHOUT, name, *command]

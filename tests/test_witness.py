@@ -131,7 +131,7 @@ def calls(pid: int) -> int:
 def test_where_somebody_listens_already_the_kernel_kills_and_the_number_is_not_known(spot: Path) -> None:
     """A process has one listener: such as that of a container's engine (seccomp_unotify(2))."""
     listen = """
-from gofer import seccomp
+from gofer.jail import seccomp
 listener = seccomp.install(bytes.fromhex("0600000000 00ff7f".replace(" ", "")), listen=True)
 """
     done = run("os.fork()", spot, before=listen)

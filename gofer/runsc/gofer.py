@@ -10,7 +10,7 @@ runsc and the sandbox wait at several points:
 2.  Wait for the fds that runsc closes when its side is ready (only then are our user ids mapped).
 3.  Build the root file system, enter it (rootfs.py).
 4.  Resolve where the mounts now are, write that list, close the pipe: the sandbox reads it to its end.
-5.  Confine ourselves (gofer/jail.py), serve one connection per io-fd, end when the last of them has ended.
+5.  Confine ourselves (gofer/jail/enter.py), serve one connection per io-fd, end when the last of them has ended.
 
 Where a start fails: exit status 128, one JSON line to --log-fd, one line to stderr. The namespace dies with us, and all
 mounts with it. Signals that a terminal sends to its foreground group are ignored: in 2022 we are in runsc's, and the
@@ -24,10 +24,11 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from gofer import __version__, donation, fds, jail, kernel, kernelfs, procself, signals
+from gofer import __version__, donation, fds, kernelfs, procself, signals
 from gofer.comm import Export, Options
 from gofer.connection import refuse_fds
-from gofer.posture import Policy, Posture
+from gofer.jail import enter, kernel
+from gofer.jail.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
 from gofer.runsc.features import Features
 from gofer.runsc.flags import Globals, GoferFlags, MountConf, parse_globals, parse_gofer
@@ -285,7 +286,7 @@ class _Start:
         donation.limit_unread(limit, len(exports))
         posture = Posture()
         if self.gofer.apply_caps:
-            posture = jail.confine([(export.root.host, export.options) for export in exports], Policy())
+            posture = enter.confine([(export.root.host, export.options) for export in exports], Policy())
         for line in posture.lines():
             self.log.info(line)
 

@@ -8,7 +8,7 @@ runsc/container/gofer_to_host_rpc.go.
 
 from __future__ import annotations
 
-from gofer.kernel import MS_BIND
+from gofer.jail.kernel import MS_BIND
 from gofer.runsc.errors import Fault
 from gofer.runsc.gojson import decode
 from gofer.runsc.spec import Mount

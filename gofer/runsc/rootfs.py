@@ -23,7 +23,7 @@ import stat
 from ctypes import byref
 from errno import EACCES, ENOSYS, EPERM
 
-from gofer import kernel
+from gofer.jail import kernel
 from gofer.log import Log
 from gofer.runsc.errors import Fault
 from gofer.runsc.resolve import NODE, resolve

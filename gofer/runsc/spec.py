@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os.path
 
-from gofer.kernel import (
+from gofer.jail.kernel import (
     MS_BIND,
     MS_DIRSYNC,
     MS_I_VERSION,

@@ -39,10 +39,11 @@ import stat
 from ctypes import c_int, c_ulong
 from errno import EPERM
 
-from gofer import caps, landlock, namespaces, procself, seccomp, supervisor
-from gofer.posture import Policy, Posture
+from gofer import procself
+from gofer.jail import caps, landlock, namespaces, seccomp, supervisor
+from gofer.jail.posture import Policy, Posture
+from gofer.jail.witness import Witness
 from gofer.sys import libc, raise_errno
-from gofer.witness import Witness
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

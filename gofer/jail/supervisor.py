@@ -31,7 +31,7 @@ from ctypes import c_int, c_ulong
 from time import monotonic
 
 from gofer import failure, signals, sink
-from gofer.posture import REFUSED, REPORT
+from gofer.jail.posture import REFUSED, REPORT
 from gofer.sys import libc, raise_errno
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Callable, NoReturn
 
-    from gofer.witness import Witness
+    from gofer.jail.witness import Witness
 
 # Seconds that the server may take for its end: after the first stop (it has patience for 5 itself), after another.
 _IN_ORDER, _AT_ONCE = 7.0, 0.5

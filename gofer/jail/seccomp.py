@@ -30,7 +30,7 @@ import struct
 from ctypes import c_long, c_uint, c_ulong, c_void_p
 from errno import EAGAIN, EINVAL, ENOSYS, EPERM
 
-from gofer import callnames
+from gofer.jail import callnames
 from gofer.sys import MACHINE, get_errno, libc, raise_errno
 
 TYPE_CHECKING = False

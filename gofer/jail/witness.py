@@ -22,8 +22,8 @@ from _socket import AF_UNIX, CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOCK_CLOE
 from fcntl import ioctl
 from select import POLLIN
 
-from gofer import callnames, seccomp
-from gofer.posture import REFUSED
+from gofer.jail import callnames, seccomp
+from gofer.jail.posture import REFUSED
 from gofer.sys import MACHINE
 
 TYPE_CHECKING = False

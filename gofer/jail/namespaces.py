@@ -20,7 +20,7 @@ is, and it is how fds are reopened from then on (fds.py). Then the tree is bound
 Neither the client nor a hijacked server then has a name, or a `..`, that leads anywhere else.
 
 A user who is not root may do this only in a user namespace of his own, in which he may map one uid and one gid: his.
-See jail.py for what that changes and when it is done.
+See enter.py for what that changes and when it is done.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import stat
 from ctypes import c_long, c_size_t, c_uint, c_uint64
 from errno import ENOSYS, ESTALE
 
-from gofer import kernel
+from gofer.jail import kernel
 from gofer.sys import AT_EMPTY_PATH, O_PATH, get_errno, libc
 
 USER = 0x10000000
