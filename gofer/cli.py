@@ -49,9 +49,9 @@ def _run(argv: list[str], prog: str) -> int:
             _serves = True
             return serve(quick(argv[1:]) or _thorough(argv, prog), prog)
         if argv[:1] == ["runsc"]:
-            from gofer.runsc import redirect
+            from gofer.commands import runsc
 
-            return redirect.main(argv[1:])
+            return runsc.main(argv[1:])
         from gofer.runsc.flags import is_gofer_invocation
 
         if is_gofer_invocation(argv):  # as runsc starts its own: `gofer [runsc's flags] gofer [flags]`

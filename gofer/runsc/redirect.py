@@ -18,7 +18,7 @@ from _signal import SIG_DFL, SIGPIPE, SIGXFSZ
 from _signal import signal as set_signal
 
 from gofer import signals
-from gofer.output import fill_standard_fds, put, tell
+from gofer.output import fill_standard_fds, tell
 from gofer.runsc.calls import MACHINE, prctl
 from gofer.runsc.tracer import MACHINES, Refusal, Tracer
 
@@ -28,85 +28,41 @@ if TYPE_CHECKING:
 
 FAILED, USAGE = 1, 2
 
-USAGE_TEXT = """\
-usage: gofer runsc [--runsc PATH] [--gofer FILE] -- ARGS...
-       gofer runsc --check [--runsc PATH] [--gofer FILE] [-- RUNSC-FLAGS]
-       gofer runsc install|uninstall docker|podman|containerd [options] [-- RUNSC-FLAGS]
-
-Runs an unmodified runsc with ARGS, with this program as the gofer of the containers it starts.
-
-  --runsc PATH   the runsc to run (default: the first one in $PATH)
-  --gofer FILE   the gofer to use (default: this very file); an executable that takes runsc's arguments
-  --check        say whether this host can do it, by trying, also with containers; exit status 0 or 1
-  -h, --help     this text
-
-A container engine needs one program for its runtime, which `gofer runsc install ENGINE` sets up (--help tells more; --dry-run
-shows it): a script with the two lines
-  #!/bin/sh
-  exec /usr/local/bin/gofer runsc --runsc /usr/local/bin/runsc -- "$@"
-"""
-
 # runsc's commands that need no tracer: no runsc so far starts a gofer for one, and of a later one it would fail (guard.py).
 _GUARDED = frozenset("events exec kill list pause port-forward ps resume state wait".split())
 # Flags that engines write before the command, by whether the next word is their value. Behind any other flag that
 # has no "=" the command may be anywhere.
 _VALUED = frozenset("debug-log log log-format root".split())
 _BARE = frozenset("debug ignore-cgroups rootless systemd-cgroup".split())
-_ENGINES = (["install"], ["uninstall"])  # of this program as an engine's runtime
+ENGINES = (["install"], ["uninstall"])  # of this program as an engine's runtime
 _PR_SET_PTRACER, _ANY = 0x59616D61, -1
 
 
 def launch(args: list[str]) -> int | None:
-    """What containers are started by, and nothing else: `main` without what the rest of it needs.
+    """What containers are started by, and nothing else: commands/runsc.py without what the rest of it needs.
 
-    args: the words after `gofer runsc`. Does not return where runsc is run; else the exit status, or None: call `main`.
+    args: the words after `gofer runsc`. Does not return where runsc is run; else the exit status, or None: that has to look.
     """
-    if args[:1] in _ENGINES:
+    if args[:1] in ENGINES:
         return None
     try:
-        options, rest = _parse(args)
+        options, rest = parse(args)
         if options.keys() & {"help", "check"}:
             return None
         fill_standard_fds()
-        return _run(options, rest)
+        return run(options, rest)
     except ValueError:
         return None
     except KeyboardInterrupt:
         return 130
 
 
-def main(args: list[str]) -> int:
-    """As `launch`, for whatever words."""
-    if args[:1] in _ENGINES:
-        from gofer.runsc import install
-
-        try:
-            return install.main(args)
-        except (Refusal, OSError) as why:
-            return _say(f"{why}", FAILED)
+def run(options: dict[str, str], rest: list[str]) -> int:
+    """What is left to do when the options are known; as `launch`."""
     try:
-        options, rest = _parse(args)
-    except ValueError as error:
-        return _say(f"{error}\n{USAGE_TEXT.partition(chr(10) * 2)[0]}", USAGE)
-    if "help" in options:
-        put(USAGE_TEXT.encode())
-        return 0
-    return _run(options, rest)
-
-
-def _run(options: dict[str, str], rest: list[str]) -> int:
-    try:
-        runsc = find_runsc(options.get("runsc", "runsc"))
-        target = find_target(options.get("gofer", ""))
-        if "check" in options:
-            from gofer.runsc.check import check
-
-            return check(runsc, target, rest)
-        become(runsc, rest, target)
-    except Refusal as why:
-        return _say(f"{why}", FAILED)
-    except OSError as error:
-        return _say(f"{error}", FAILED)
+        become(find_runsc(options.get("runsc", "runsc")), rest, find_target(options.get("gofer", "")))
+    except (Refusal, OSError) as why:
+        return complain(f"{why}", FAILED)
 
 
 def become(runsc: str, args: list[str], target: str) -> NoReturn:
@@ -163,7 +119,7 @@ def _trace(leader: int, ready: int, runsc: str, target: str) -> None:
     status = 0
     try:
         failure = f"{target} cannot be run as the container's gofer: "
-        tracer = Tracer(leader, runsc, target, lambda why: _say(failure + why, FAILED))
+        tracer = Tracer(leader, runsc, target, lambda why: complain(failure + why, FAILED))
         posix.write(ready, b"ready")
         posix.close(ready)
         ready = -1
@@ -176,7 +132,7 @@ def _trace(leader: int, ready: int, runsc: str, target: str) -> None:
         if ready >= 0:
             posix.write(ready, text.encode())
         else:
-            _say(text + "; runsc was stopped, it would have used its own gofer", FAILED)
+            complain(text + "; runsc was stopped, it would have used its own gofer", FAILED)
     finally:
         posix._exit(status)
 
@@ -193,7 +149,7 @@ def _let_go_of_files() -> None:
                 pass  # the one that listed the directory
 
 
-def _parse(args: list[str]) -> tuple[dict[str, str], list[str]]:
+def parse(args: list[str]) -> tuple[dict[str, str], list[str]]:
     """The options and the words for runsc. ValueError: what is wrong."""
     options: dict[str, str] = {}
     words = iter(args)
@@ -270,7 +226,7 @@ def _allow_tracing_by(pid: int) -> None:
         pass
 
 
-def _say(text: str, status: int) -> int:
+def complain(text: str, status: int) -> int:
     text = text if text.startswith("gofer: ") else f"gofer: {text}"
     tell(text.rstrip("\n"))
     return status
