@@ -7,8 +7,8 @@ from _signal import SIGCHLD, SIGINT, SIGQUIT
 
 from gofer import Failure, failure
 from gofer.jail.supervisor import Charge
-from gofer.listening import Listening
 from gofer.log import Log
+from gofer.server.listening import Listening
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import tempfile
 from errno import EAGAIN
 
 from gofer import __version__, failure, procself, selftest, sys
-from gofer.comm import Options
 from gofer.jail import caps, enter, landlock, namespaces, posture, seccomp, supervisor
 from gofer.output import say
 from gofer.serve import open_root
+from gofer.server.comm import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

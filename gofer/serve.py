@@ -22,17 +22,18 @@ from _signal import (  # `signal` adds enums: 2 ms
 from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
-from gofer import Failure, __version__, donation, failure, fds, kernelfs, procself, quoted, signals, sockets
-from gofer.admission import Admission
+from gofer import Failure, __version__, failure, procself, quoted, signals
 from gofer.charge import ServeCharge
-from gofer.connection import Export, Options, refuse_fds
 from gofer.jail import kernel
 from gofer.jail.posture import Policy, Posture
 from gofer.jail.supervisor import Charge
-from gofer.listening import Listening, group_id
 from gofer.log import Log
-from gofer.server import Server
-from gofer.workers import Crew, default_number
+from gofer.server import donation, fds, kernelfs, sockets
+from gofer.server.admission import Admission
+from gofer.server.connection import Export, Options, refuse_fds
+from gofer.server.listening import Listening, group_id
+from gofer.server.loop import Server
+from gofer.server.workers import Crew, default_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 
 @pytest.fixture
 def as_in_a_server() -> Iterator[None]:
-    """For tests that call gofer.fds in this process: a server's working directory is /proc/self/fd."""
+    """For tests that call gofer.server.fds in this process: a server's working directory is /proc/self/fd."""
     before = os.open(".", os.O_PATH)
     os.chdir("/proc/self/fd")
     yield

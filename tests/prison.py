@@ -20,9 +20,10 @@ PYTHON = "/usr/bin/python3"  # one that every user may run
 SCRIPT = """
 import ctypes, errno, mmap, os, resource, signal, socket, sys, threading, time, fcntl, _thread
 sys.path.insert(0, {package!r})
-from gofer import fds, procself
+from gofer import procself
+from gofer.server import fds
 from gofer.jail import caps, enter, supervisor
-from gofer.comm import Options
+from gofer.server.comm import Options
 from gofer.jail.posture import Policy
 libc = ctypes.CDLL(None, use_errno=True)
 syscall = libc.syscall

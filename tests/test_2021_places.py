@@ -18,8 +18,8 @@ from looks import names_in
 from peer import over_channel
 from peer2021 import Peer2021
 
-from gofer.fds import ControlFD, FDTable
-from gofer.places import Places
+from gofer.server.fds import ControlFD, FDTable
+from gofer.server.places import Places
 
 EXCHANGE = 2
 SECONDS = 10

@@ -12,8 +12,8 @@ from conftest import Start
 from hosts import CHECKOUT, Server, run, wait_until
 from peer import Peer
 
-from gofer import busypoll
-from gofer.busypoll import BusyPoll
+from gofer.server import busypoll
+from gofer.server.busypoll import BusyPoll
 
 TWO_CPUS = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cpus")
 FOREVER = 10**7
@@ -142,7 +142,7 @@ def test_a_request_on_a_socket_is_a_turn_too(clock: Clock) -> None:
 
 
 def chosen(asked: str, cpus: set[int]) -> str:
-    code = f"from gofer import busypoll; print(busypoll.microseconds({asked}))"
+    code = f"from gofer.server import busypoll; print(busypoll.microseconds({asked}))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, preexec_fn=lambda: os.sched_setaffinity(0, cpus),
         stdout=subprocess.PIPE, text=True, check=True,

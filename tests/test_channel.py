@@ -350,7 +350,7 @@ def test_where_loads_may_overtake_each_other_every_message_is_served_all_the_sam
         options = ["serve", str(spot), "--quiet", "--host-uds=all", "--xattrs=all", f"--fd={theirs.fileno()}"]
         code = (
             f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n"
-            "from gofer import channel, cli\n"
+            "from gofer import cli; from gofer.server import channel\n"
             "channel._LOADS_IN_ORDER = False\n"
             f"sys.exit(cli.main({options!r}))"
         )

@@ -1,4 +1,4 @@
-"""gofer.dispatch: the one place where an error becomes a reply."""
+"""gofer.server.dispatch: the one place where an error becomes a reply."""
 
 import errno
 import os
@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from codec import Mid
 
-from gofer import dispatch, wire
-from gofer.comm import Communicator, Export, Options
-from gofer.fds import O_PATH_FLAGS, FDTable
+from gofer import wire
 from gofer.log import Log
+from gofer.server import dispatch
+from gofer.server.comm import Communicator, Export, Options
+from gofer.server.fds import O_PATH_FLAGS, FDTable
 
 pytestmark = pytest.mark.usefixtures("as_in_a_server")
 

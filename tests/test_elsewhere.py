@@ -29,7 +29,8 @@ FAULTY = """
 import os, sys
 sys.argv = sys.argv[2:]
 sys.path.insert(0, sys.argv[0])
-from gofer import cli, dispatch, wire
+from gofer import cli, wire
+from gofer.server import dispatch
 class Odd(BaseException): pass
 def fault(*_): raise ValueError
 def odd(*_): raise Odd("told")

@@ -1,4 +1,4 @@
-"""gofer.fds: who owns a host fd, and when it is closed."""
+"""gofer.server.fds: who owns a host fd, and when it is closed."""
 
 import errno
 import gc
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hosts import fails
 
-from gofer import fds
-from gofer.fds import BoundSocketFD, ControlFD, FDTable, HostFD, OpenFD
+from gofer.server import fds
+from gofer.server.fds import BoundSocketFD, ControlFD, FDTable, HostFD, OpenFD
 
 pytestmark = pytest.mark.usefixtures("as_in_a_server")
 

@@ -58,7 +58,7 @@ import sys, os
 sys.path.insert(0, {str(FUZZ)!r})
 import fuzz_socket
 from inside import Inside
-from gofer import dispatch
+from gofer.server import dispatch
 from gofer.handlers.data import pread
 data = open(sys.argv[1], "rb").read()
 inside = Inside()

@@ -21,20 +21,21 @@ LAYERS = """
     jail: enter
     jail
     wire2021
-    places
-    fds kernelfs
-    slots donation busypoll
-    workers
-    sockets listening admission
-    comm mounts attrs
+    server: places slots busypoll kernelfs sockets listening admission
+    server: fds
+    server: donation mounts attrs workers
+    server: comm
     handlers: *
     handlers
     handlers2021: *
     handlers2021
-    dispatch
-    channel transport replies
-    connection
-    server client
+    server: dispatch
+    server: channel
+    server: connection
+    server: loop
+    server
+    transport replies
+    client
     client2021
     runsc: errors calls
     runsc: flags gojson guard
@@ -161,13 +162,13 @@ def test_the_layers_of_the_jail_are_imported_only_where_there_is_one(spot: Path,
         fd = theirs.fileno()
         run = subprocess.run([*argv, "--fd", str(fd)], pass_fds=[fd], stderr=subprocess.PIPE, check=True, text=True)
     loaded = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
-    assert "gofer.server" in loaded and layers & loaded == (layers if needed else set())
+    assert "gofer.server.loop" in loaded and layers & loaded == (layers if needed else set())
 
 
 @pytest.mark.parametrize("jail", ["auto", "off"])
 def test_garbage_is_collected_while_it_serves_and_not_while_it_starts(spot: Path, jail: str) -> None:
     code = (
-        f"{SEARCH}import gc; from gofer import cli; from gofer.server import Server; "
+        f"{SEARCH}import gc; from gofer import cli; from gofer.server.loop import Server; "
         "say = lambda *_: print(gc.isenabled(), flush=True); gc.freeze = Server.run = say; "
         f"cli.main(['serve', {str(spot)!r}, '--quiet', '--workers=1', '--socket={spot}/socket', '--jail={jail}'])"
     )

@@ -19,7 +19,7 @@ from hosts import CALM, CHECKOUT, GOFER, PATIENCE, children, connects, fails_in_
 from prison import PYTHON, USER, as_user
 from test_doctor import mounted
 
-from gofer.workers import Crew
+from gofer.server.workers import Crew
 
 GROUP = 4321
 PROGRAM = (PYTHON, "-B")

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from gofer.comm import Communicator
+    from gofer.server.comm import Communicator
 
     Handler = Callable[[Communicator, memoryview, memoryview], int]
 

@@ -7,10 +7,11 @@ import stat
 import struct
 from errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM
 
-from gofer import attrs, sys
-from gofer.comm import MASK_BYTE1, STATX_MASK
-from gofer.fds import HostFD, reopen
+from gofer import sys
 from gofer.procself import proc_path
+from gofer.server import attrs
+from gofer.server.comm import MASK_BYTE1, STATX_MASK
+from gofer.server.fds import HostFD, reopen
 from gofer.sys import (
     AT_EMPTY_PATH,
     STATX_ATIME,
@@ -25,8 +26,8 @@ from gofer.wire import NO_ID, FStatFSReq, FStatFSResp, FStatReq, SetStatReq, Set
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
-    from gofer.fds import ControlFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import ControlFD
     from gofer.wire import Record
 
 _NAMELEN = sys.Statfs.f_namelen.offset

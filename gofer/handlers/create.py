@@ -7,10 +7,10 @@ import stat
 from errno import EINVAL, EPERM
 
 from gofer import sys
-from gofer.attrs import settle
-from gofer.comm import check_name, directory, last_name
-from gofer.fds import O_PATH_FLAGS, HostFD, OpenFD, admit, open_path, reopen
 from gofer.procself import proc_path
+from gofer.server.attrs import settle
+from gofer.server.comm import check_name, directory, last_name
+from gofer.server.fds import O_PATH_FLAGS, HostFD, OpenFD, admit, open_path, reopen
 from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE
 from gofer.wire import (
     LinkAtReq,
@@ -27,8 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from gofer.comm import Communicator
-    from gofer.fds import ControlFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import ControlFD
 
 _PERMISSIONS = 0o1777  # set-id bits come after the owner: see attrs.settle
 

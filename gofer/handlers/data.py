@@ -8,7 +8,7 @@ from os import preadv
 from os import pwrite as _pwrite
 
 from gofer import sys
-from gofer.comm import MAX_MESSAGE_SIZE
+from gofer.server.comm import MAX_MESSAGE_SIZE
 from gofer.sys import MAX_OFFSET
 from gofer.wire import FAllocateReq, FlushReq, PReadReq, PReadResp, PWriteReq, PWriteResp, take_fdids
 
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gofer.comm import Communicator
+    from gofer.server.comm import Communicator
     from gofer.wire import Record
 
 def pread(

@@ -7,8 +7,9 @@ import stat
 import struct
 from errno import EINVAL, EIO, ENOENT, ENOTDIR
 
-from gofer import mounts, sys
-from gofer.kernelfs import KIND
+from gofer import sys
+from gofer.server import mounts
+from gofer.server.kernelfs import KIND
 from gofer.sys import AT_SYMLINK_NOFOLLOW, get_errno, statx
 from gofer.wire import MAX_MESSAGE_SIZE, Count, Dirent, Getdents64Req
 
@@ -16,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from gofer.comm import Communicator
-    from gofer.fds import OpenFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import OpenFD
     from gofer.wire import Record
 
 # struct linux_dirent64: ino[8] off[8] reclen[2] type[1] name, NUL, padded to 8. What only passes through stays bytes.

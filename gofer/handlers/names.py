@@ -7,14 +7,14 @@ import stat
 from errno import EINVAL
 
 from gofer import sys
-from gofer.comm import check_name, directory, last_name
-from gofer.kernelfs import KIND
+from gofer.server.comm import check_name, directory, last_name
+from gofer.server.kernelfs import KIND
 from gofer.wire import ReadLinkAtReq, RenameAtReq, U32Field, UnlinkAtReq, expect_end, pack_str, take_str
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
-    from gofer.fds import ControlFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import ControlFD
 
 _RENAME_FLAGS = sys.RENAME_NOREPLACE | sys.RENAME_EXCHANGE | sys.RENAME_WHITEOUT
 

@@ -7,8 +7,8 @@ import struct
 from errno import EINVAL, EISDIR, ENXIO, EPERM, EROFS
 from stat import S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 
-from gofer.fds import ControlFD, HostFD, MountPoint, OpenFD, admit, reopen
-from gofer.kernelfs import KIND, READABLE
+from gofer.server.fds import ControlFD, HostFD, MountPoint, OpenFD, admit, reopen
+from gofer.server.kernelfs import KIND, READABLE
 from gofer.sys import O_ACCMODE, Statx
 from gofer.wire import OpenAtReq, OpenAtResp
 
@@ -18,7 +18,7 @@ _CONTROLLING_TERMINAL = struct.pack("=II", 5, 0)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
+    from gofer.server.comm import Communicator
     from gofer.wire import Record
 
 

@@ -6,14 +6,15 @@ import os
 import stat
 from errno import EINVAL
 
-from gofer import mounts, wire
-from gofer.fds import HostFD, MountPoint, reopen
+from gofer import wire
+from gofer.server import mounts
+from gofer.server.fds import HostFD, MountPoint, reopen
 from gofer.sys import O_PATH
 from gofer.wire import Count, MountResp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
+    from gofer.server.comm import Communicator
 
 
 def error(comm: Communicator, req: memoryview, reply: memoryview) -> int:

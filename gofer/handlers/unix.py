@@ -12,11 +12,12 @@ import stat
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, socket
 from errno import EADDRINUSE, EEXIST, EINVAL, ENOTSOCK, ENXIO, EPERM
 
-from gofer import attrs, sys
-from gofer.attrs import settle
-from gofer.comm import directory, last_name
-from gofer.fds import BoundSocketFD, HostFD, admit, open_path
+from gofer import sys
 from gofer.procself import proc_path
+from gofer.server import attrs
+from gofer.server.attrs import settle
+from gofer.server.comm import directory, last_name
+from gofer.server.fds import BoundSocketFD, HostFD, admit, open_path
 from gofer.wire import (
     AcceptReq,
     BindAtReq,
@@ -29,8 +30,8 @@ from gofer.wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
-    from gofer.fds import ControlFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import ControlFD
     from gofer.wire import Record
 
 _TYPES = frozenset((SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from errno import EIO, ENOENT, ENOTDIR, EPERM
 from stat import S_IFDIR, S_IFLNK
 
-from gofer.comm import MAX_MESSAGE_SIZE, check_name
-from gofer.fds import O_PATH_FLAGS, WALKABLE, HostFD
-from gofer.kernelfs import KIND, ROOT_BYTE
+from gofer.server.comm import MAX_MESSAGE_SIZE, check_name
+from gofer.server.fds import O_PATH_FLAGS, WALKABLE, HostFD
+from gofer.server.kernelfs import KIND, ROOT_BYTE
 from gofer.sys import get_errno, openat, raise_errno
 from gofer.wire import (
     STATX_SIZE,
@@ -24,8 +24,8 @@ from gofer.wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
-    from gofer.fds import ControlFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import ControlFD
     from gofer.wire import Record
 
 _read, _INODE, _pack_inode = WalkReq.read, Inode.size, Inode.pack

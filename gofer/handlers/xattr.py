@@ -5,8 +5,8 @@ from __future__ import annotations
 from errno import E2BIG, EINVAL, EOPNOTSUPP, ERANGE
 
 from gofer import sys
-from gofer.comm import SCRATCH_SIZE
 from gofer.procself import proc_path
+from gofer.server.comm import SCRATCH_SIZE
 from gofer.wire import (
     Count,
     FGetXattrReq,
@@ -21,7 +21,7 @@ from gofer.wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
+    from gofer.server.comm import Communicator
 
 _MOST = 65535  # what the u16 before a value or list can say
 _PRIVILEGED = (b"security.", b"trusted.")

@@ -35,7 +35,7 @@ from gofer.wire2021 import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
+    from gofer.server.comm import Communicator
 
 _codes = directory.Codes(Dirent)
 

@@ -7,13 +7,13 @@ from errno import EBUSY, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY
 from stat import S_IFDIR
 
 from gofer import sys
-from gofer.comm import check_name, directory
-from gofer.fds import HostFD
 from gofer.handlers import create
 from gofer.handlers import walk as todays_walk
 from gofer.handlers.names import remove
-from gofer.kernelfs import KIND
-from gofer.places import identity
+from gofer.server.comm import check_name, directory
+from gofer.server.fds import HostFD
+from gofer.server.kernelfs import KIND
+from gofer.server.places import identity
 from gofer.wire import STATX_SIZE, expect_end
 from gofer.wire2021 import (
     Count,
@@ -34,8 +34,8 @@ from gofer.wire2021 import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
-    from gofer.fds import ControlFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import ControlFD
 
 
 def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:

@@ -7,20 +7,20 @@ from errno import EBUSY, EINVAL, ELOOP, ENOENT, EOPNOTSUPP
 from stat import S_IFLNK
 
 from gofer import wire
-from gofer.comm import check_name
-from gofer.fds import O_PATH_FLAGS, reopen
 from gofer.handlers import session
 from gofer.handlers.walk import along
-from gofer.kernelfs import KIND
-from gofer.places import identity
+from gofer.server.comm import check_name
+from gofer.server.fds import O_PATH_FLAGS, reopen
+from gofer.server.kernelfs import KIND
+from gofer.server.places import identity
 from gofer.wire2021 import MountResp, WalkResp, take_fdids, take_last
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from gofer.comm import Communicator
-    from gofer.fds import ControlFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import ControlFD
 
 MESSAGES = wire.FREMOVEXATTR + 1
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Callable
 
-    from gofer.comm import Options
+    from gofer.server.comm import Options
 
     Roots = Sequence[tuple[int, Options]]  # the O_PATH fd of a served tree or file, and how it is served
 

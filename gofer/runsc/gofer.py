@@ -24,9 +24,7 @@ import os
 import stat
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from gofer import __version__, donation, fds, kernelfs, procself, signals
-from gofer.comm import Export, Options
-from gofer.connection import refuse_fds
+from gofer import __version__, procself, signals
 from gofer.jail import enter, kernel
 from gofer.jail.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
@@ -36,9 +34,12 @@ from gofer.runsc.logs import SPEAKS_9P, RunscLog
 from gofer.runsc.resolve import resolve
 from gofer.runsc.rootfs import Builder, adjusted_options, naming
 from gofer.runsc.spec import Spec, mount_list, proxied, read_spec
-from gofer.server import Server
+from gofer.server import donation, fds, kernelfs
+from gofer.server.comm import Export, Options
+from gofer.server.connection import refuse_fds
+from gofer.server.loop import Server
+from gofer.server.workers import Crew
 from gofer.sys import MACHINE, O_PATH
-from gofer.workers import Crew
 
 FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
 _ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

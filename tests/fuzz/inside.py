@@ -26,10 +26,11 @@ from transport import HEADER, PATIENCE, Reply, _rights  # noqa: E402
 SIOCOUTQ = 0x5411
 atheris = sys.modules.get("atheris")  # where a fuzzer is to learn what of the server an input reaches
 with atheris.instrument_imports(include=["gofer"]) if atheris else contextlib.nullcontext():
-    from gofer import attrs, fds, mounts, procself
-    from gofer.comm import Export, Options
-    from gofer.connection import Connection
+    from gofer import procself
     from gofer.log import Log
+    from gofer.server import attrs, fds, mounts
+    from gofer.server.comm import Export, Options
+    from gofer.server.connection import Connection
 
 
 class Inside:

@@ -17,12 +17,12 @@ from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
 from errno import ENOMEM, ETOOMANYREFS
 from fcntl import ioctl
 
-from gofer.fds import OpenFD
+from gofer.server.fds import OpenFD
 from gofer.sys import FDSender
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Donation
+    from gofer.server.comm import Donation
 
 _SIOCOUTQ = 0x5411  # of a Unix socket: bytes of kernel memory that hold what the peer has not read
 _LEAST = 768  # such bytes that a message takes at least

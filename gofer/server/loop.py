@@ -29,13 +29,13 @@ from _socket import socket
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLPRI, epoll
 
-from gofer import attrs, mounts
-from gofer.admission import Admission, credentials, peer
-from gofer.channel import SIGNAL
-from gofer.connection import Connection, Export, closes_at_once, refuse_fds
-from gofer.fds import crowded
-from gofer.slots import process_of
-from gofer.workers import Crew
+from gofer.server import attrs, mounts
+from gofer.server.admission import Admission, credentials, peer
+from gofer.server.channel import SIGNAL
+from gofer.server.connection import Connection, Export, closes_at_once, refuse_fds
+from gofer.server.fds import crowded
+from gofer.server.slots import process_of
+from gofer.server.workers import Crew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
-    from gofer.fds import ControlFD
+    from gofer.server.comm import Communicator
+    from gofer.server.fds import ControlFD
 
 
 def drop_fsetid() -> None:

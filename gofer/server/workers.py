@@ -11,7 +11,7 @@ its own pinned /proc/self/fd, its own filter.
 
 Which connections a worker serves: of connected sockets the k-th goes to worker k modulo their number. Listening sockets
 are watched by all; in a shared table (slots.py) each says which connections it has, and whoever has more than another leaves the
-next one to it (server.py). What stands there is only ever counted: a worker that lies there gets more connections, or
+next one to it (loop.py). What stands there is only ever counted: a worker that lies there gets more connections, or
 fewer. Whoever has taken one tells the others, as it may be their turn now (`poke`, a pipe to each).
 
 The workers live and die together, as the threads of one process do. The first is the one that signals reach and that others
@@ -30,7 +30,7 @@ from _signal import SIGKILL, SIGSYS
 from gofer import Failure
 from gofer.jail import kernel
 from gofer.jail.posture import REFUSED, REPORT
-from gofer.slots import Slots
+from gofer.server.slots import Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

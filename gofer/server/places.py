@@ -25,7 +25,7 @@ from gofer.wire2021 import MOST_FDID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.fds import ControlFD
+    from gofer.server.fds import ControlFD
 
 _INODE = slice(Statx.stx_ino.offset, Statx.stx_ino.offset + 8)
 _DEVICE = slice(Statx.stx_dev_major.offset, Statx.stx_dev_major.offset + 8)

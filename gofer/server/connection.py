@@ -41,12 +41,13 @@ from fcntl import ioctl
 from select import POLLIN, POLLOUT, poll
 from time import monotonic
 
-from gofer import busypoll, dispatch, sys
-from gofer.channel import SIGNAL, Channel, Windows
-from gofer.comm import Communicator, Export, Options
-from gofer.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
-from gofer.fds import FDTable, HostFD, admit
-from gofer.places import Places
+from gofer import sys
+from gofer.server import busypoll, dispatch
+from gofer.server.channel import SIGNAL, Channel, Windows
+from gofer.server.comm import Communicator, Export, Options
+from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
+from gofer.server.fds import FDTable, HostFD, admit
+from gofer.server.places import Places
 from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, SocketHeader
 
 TYPE_CHECKING = False

@@ -13,8 +13,8 @@ from gofer.wire import ErrorResp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.comm import Communicator
     from gofer.log import Log
+    from gofer.server.comm import Communicator
 
 __all__ = ["HANDLERS", "HANDLERS_2021", "refuse", "speaks_2021", "speaks_9p"]
 

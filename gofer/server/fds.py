@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
 
-    from gofer.places import Places
+    from gofer.server.places import Places
 
 LEAST = 80  # a limit below leaves nothing worth having
 LAST = 16  # fd numbers that nothing may take which lasts

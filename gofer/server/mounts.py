@@ -20,9 +20,10 @@ from _weakref import ref
 from errno import ENOENT
 from stat import S_IFDIR
 
-from gofer import kernelfs, sys
-from gofer.fds import MountPoint, reopen
+from gofer import sys
 from gofer.procself import open_mountinfo, proc_path
+from gofer.server import kernelfs
+from gofer.server.fds import MountPoint, reopen
 
 _ONE_DEVICE = frozenset((0xEF53, 0x58465342, 0x01021994))  # statfs(2): ext2/3/4, xfs, tmpfs
 

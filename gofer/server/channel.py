@@ -35,10 +35,11 @@ from errno import EIO
 from fcntl import fcntl
 from time import sleep
 
-from gofer import dispatch, sys
-from gofer.busypoll import BusyPoll
-from gofer.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
-from gofer.fds import HostFD
+from gofer import sys
+from gofer.server import dispatch
+from gofer.server.busypoll import BusyPoll
+from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
+from gofer.server.fds import HostFD
 from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, Record
 
 TYPE_CHECKING = False
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Callable
 
-    from gofer.comm import Communicator
     from gofer.handlers import Handler
     from gofer.log import Log
+    from gofer.server.comm import Communicator
 
 # Window     state[4] data_len[4] reserved[8] mid[2] num_fds[1] zero[1]
 _Header = Record("Window", state="I", data_len="I", _reserved="8x", mid="H", _rest="2x")

@@ -14,9 +14,9 @@ import stat
 import struct
 from errno import EAGAIN, EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
-from gofer import busypoll, kernelfs
-from gofer.fds import MARKS, WALKABLE, ControlFD, HostFD, admit, reopen
-from gofer.kernelfs import CLOSED, KIND, READABLE, ROOT_BITS, ROOT_BYTE
+from gofer.server import busypoll, kernelfs
+from gofer.server.fds import MARKS, WALKABLE, ControlFD, HostFD, admit, reopen
+from gofer.server.kernelfs import CLOSED, KIND, READABLE, ROOT_BITS, ROOT_BYTE
 from gofer.sys import (
     AT_EMPTY_PATH,
     AT_NO_AUTOMOUNT,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn, Union
 
-    from gofer.fds import BoundSocketFD, FDTable
+    from gofer.server.fds import BoundSocketFD, FDTable
 
     Donation = Union[HostFD, BoundSocketFD]
 
