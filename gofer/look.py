@@ -8,16 +8,16 @@ import time
 from errno import ELOOP
 
 from gofer import Failure
+from gofer.client.reach import is_socket, reach
+from gofer.client.transport import Lost
 from gofer.output import printable, put, tell
-from gofer.reach import is_socket, reach
-from gofer.transport import Lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from gofer.client import Client
-    from gofer.replies import Dirent, Inode, Stat
+    from gofer.client.client import Client
+    from gofer.client.replies import Dirent, Inode, Stat
 
 _KINDS = {
     stat.S_IFREG: "regular file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "FIFO",

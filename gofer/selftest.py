@@ -12,8 +12,8 @@ import tempfile
 from errno import EINVAL, EOPNOTSUPP, EPERM
 
 from gofer import failure, sys, wire
-from gofer.client import Client
-from gofer.transport import Lost
+from gofer.client.client import Client
+from gofer.client.transport import Lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

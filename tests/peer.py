@@ -1,6 +1,6 @@
 """A second, independent LISAFS codec and client, written from the protocol page alone.
 
-It shares no line with `gofer.wire` or `gofer.client`, so that a mistake made in both directions there cannot
+It shares no line with `gofer.wire` or `gofer.client.client`, so that a mistake made in both directions there cannot
 pass here. One method per request message, under the protocol's name, below the page's notation for it.
 An Error reply is raised as OSError. A malformed reply (short, long, another MID) is an AssertionError.
 Names may be str or bytes. Donated fds are returned, and closed with the peer.

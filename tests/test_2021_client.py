@@ -11,8 +11,8 @@ from hosts import PATIENCE, Server, fails
 from looks import names_in
 
 from gofer import wire
-from gofer.client import Client
-from gofer.client2021 import Client2021
+from gofer.client.client import Client
+from gofer.client.client2021 import Client2021
 
 pytestmark = pytest.mark.serve("--host-uds", "all", "--xattrs", "all")
 WAYS = pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from conftest import Start
 from hosts import PATIENCE, Server, fails, run, state, stopped, wait_until
 from transport import HEADER
 
-from gofer.client import Client
-from gofer.transport import Garbled, HungUp, Lost, Silent
+from gofer.client.client import Client
+from gofer.client.transport import Garbled, HungUp, Lost, Silent
 
 BOTH = pytest.mark.parametrize("channel", [False, True], ids=["socket", "channel"])
 

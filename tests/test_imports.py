@@ -34,9 +34,11 @@ LAYERS = """
     server: connection
     server: loop
     server
-    transport replies
+    client: transport replies
+    client: client
+    client: client2021
+    client: reach
     client
-    client2021
     runsc: errors calls
     runsc: flags gojson guard
     runsc: features logs tracer
@@ -45,7 +47,6 @@ LAYERS = """
     runsc: rootfs
     runsc: gofer
     runsc
-    reach
     charge
     serve look selftest options
     doctor

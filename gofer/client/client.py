@@ -21,8 +21,8 @@ import struct
 from errno import EIO, ELOOP, ENAMETOOLONG, ENOENT
 
 from gofer import wire
-from gofer.replies import Dirent, Inode, Stat, StatFS, stat_of
-from gofer.transport import ChannelTransport, Garbled, Lost, SocketTransport, close_all, set_timeout
+from gofer.client.replies import Dirent, Inode, Stat, StatFS, stat_of
+from gofer.client.transport import ChannelTransport, Garbled, Lost, SocketTransport, close_all, set_timeout
 from gofer.wire import ERROR, MAX_MESSAGE_SIZE, NO_ID, STATX_SIZE, take_str
 
 TYPE_CHECKING = False

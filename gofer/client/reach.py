@@ -13,8 +13,8 @@ import struct
 from errno import EACCES, EAGAIN, ECONNREFUSED, ENOENT, EPERM, EPROTOTYPE
 
 from gofer import Failure
-from gofer.client import Client, connected
-from gofer.transport import Garbled, HungUp, Silent
+from gofer.client.client import Client, connected
+from gofer.client.transport import Garbled, HungUp, Silent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
