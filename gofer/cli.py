@@ -9,7 +9,7 @@ import os
 from errno import EAGAIN, ENOMEM
 
 from gofer import Failure, __version__, failure, quoted, signals
-from gofer.options import SERVE, given, quick, seconds
+from gofer.commands.options import SERVE, given, quick, seconds
 from gofer.output import Unread, fill_standard_fds, put, tell
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ def _run(argv: list[str], prog: str) -> int:
         fill_standard_fds()  # before anything is opened
         signals.heed_children()
         if argv[:1] == ["serve"]:
-            from gofer.serve import serve
+            from gofer.commands.serve import serve
 
             _serves = True
             return serve(quick(argv[1:]) or _thorough(argv, prog), prog)
@@ -62,10 +62,10 @@ def _run(argv: list[str], prog: str) -> int:
         gc.enable()
         options = _parser(prog).parse_args(argv)
         if options.subcommand == "doctor":
-            from gofer import doctor
+            from gofer.commands import doctor
 
             return doctor.run(options, main)
-        from gofer import look
+        from gofer.commands import look
 
         return look.run(options)
     except Failure as e:

@@ -164,7 +164,7 @@ def test_a_path_one_may_not_reach_is_named(spot: Path) -> None:
 def as_nobody(*argv: str) -> "subprocess.CompletedProcess[str]":
     """Run the program as an unprivileged user, who need not be able to read the checkout: it is loaded before the switch."""
     code = (
-        "import os, runpy, sys; sys.path.insert(0, sys.argv[1]); import gofer.cli, gofer.serve, gofer.look\n"
+        "import os, runpy, sys; sys.path.insert(0, sys.argv[1]); import gofer.cli, gofer.commands.serve, gofer.commands.look\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(gofer.cli.main(sys.argv[2:]))"
     )

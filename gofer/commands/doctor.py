@@ -13,10 +13,11 @@ import shutil
 import tempfile
 from errno import EAGAIN
 
-from gofer import __version__, failure, procself, selftest, sys
+from gofer import __version__, failure, procself, sys
+from gofer.commands import selftest
+from gofer.commands.serve import open_root
 from gofer.jail import caps, enter, landlock, namespaces, posture, seccomp, supervisor
 from gofer.output import say
-from gofer.serve import open_root
 from gofer.server.comm import Options
 
 TYPE_CHECKING = False

@@ -23,7 +23,7 @@ from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 from gofer import Failure, __version__, failure, procself, quoted, signals
-from gofer.charge import ServeCharge
+from gofer.commands.charge import ServeCharge
 from gofer.jail import kernel
 from gofer.jail.posture import Policy, Posture
 from gofer.jail.supervisor import Charge
