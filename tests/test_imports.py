@@ -47,8 +47,9 @@ LAYERS = """
     runsc: rootfs
     runsc: gofer
     runsc
-    commands: charge options selftest look runsc
-    commands: serve
+    commands: charge options runsc
+    commands: serve look
+    commands: selftest
     commands: doctor
     commands
     cli

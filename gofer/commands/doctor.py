@@ -15,6 +15,7 @@ from errno import EAGAIN
 
 from gofer import __version__, failure, procself, sys
 from gofer.commands import selftest
+from gofer.commands.options import explaining, given
 from gofer.commands.serve import open_root
 from gofer.jail import caps, enter, landlock, namespaces, posture, seccomp, supervisor
 from gofer.output import say
@@ -22,10 +23,8 @@ from gofer.server.comm import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from argparse import ArgumentParser
     from typing import Any, Callable
-
-    Main = Callable[[Sequence[str]], int]
 
 PRESENT, MISSING, IN_FORCE = "present", posture.MISSING, posture.IN_FORCE
 _GOOD = (PRESENT, IN_FORCE, "ok")
@@ -47,15 +46,34 @@ class Row:
         return {"name": self.name, "state": self.state, "detail": self.detail, "lost": self.lost}
 
 
-def run(options: Any, main: Main) -> int:
-    """options: path (what is to be served, or None), json, self_test (a directory or None). main: the command line's, to
-    start a real server with.
+def add(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Try each layer of the jail and each feature of the kernel that gofer uses, and tell what is missing and "
+        "what is lost by that. Exit status 1 where gofer cannot serve."
+    )
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        nargs="?",
+        help="what is to be served: tell what confines a server of it (default: of a new directory)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument(
+        "--self-test",
+        metavar="DIR",
+        type=explaining(given),
+        help="also send every message to a server on this directory's file system",
+    )
+
+
+def run(options: Any) -> int:
+    """options: path (what is to be served, or None), json, self_test (a directory or None).
 
     Returns 0, or 1 where something that gofer needs is missing, or a message of the self-test went wrong.
     """
     report = {"jail": layers(options.path), "host": features()}
     if options.self_test is not None:
-        tested = selftest.run(options.self_test, main)
+        tested = selftest.run(options.self_test)
         report["self-test"] = [Row(*result, _NOT_HERE, needed=result[1] == "failed") for result in tested]
     if options.json:
         facts = {"gofer": __version__, "kernel": os.uname().release, "machine": os.uname().machine, "uid": os.geteuid()}

@@ -10,10 +10,12 @@ from errno import ELOOP
 from gofer import Failure
 from gofer.client.reach import is_socket, reach
 from gofer.client.transport import Lost
+from gofer.commands.options import explaining, seconds
 from gofer.output import printable, put, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
     from typing import Any
 
     from gofer.client.client import Client
@@ -26,6 +28,22 @@ _KINDS = {
 _DT_BLK = 6
 _MOST = 1 << 20  # bytes of one read
 _OVERHEAD = 64  # at most, of a reply beside its data
+
+
+_HELP = {"ls": "List a directory", "cat": "Print a file", "stat": "Show a file's attributes"}
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.description = f"{_HELP[parser.get_default('subcommand')]}, through a server's own protocol."
+    parser.add_argument("socket", metavar="SOCKET", nargs="?", help="the server's socket (default: $GOFER_SOCKET)")
+    parser.add_argument("path", metavar="PATH", nargs="?", default="/", help="inside what is served (default: /)")
+    parser.add_argument(
+        "--timeout",
+        type=explaining(seconds),
+        default=30.0,
+        metavar="SECONDS",
+        help="give up when the server has not answered for so long; 0: never (default: 30)",
+    )
 
 
 def run(options: Any) -> int:

@@ -2,15 +2,16 @@
 
 They stand once, in `SERVE`. argparse is built from it for help, errors and everything but the plainest
 use; importing it costs 6 ms, a third of the start-up of a server that is started with every container, so `quick` reads
-the plain `--name value` and `--name=value` by itself and leaves whatever else to argparse (cli.py).
+the plain `--name value` and `--name=value` by itself and leaves whatever else to argparse (`add`).
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Callable
 
 _MOST = 0xFFFFFFFE  # the largest uid; fd numbers and limits are below it, and all of it fits a C long
 
@@ -179,6 +180,36 @@ SERVE: dict[str, dict[str, Any]] = {
     "--log-format": {"choices": ("text", "json"), "default": "text", "help": "default: text"},
     "--quiet": {"action": "store_true", "help": "no lines at start and end; warnings and errors only"},
 }
+
+
+def add(parser: ArgumentParser) -> None:
+    """To a parser of argparse's."""
+    parser.usage = "%(prog)s PATH [options] [-- COMMAND ...]"
+    parser.description = (
+        "Serve PATH, a directory or a regular file, over a Unix socket. With `-- COMMAND`, run COMMAND with "
+        "GOFER_SOCKET in its environment, and stop with its exit status when it ends. SIGTERM, SIGINT, SIGQUIT and SIGHUP end "
+        "the server cleanly; which of them were ignored when it was started, as by nohup, are ignored."
+    )
+    parser.epilog = (
+        "Examples: `gofer serve /srv/data --read-only`; `gofer serve . -- gofer ls`. Sockets passed by systemd "
+        "(LISTEN_FDS) are served as well. Every change by a client is made with the server's own rights."
+    )
+    parser.add_argument("path", metavar="PATH", help="what to serve")
+    for option, words in SERVE.items():
+        parser.add_argument(option, **{**words, "type": explaining(words["type"])} if "type" in words else words)
+
+
+def explaining(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The same, for argparse, which passes on the words of one kind of error only."""
+    import argparse
+
+    def call(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+    return call
 
 
 class Namespace:

@@ -14,13 +14,13 @@ from errno import EINVAL, EOPNOTSUPP, EPERM
 from gofer import failure, sys, wire
 from gofer.client.client import Client
 from gofer.client.transport import Lost
+from gofer.commands import serve
+from gofer.commands.options import quick
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any, Callable
 
-    Main = Callable[[Sequence[str]], int]
     Result = tuple[str, str, str]
 
 _TRANSPORTS = ("socket", "channel")
@@ -31,10 +31,10 @@ _OPTIONAL |= {wire.FGETXATTR, wire.FSETXATTR, wire.FLISTXATTR, wire.FREMOVEXATTR
 _OF_SOCKETS = {wire.LISTEN, wire.CONNECT, wire.CONNECTWITHCREDS, wire.ACCEPT}
 
 
-def run(directory: str, main: Main) -> list[Result]:
+def run(directory: str) -> list[Result]:
     """(name, "ok", "missing" or "failed", detail) of each message; missing is what the file system does not have.
 
-    They are worked through in a new subdirectory that is removed again. main: the command line's, to start the server.
+    They are worked through in a new subdirectory that is removed again.
     """
     place = ""
     try:
@@ -49,7 +49,7 @@ def run(directory: str, main: Main) -> list[Result]:
     try:
         for transport in _TRANSPORTS:
             folder = os.path.join(place, transport)
-            with _served(folder, main) as sock, Client(sock, transport == "channel", timeout=30) as client:
+            with _served(folder) as sock, Client(sock, transport == "channel", timeout=30) as client:
                 for mid, trouble in _Course(client, folder).results():
                     found.setdefault(mid, {})[transport] = trouble
     except (Lost, struct.error) as e:
@@ -69,7 +69,7 @@ def _judge(mid: int, by_transport: dict[str, str]) -> Result:
 
 
 @contextlib.contextmanager
-def _served(folder: str, main: Main) -> Any:
+def _served(folder: str) -> Any:
     """A connected socket to a server of `folder`, started as from the command line."""
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -77,7 +77,8 @@ def _served(folder: str, main: Main) -> Any:
         status = 1
         try:
             ours.close()
-            status = main(["serve", folder, "--fd", str(theirs.fileno()), "--host-uds=all", "--log-level=error"])
+            options = quick([folder, "--fd", str(theirs.fileno()), "--host-uds=all", "--log-level=error"])
+            status = serve.run(options, "gofer")
         finally:
             os._exit(status)
     theirs.close()

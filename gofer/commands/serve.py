@@ -24,6 +24,7 @@ from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 from gofer import Failure, __version__, failure, procself, quoted, signals
 from gofer.commands.charge import ServeCharge
+from gofer.commands.options import add
 from gofer.jail import kernel
 from gofer.jail.posture import Policy, Posture
 from gofer.jail.supervisor import Charge
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def serve(options: Any, prog: str) -> int:
+__all__ = ["add", "open_root", "run"]
+
+
+def run(options: Any, prog: str) -> int:
     """Serve as the command line says; returns the exit status: 0, or that of the command behind `--`.
 
     prog: how the user called us.
