@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["get_errno"]  # and every name below; this one is only passed on
 
 libc = ctypes.CDLL(None, use_errno=True)
-_plain_call = ctypes.CDLL(None)["syscall"]
-_unlocked_call = ctypes.PyDLL(None)["syscall"]
-_plain_call.restype = _unlocked_call.restype = None
+plain_call = ctypes.CDLL(None)["syscall"]
+unlocked_call = ctypes.PyDLL(None)["syscall"]
+plain_call.restype = unlocked_call.restype = None
 
 MACHINE = os.uname().machine
 
@@ -154,9 +154,6 @@ RENAME_WHITEOUT = 4
 
 RESOLVE_IN_ROOT = 0x10
 
-SCM_RIGHTS = 1
-SOL_SOCKET = 1
-
 STATX_MODE = 0x2
 STATX_UID = 0x8
 STATX_GID = 0x10
@@ -226,32 +223,6 @@ class CapData(ctypes.Structure):
     _fields_ = [("effective", c_uint32), ("permitted", c_uint32), ("inheritable", c_uint32)]
 
 
-class Iovec(ctypes.Structure):
-    """struct iovec."""
-
-    _fields_ = [("iov_base", c_void_p), ("iov_len", c_size_t)]
-
-
-class Msghdr(ctypes.Structure):
-    """struct msghdr."""
-
-    _fields_ = [
-        ("msg_name", c_void_p),
-        ("msg_namelen", c_uint32),
-        ("msg_iov", ctypes.POINTER(Iovec)),
-        ("msg_iovlen", c_size_t),
-        ("msg_control", c_void_p),
-        ("msg_controllen", c_size_t),
-        ("msg_flags", c_int),
-    ]
-
-
-class Cmsghdr(ctypes.Structure):
-    """struct cmsghdr; the data follows, aligned to 8 bytes."""
-
-    _fields_ = [("cmsg_len", c_size_t), ("cmsg_level", c_int), ("cmsg_type", c_int)]
-
-
 # two struct timespec of a 64-bit kernel: seconds and nanoseconds of the access, then of the modification time
 timespecs = struct.Struct("@qqqq").pack
 
@@ -262,7 +233,7 @@ fchmodat2 = _hot("fchmodat2", prefer_libc=False)
 fstatfs = _hot("fstatfs")
 getxattr = _hot("getxattr", c_ssize_t)
 openat = _hot("openat")
-_sendmsg = _hot("sendmsg", c_ssize_t)
+sendmsg = _hot("sendmsg", c_ssize_t)
 statx = _hot("statx")
 statx_silent = ctypes.CDLL(None)["statx"] if hasattr(libc, "statx") else statx  # keeps no errno: 0.1 us less
 utimensat = _hot("utimensat")  # its times: see `timespecs`
@@ -367,80 +338,3 @@ def thread_set_effective(capability: int, on: bool) -> bool:
         word.effective ^= bit
         _capset(ctypes.byref(header), ctypes.byref(data))
     return before
-
-
-class FDSender:
-    """sendmsg(2) with SCM_RIGHTS; the structures are made once and reused, so one sender serves one thread.
-
-    capacity: how many fds one message may carry.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        header = ctypes.sizeof(Cmsghdr)
-        self._control = ctypes.create_string_buffer(header + (4 * capacity + 7 & ~7))
-        self._fds = (c_int * capacity).from_buffer(self._control, header)
-        self._cmsg = Cmsghdr.from_buffer(self._control)
-        self._cmsg.cmsg_level, self._cmsg.cmsg_type = SOL_SOCKET, SCM_RIGHTS
-        self._iovec = Iovec()
-        self._msg = Msghdr(None, 0, ctypes.pointer(self._iovec), 1, ctypes.addressof(self._control), 0, 0)
-        self._reference = ctypes.byref(self._msg)
-        self._said = -1, -1  # the number of fds and the size that the structures now say
-
-    def send(self, sock: int, address: int | None, size: int, fds: tuple[int, ...], flags: int) -> int:
-        """Send size bytes at address with fds on their first byte; returns the bytes sent."""
-        for index, fd in enumerate(fds):
-            self._fds[index] = fd
-        if self._said != (len(fds), size):
-            self._said = len(fds), size
-            header = ctypes.sizeof(Cmsghdr)
-            self._cmsg.cmsg_len = header + 4 * len(fds)
-            self._msg.msg_controllen = header + (4 * len(fds) + 7 & ~7)
-            self._iovec.iov_len = size
-        self._iovec.iov_base = address
-        sent = _sendmsg(sock, self._reference, flags)
-        if sent < 0:
-            raise_errno()
-        return sent
-
-
-class FutexWord:
-    """A futex(2) word in shared memory, with the operations a channel needs, arguments prebuilt.
-
-    Shared futexes, not PRIVATE ones: the peer is another process. Their results are not looked at, so they are called
-    without the copying of errno; the two that only wake cannot block, and keep the interpreter's lock.
-    """
-
-    def __init__(self, address: int) -> None:
-        # Plain ints and a finished reference: what ctypes takes as it is, where a c_int or c_void_p costs an object a call.
-        number, word = _number("futex"), ctypes.byref(c_uint32.from_address(address))
-        # val (how many to wake at word), then val2 (how many more at the second word, the same one: none)
-        hand_over = FUTEX_OP_ANDN << 28 | 1 << 12
-        close = FUTEX_OP_SET << 28 | 2 << 12
-        self._wait = _plain_call, (number, word, FUTEX_WAIT, 0, None)
-        self._hand_over = _unlocked_call, (number, word, FUTEX_WAKE_OP, 1, 0, word, hand_over)
-        self._wake = _unlocked_call, (number, word, FUTEX_WAKE, 0x7FFFFFFF)
-        self._close = _unlocked_call, (number, word, FUTEX_WAKE_OP, 0x7FFFFFFF, 0, word, close)
-
-    def wait_while_zero(self) -> None:
-        """Sleep while the word is 0. Returns on a wake, a signal, or another value: the caller looks again."""
-        function, args = self._wait
-        function(*args)
-
-    def clear_bit0_and_wake(self) -> None:
-        """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays."""
-        function, args = self._hand_over
-        function(*args)
-
-    def wake_all(self) -> None:
-        """Wake every waiter; the word stays as it is."""
-        function, args = self._wake
-        function(*args)
-
-    def set_two_and_wake_all(self) -> None:
-        """Atomically word = 2, and wake every waiter."""
-        function, args = self._close
-        function(*args)
-
-    def hot(self) -> tuple[Callable[..., None], tuple[Any, ...], Callable[..., None], tuple[Any, ...]]:
-        """`wait_while_zero` and `clear_bit0_and_wake` as function and arguments each, for a loop that counts its calls."""
-        return (*self._wait, *self._hand_over)

@@ -19,6 +19,7 @@ from gofer.commands.options import explaining, given
 from gofer.commands.serve import open_root
 from gofer.jail import caps, enter, landlock, namespaces, posture, seccomp, supervisor
 from gofer.output import say
+from gofer.server.channel import FutexWord
 from gofer.server.comm import Options
 
 TYPE_CHECKING = False
@@ -215,7 +216,7 @@ def _memfd(place: str) -> str:
 def _futex(place: str) -> str:
     """FUTEX_WAKE_OP turns the word 1 into 0; a wait for a value that is not there is EAGAIN."""
     word = ctypes.c_uint32(1)
-    futex = sys.FutexWord(ctypes.addressof(word))
+    futex = FutexWord(ctypes.addressof(word))
     futex.clear_bit0_and_wake()
     if word.value != 0:
         raise OSError(EAGAIN, "FUTEX_WAKE_OP does not work")

@@ -30,7 +30,7 @@ import _thread
 import mmap
 import os
 from _signal import SIGURG
-from ctypes import addressof, c_char
+from ctypes import addressof, byref, c_char, c_uint32
 from errno import EIO
 from fcntl import fcntl
 from time import sleep
@@ -45,7 +45,7 @@ from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from typing import Callable
+    from typing import Any, Callable
 
     from gofer.handlers import Handler
     from gofer.log import Log
@@ -111,7 +111,7 @@ class Channel:
         self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
         self.ended = False
         self._view, address = windows.window(index)
-        self._word = sys.FutexWord(address)
+        self._word = FutexWord(address)
         self._fd_socket = fd_socket
         self._donor = Donor(fd_socket.fileno(), 1)
         self._comm = comm
@@ -266,3 +266,46 @@ class Channel:
                 mid, size = ERROR, ErrorResp.size
         donated.clear()
         return mid | sent << 16, size
+
+
+class FutexWord:
+    """A futex(2) word in shared memory, with the operations a channel needs, arguments prebuilt.
+
+    Shared futexes, not PRIVATE ones: the peer is another process. Their results are not looked at, so they are called
+    without the copying of errno; the two that only wake cannot block, and keep the interpreter's lock.
+    """
+
+    def __init__(self, address: int) -> None:
+        # Plain ints and a finished reference: what ctypes takes as it is, where a c_int or c_void_p costs an object a call.
+        number, word = sys.futex_number(), byref(c_uint32.from_address(address))
+        # val (how many to wake at word), then val2 (how many more at the second word, the same one: none)
+        hand_over = sys.FUTEX_OP_ANDN << 28 | 1 << 12
+        close = sys.FUTEX_OP_SET << 28 | 2 << 12
+        self._wait = sys.plain_call, (number, word, sys.FUTEX_WAIT, 0, None)
+        self._hand_over = sys.unlocked_call, (number, word, sys.FUTEX_WAKE_OP, 1, 0, word, hand_over)
+        self._wake = sys.unlocked_call, (number, word, sys.FUTEX_WAKE, 0x7FFFFFFF)
+        self._close = sys.unlocked_call, (number, word, sys.FUTEX_WAKE_OP, 0x7FFFFFFF, 0, word, close)
+
+    def wait_while_zero(self) -> None:
+        """Sleep while the word is 0. Returns on a wake, a signal, or another value: the caller looks again."""
+        function, args = self._wait
+        function(*args)
+
+    def clear_bit0_and_wake(self) -> None:
+        """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays."""
+        function, args = self._hand_over
+        function(*args)
+
+    def wake_all(self) -> None:
+        """Wake every waiter; the word stays as it is."""
+        function, args = self._wake
+        function(*args)
+
+    def set_two_and_wake_all(self) -> None:
+        """Atomically word = 2, and wake every waiter."""
+        function, args = self._close
+        function(*args)
+
+    def hot(self) -> tuple[Callable[..., None], tuple[Any, ...], Callable[..., None], tuple[Any, ...]]:
+        """`wait_while_zero` and `clear_bit0_and_wake` as function and arguments each, for a loop that counts its calls."""
+        return (*self._wait, *self._hand_over)

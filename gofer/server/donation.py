@@ -13,12 +13,25 @@ number of fds that there is none. Of everything else the fd is all that the mess
 
 from __future__ import annotations
 
-from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
+from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET
+from ctypes import (
+    POINTER,
+    Structure,
+    addressof,
+    byref,
+    c_int,
+    c_size_t,
+    c_uint32,
+    c_void_p,
+    create_string_buffer,
+    pointer,
+    sizeof,
+)
 from errno import ENOMEM, ETOOMANYREFS
 from fcntl import ioctl
 
 from gofer.server.fds import OpenFD
-from gofer.sys import FDSender
+from gofer.sys import raise_errno, sendmsg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +53,7 @@ def limit_unread(fd_limit: int, clients: int) -> None:
 class Donor:
     """The sending end of one transport. fileno: of its socket; capacity: how many fds a message may carry.
 
-    send(fileno, address, size, hosts, FLAGS): see sys.FDSender; BlockingIOError where the socket is full. Whoever calls it has
+    send(fileno, address, size, hosts, FLAGS): see FDSender; BlockingIOError where the socket is full. Whoever calls it has
     compared `unread` (at most so many messages with fds are unread) with most_unread[0], called `look` where it is not below,
     and adds one to it.
     """
@@ -68,3 +81,63 @@ def can_do_without(donated: list[Donation]) -> bool:
 def errno_without(channel: bool) -> int:
     """What to answer where they were needed. ENOMEM is what clients take for "go on with fewer channels"."""
     return ENOMEM if channel else ETOOMANYREFS
+
+
+class Iovec(Structure):
+    """struct iovec."""
+
+    _fields_ = [("iov_base", c_void_p), ("iov_len", c_size_t)]
+
+
+class Msghdr(Structure):
+    """struct msghdr."""
+
+    _fields_ = [
+        ("msg_name", c_void_p),
+        ("msg_namelen", c_uint32),
+        ("msg_iov", POINTER(Iovec)),
+        ("msg_iovlen", c_size_t),
+        ("msg_control", c_void_p),
+        ("msg_controllen", c_size_t),
+        ("msg_flags", c_int),
+    ]
+
+
+class Cmsghdr(Structure):
+    """struct cmsghdr; the data follows, aligned to 8 bytes."""
+
+    _fields_ = [("cmsg_len", c_size_t), ("cmsg_level", c_int), ("cmsg_type", c_int)]
+
+
+class FDSender:
+    """sendmsg(2) with SCM_RIGHTS; the structures are made once and reused, so one sender serves one thread.
+
+    capacity: how many fds one message may carry.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        header = sizeof(Cmsghdr)
+        self._control = create_string_buffer(header + (4 * capacity + 7 & ~7))
+        self._fds = (c_int * capacity).from_buffer(self._control, header)
+        self._cmsg = Cmsghdr.from_buffer(self._control)
+        self._cmsg.cmsg_level, self._cmsg.cmsg_type = SOL_SOCKET, SCM_RIGHTS
+        self._iovec = Iovec()
+        self._msg = Msghdr(None, 0, pointer(self._iovec), 1, addressof(self._control), 0, 0)
+        self._reference = byref(self._msg)
+        self._said = -1, -1  # the number of fds and the size that the structures now say
+
+    def send(self, sock: int, address: int | None, size: int, fds: tuple[int, ...], flags: int) -> int:
+        """Send size bytes at address with fds on their first byte; returns the bytes sent."""
+        for index, fd in enumerate(fds):
+            self._fds[index] = fd
+        if self._said != (len(fds), size):
+            self._said = len(fds), size
+            header = sizeof(Cmsghdr)
+            self._cmsg.cmsg_len = header + 4 * len(fds)
+            self._msg.msg_controllen = header + (4 * len(fds) + 7 & ~7)
+            self._iovec.iov_len = size
+        self._iovec.iov_base = address
+        sent = sendmsg(sock, self._reference, flags)
+        if sent < 0:
+            raise_errno()
+        return sent
