@@ -14,6 +14,11 @@ LAYERS = """
     sink
     wire sys log output signals
     procself
+    conform: codec
+    conform: transport
+    conform: peer
+    conform: peer2021 corpus
+    conform
     jail: callnames posture kernel
     jail: caps seccomp landlock namespaces
     jail: witness
@@ -175,3 +180,9 @@ def test_garbage_is_collected_while_it_serves_and_not_while_it_starts(spot: Path
     )
     run = subprocess.run([sys.executable, "-BISc", code], stdout=subprocess.PIPE, check=True, text=True)
     assert run.stdout == "False\nTrue\n"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("conform.")])
+def test_what_judges_servers_shares_nothing_with_ours(module: str) -> None:
+    names = {name for name in imported(MODULES[module]) if name.startswith("gofer")}
+    assert not [name for name in names if not name.startswith("gofer.conform.")]

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+FOLDER = Path(__file__).resolve().parent.parent / "docs/vectors"
+
 
 class Vector(NamedTuple):
     mid: int
@@ -17,14 +19,14 @@ class Vector(NamedTuple):
 
 
 def _load(name: str) -> list[Vector]:
-    rows = json.loads(Path(__file__).with_name(name).read_text())
+    rows = json.loads((FOLDER / name).read_text())
     return [Vector(row["mid"], row["message"], row["fields"], bytes.fromhex(row["hex"])) for row in rows]
 
 
-VECTORS = _load("vectors.json")
+VECTORS = _load("lisafs.json")
 REQUESTS = [vector for vector in VECTORS if vector.is_request]
 BY_NAME = {vector.message: vector for vector in VECTORS}
-VECTORS_2021 = _load("vectors2021.json")
+VECTORS_2021 = _load("lisafs-2021.json")
 BY_NAME_2021 = {vector.message: vector for vector in VECTORS_2021}
 
 

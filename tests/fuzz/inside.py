@@ -21,7 +21,7 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from codec import MAX_MESSAGE  # noqa: E402
-from transport import HEADER, PATIENCE, Reply, _rights  # noqa: E402
+from transport import HEADER, PATIENCE, Reply, rights  # noqa: E402
 
 SIOCOUTQ = 0x5411
 atheris = sys.modules.get("atheris")  # where a fuzzer is to learn what of the server an input reaches
@@ -130,7 +130,7 @@ class Client:
 
     def _receive(self) -> None:
         part, ancillary, _, _ = self.sock.recvmsg(1 << 20, socket.CMSG_SPACE(32), socket.MSG_CMSG_CLOEXEC)
-        self.donated += _rights(ancillary)
+        self.donated += rights(ancillary)
         self.data += part
         if not part:
             raise EOFError
