@@ -47,7 +47,7 @@ def pack(output: Path, interpreter: str) -> None:
             for kind, chosen in (("bundle", files), ("launch", [f"gofer/{name}.py" for name in LAUNCH.split()])):
                 bundle = _run(python, str(HERE / "bundle.py"), str(CHECKOUT), *chosen)
                 _write(stage / f"{_magic(python)}.{kind}", bundle)
-        start = (HERE / "start.py").read_text() + (CHECKOUT / "__main__.py").read_text()
+        start = (HERE / "start.py").read_text() + (CHECKOUT / "gofer/__main__.py").read_text()
         shiv.builder.MAIN_TEMPLATE = start.replace("{", "{{").replace("}", "}}")
         shiv.builder.iter_package_files = lambda package: iter(())  # the files of its bootstrap
         shiv.cli.main(

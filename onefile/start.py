@@ -1,4 +1,4 @@
-"""First half of the one-file program's `__main__.py`; the checkout's `__main__.py` is the second.
+"""First half of the one-file program's `__main__.py`; gofer/__main__.py is the second.
 
 The file is a zip archive behind a `#!` line. Nothing is ever unpacked: all modules, compiled for this version
 of Python, stand in one member of the archive, which is read once, here. So start-up compiles nothing but this

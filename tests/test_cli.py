@@ -202,3 +202,16 @@ def test_a_jit_is_refused_as_the_filter_would_kill_it() -> None:
     env = {**os.environ, "PYTHON_JIT": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     fails_in_one_line(done, "JIT", "PYTHON_JIT=0")
+
+
+@pytest.mark.parametrize("how", [[str(CHECKOUT)], ["-m", "gofer"]], ids=["a checkout", "a module"])
+def test_a_thread_that_has_work_waits_half_a_millisecond_for_its_turn(how: list[str]) -> None:
+    """Each client of a server has a thread: with the interpreter's own 5 ms, one that floods the server keeps others waiting."""
+    code = (
+        f"import sys, runpy; sys.path.insert(0, {str(CHECKOUT)!r}); from gofer import cli\n"
+        "cli.main = lambda *_: print(sys.getswitchinterval())\n"
+    )
+    runs = "runpy.run_module('gofer'" if how[0] == "-m" else f"runpy.run_path({how[0]!r}"
+    argv = [sys.executable, "-c", f"{code}{runs}, run_name='__main__')"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.stdout == "0.0005\n" and done.returncode == 0, done

@@ -188,8 +188,8 @@ def find_target(name: str) -> str:
         name = getattr(loader, "archive", "")
         if not name:
             raise Refusal(
-                "this is a checkout, and a gofer must be one executable file: run ./build.sh and then "
-                "dist/gofer runsc ..., or name a file with --gofer"
+                "this is a checkout, or was installed by pip, and a gofer must be one executable file: run ./build.sh "
+                "and then dist/gofer runsc ..., or name a file with --gofer"
             )
     path = _absolute(name)
     if not _is_file(path, posix.R_OK | posix.X_OK):
