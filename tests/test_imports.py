@@ -41,7 +41,7 @@ LAYERS = """
     server
     client: transport replies
     client: client
-    client: client2021
+    client: client2021 ahead
     client: reach
     client
     runsc: errors calls

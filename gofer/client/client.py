@@ -41,8 +41,8 @@ class Client:
 
     def __init__(self, sock: socket.socket, channel: bool = False, timeout: float = 0) -> None:
         self._timeout = timeout
-        self._transport: SocketTransport | ChannelTransport = SocketTransport(sock, timeout)
-        self._socket = self._transport
+        self.transport: SocketTransport | ChannelTransport = SocketTransport(sock, timeout)
+        self._socket = self.transport
         self.lost: Lost | None = None
         try:
             payload, fds = self.exchange(wire.MOUNT, self._mount_request())
@@ -52,7 +52,7 @@ class Client:
             self.supported = struct.unpack_from(f"<{count}H", payload, wire.MountResp.size + 2)
             self.root_fd = fds[0] if fds else -1
             if channel:
-                self._transport = self.channel()
+                self.transport = self.channel()
         except BaseException:
             self.close()
             raise
@@ -73,7 +73,7 @@ class Client:
 
     def close(self) -> None:
         """Hang up; the server then closes every FD of the connection."""
-        self._transport.close()
+        self.transport.close()
         self._socket.close()
 
     def exchange(self, mid: int, request: bytes = b"") -> tuple[bytes, list[int]]:
@@ -83,17 +83,10 @@ class Client:
         if self.lost:
             raise self.lost
         try:
-            answer, payload, fds = self._transport.call(mid, request)
-            if answer == mid:
-                return payload, fds
-            close_all(fds)
-            code = int.from_bytes(payload, "little") if answer == ERROR else 0
-            if not 0 < code < _MAX_ERRNO:
-                raise Garbled(f"message {answer} in answer to {wire.NAMES.get(mid, mid)}")
+            return checked(mid, *self.transport.call(mid, request))
         except Lost as lost:
             self.lost = lost
             raise
-        raise OSError(code, os.strerror(code))
 
     def ask(self, mid: int, request: bytes = b"") -> bytes:
         """One request with whose reply no fds come; returns the payload."""
@@ -318,6 +311,17 @@ def connected(path: str | bytes, timeout: float = 0) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def checked(mid: int, answer: int, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
+    """The payload and fds of an answer to that message; raises the OSError that an Error reply tells."""
+    if answer == mid:
+        return payload, fds
+    close_all(fds)
+    code = int.from_bytes(payload, "little") if answer == ERROR else 0
+    if not 0 < code < _MAX_ERRNO:
+        raise Garbled(f"message {answer} in answer to {wire.NAMES.get(mid, mid)}")
+    raise OSError(code, os.strerror(code))
 
 
 def _str(value: bytes) -> bytes:

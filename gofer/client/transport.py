@@ -20,6 +20,7 @@ from gofer import sys, wire
 from gofer.wire import MAX_MESSAGE_SIZE
 
 _MOST_FDS = 8
+_AT_ONCE = 16384  # bytes of one read of replies: some thirty that tell of a file
 _DATA, _PAYLOAD = 16, 20  # offsets in a window: the data, and what is behind a message's header in it
 _LOOK_EVERY = 0.1  # seconds of sleep on the futex between two looks at the socket
 
@@ -49,48 +50,96 @@ def set_timeout(sock: socket.socket, timeout: float) -> None:
 
 
 class SocketTransport:
-    """One connected AF_UNIX stream socket, of which it is the owner."""
+    """One connected AF_UNIX stream socket, of which it is the owner.
+
+    Requests may be sent ahead of their answers, which come in their order: `send`, then `answer` for each. What has come is read
+    many replies at a time. The kernel ends a read behind a message with fds, so they belong to the last reply of what was read.
+    """
 
     def __init__(self, sock: socket.socket, timeout: float = 0) -> None:
         self._socket = sock
         self._timeout = timeout
+        self._came = b""  # and was not asked for yet
+        self._at = 0  # where the next reply begins in it
+        self._fds: list[int] = []  # those of the reply that the last byte of it belongs to
         set_timeout(sock, timeout)
 
     def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
         """One request; returns the reply's message id, payload and donated fds."""
-        fds: list[int] = []
+        self.send(wire.SocketHeader.bytes(len(request), mid) + request)
+        return self.answer()
+
+    def send(self, requests: bytes) -> None:
+        """Whole messages, headers and all. Ask for answers before more is sent than the socket holds."""
         try:
-            self._socket.sendall(wire.SocketHeader.bytes(len(request), mid) + request)
-            head = self._head(fds)
-            size, answer = wire.SocketHeader.unpack(head + self._take(wire.SocketHeader.size - len(head)))
+            self._socket.sendall(requests)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def answer(self) -> tuple[int, bytes, list[int]]:
+        """The next reply: its message id, payload and donated fds."""
+        head, fds = wire.SocketHeader.size, []
+        try:
+            while len(self._came) - self._at < head:
+                fds += self._receive()
+            size, answer = wire.SocketHeader.read(self._came, self._at)
             if size > MAX_MESSAGE_SIZE:
                 raise Garbled("a reply that exceeds the message size")
-            return answer, self._take(size), fds
+            start = self._at + head
+            missing = start + size - len(self._came)
+            if missing > 0:
+                fds += self._last_fds()
+                payload = self._came[start:] + self._take(missing)
+                self._came, self._at = b"", 0
+            else:
+                self._at = start + size
+                payload = self._came[start : self._at]
+                if self._at == len(self._came):
+                    fds += self._last_fds()
+            return answer, payload, fds
         except BaseException as error:
             close_all(fds)
-            if isinstance(error, BlockingIOError):
-                raise Silent(f"no answer within {self._timeout:g} s") from None
             if isinstance(error, OSError) and not isinstance(error, Lost):
-                raise HungUp("the server closed the connection") from None
+                raise self._lost(error) from None
             raise
 
-    def _head(self, fds: list[int]) -> bytes:
-        """The first bytes of a reply, with which its fds come."""
+    def _lost(self, error: OSError) -> Lost:
+        if isinstance(error, BlockingIOError):
+            return Silent(f"no answer within {self._timeout:g} s")
+        return HungUp("the server closed the connection")
+
+    def _receive(self) -> list[int]:
+        """More of what comes, behind less than a header. Returns the fds of what was there before."""
+        fds = self._last_fds()
         space, cloexec = socket.CMSG_SPACE(4 * _MOST_FDS), socket.MSG_CMSG_CLOEXEC
-        head, ancillary, _, _ = self._socket.recvmsg(wire.SocketHeader.size, space, cloexec)
-        fds += _rights(ancillary)
-        return head
+        try:
+            part, ancillary, _, _ = self._socket.recvmsg(_AT_ONCE, space, cloexec)
+        except BaseException:
+            close_all(fds)
+            raise
+        self._fds = _rights(ancillary)
+        if not part:
+            close_all(fds)
+            raise HungUp("the server closed the connection")
+        self._came, self._at = self._came[self._at :] + part, 0
+        return fds
+
+    def _last_fds(self) -> list[int]:
+        fds, self._fds = self._fds, []
+        return fds
 
     def _take(self, size: int) -> bytes:
-        parts = bytearray()
-        while len(parts) < size:
-            part = self._socket.recv(size - len(parts))
-            if not part:
+        parts = bytearray(size)
+        rest = memoryview(parts)
+        while rest:
+            count = self._socket.recv_into(rest)
+            if not count:
                 raise HungUp("the server closed the connection")
-            parts += part
+            rest = rest[count:]
         return bytes(parts)
 
     def close(self) -> None:
+        close_all(self._last_fds())
         self._socket.close()
 
 

@@ -1,0 +1,86 @@
+"""Requests sent ahead of their answers: as many can be asked in the time of one.
+
+    for outcome in many(client, [(wire.FSTAT, wire.FDID.bytes(fd)) for fd in fds]):
+        if not isinstance(outcome, OSError):
+            payload, donated = outcome
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+
+from gofer import wire
+from gofer.client.client import checked
+from gofer.client.transport import Lost, SocketTransport, close_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Union
+
+    from gofer.client.client import Client
+
+    Outcome = Union[tuple[bytes, list[int]], OSError]
+
+WINDOW = 16  # as many fds as a server donates ahead
+
+
+def many(client: Client, calls: Iterable[tuple[int, bytes]], window: int = WINDOW) -> Iterator[Outcome]:
+    """What `client.exchange` would return or raise for each of calls, in order; what ends the connection is raised.
+
+    No other request may be made before the last outcome is taken, or the iterator closed: which waits for the answers that
+    are due. window: how many are on their way at once; so many requests, or so many answers, have to fit a socket's buffer (some
+    200 KiB).
+    """
+    transport = client.transport
+    if not isinstance(transport, SocketTransport):  # a channel holds one message
+        for mid, request in calls:
+            yield _exchanged(client, mid, request)
+        return
+    due: collections.deque[int] = collections.deque()
+    source = iter(calls)
+    try:
+        while True:
+            if len(due) <= window // 2:
+                batch = list(itertools.islice(source, window - len(due)))
+                if batch:
+                    _send(client, transport, batch)
+                    due.extend([mid for mid, _ in batch])
+            if not due:
+                return
+            yield _answer(client, transport, due.popleft())
+    finally:
+        while due and not client.lost:
+            outcome = _answer(client, transport, due.popleft())
+            if not isinstance(outcome, OSError):
+                close_all(outcome[1])
+
+
+def _exchanged(client: Client, mid: int, request: bytes) -> Outcome:
+    try:
+        return client.exchange(mid, request)
+    except Lost:
+        raise
+    except OSError as error:
+        return error
+
+
+def _send(client: Client, transport: SocketTransport, batch: list[tuple[int, bytes]]) -> None:
+    if client.lost:
+        raise client.lost
+    try:
+        transport.send(b"".join([wire.SocketHeader.bytes(len(request), mid) + request for mid, request in batch]))
+    except Lost as lost:
+        client.lost = lost
+        raise
+
+
+def _answer(client: Client, transport: SocketTransport, mid: int) -> Outcome:
+    try:
+        return checked(mid, *transport.answer())
+    except Lost as lost:
+        client.lost = lost
+        raise
+    except OSError as error:
+        return error
