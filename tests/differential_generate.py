@@ -307,5 +307,6 @@ WEIGHTS = {
     **dict.fromkeys(("mount", "channel"), 1),
 }
 assert {Mid[name.upper()] for name in WEIGHTS if name.upper() in Mid.__members__} >= set(Mid) - {
-    *(Mid.ERROR, Mid.GETDENTS64, Mid.FLUSH, Mid.FLISTXATTR, Mid.FREMOVEXATTR, Mid.CONNECTWITHCREDS, Mid.RENAMEAT2)
+    *(Mid.ERROR, Mid.GETDENTS64, Mid.FLUSH, Mid.FLISTXATTR, Mid.FREMOVEXATTR, Mid.CONNECTWITHCREDS, Mid.RENAMEAT2),
+    Mid.DIRSTAT,
 }, "a message is never sent"

@@ -70,6 +70,8 @@ def test_a_fault_inside_is_eremoteio_logged_with_its_place_and_the_next_request_
     [
         (0, b"", errno.EINVAL),
         (34, b"", errno.EOPNOTSUPP),
+        (Mid.DIRSTAT - 1, b"", errno.EOPNOTSUPP),
+        (Mid.DIRSTAT + 1, b"", errno.EOPNOTSUPP),
         (65535, b"xxxx", errno.EOPNOTSUPP),
         (Mid.FSTAT, b"", errno.EIO),
         (Mid.FSTAT, bytes(9), errno.EIO),
@@ -86,6 +88,7 @@ def test_an_error_is_told_once_at_debug_with_message_and_errno(
 
 
 def test_the_table_has_one_handler_for_each_message_under_its_name() -> None:
-    assert len(dispatch.HANDLERS) == len(wire.NAMES)
+    names = {**wire.NAMES, **wire.OWN_NAMES}
+    assert len(dispatch.HANDLERS) == max(names) + 1
     for mid, handler in enumerate(dispatch.HANDLERS):
-        assert handler.__name__ == wire.NAMES[mid].lower()
+        assert handler.__name__ == names.get(mid, "unknown").lower()

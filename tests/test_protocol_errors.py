@@ -23,7 +23,7 @@ def test_message_id_zero_is_einval(peer: Peer) -> None:
             peer.call(Mid.ERROR, payload)
 
 
-@pytest.mark.parametrize("mid", [34, 35, 99, 255, 256, 0x7FFF, 0x8000, 0xFFFF])
+@pytest.mark.parametrize("mid", [34, 35, 70, 72, 99, 255, 256, 0x7FFF, 0x8000, 0xFFFF])
 def test_an_unknown_message_id_is_eopnotsupp(peer: Peer, mid: int) -> None:
     for payload in (b"", b"x" * 4096):
         with fails(errno.EOPNOTSUPP):

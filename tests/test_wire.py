@@ -221,6 +221,7 @@ def test_a_string_array_that_claims_more_than_is_there_is_refused_at_once(count:
 
 # What the comments say.
 
+NAMES = {**wire.NAMES, **wire.OWN_NAMES}
 NOTATION = re.compile(r"^# (\w+) +(.+)$")
 SIZES = {"B": 1, "H": 2, "I": 4, "i": 4, "Q": 8, "q": 8}
 
@@ -230,7 +231,7 @@ def notation() -> dict[str, tuple[list[str], list[str]]]:
     found = {}
     for line in Path(wire.__file__).read_text().splitlines():
         match = NOTATION.match(line)
-        if match and "->" in line and match[1] in wire.NAMES.values():
+        if match and "->" in line and match[1] in NAMES.values():
             request, _, reply = match[2].partition("->")
             found[match[1]] = (request.split(), reply.split())
     return found
@@ -255,12 +256,12 @@ def fields_of(record: wire.Record) -> list[tuple[str, int]]:
 
 
 def test_every_message_has_one_line_of_notation() -> None:
-    assert list(notation()) == list(wire.NAMES.values())
+    assert list(notation()) == list(NAMES.values())
 
 
-@pytest.mark.parametrize("mid", sorted(set(wire.NAMES) - {wire.ERROR}))
+@pytest.mark.parametrize("mid", sorted(set(NAMES) - {wire.ERROR}))
 def test_the_notation_of_a_message_says_what_its_records_say(mid: int) -> None:
-    name = wire.NAMES[mid]
+    name = NAMES[mid]
     request, reply = notation()[name]
     for tokens, record in (
         (request, getattr(wire, name + "Req", None)),

@@ -254,6 +254,19 @@ class Client:
             at += size
         return found
 
+    def dirstat(self, fd: int, count: int) -> list[tuple[bytes, Stat]]:
+        """As getdents64, with the attributes of each entry, in one message of our own. A Stat with mask 0 has nothing but type
+        and inode number: walkstat of that one fails. EOPNOTSUPP: this server does not know the message."""
+        payload = self.ask(wire.DIRSTAT, wire.DirStatReq.bytes(fd, count))
+        (entries,) = wire.Count.read(payload)
+        found, at = [], wire.Count.size
+        for _ in range(entries):
+            _, raw, size = wire.DirStatEntry.read(payload, at)
+            at += wire.DirStatEntry.size
+            found.append((payload[at : at + size], stat_of(raw)))
+            at += size
+        return found
+
     def listdir(self, fd: int) -> Iterator[Dirent]:
         """Every entry of the directory with control FD fd."""
         with self.opened(fd) as opened:

@@ -62,6 +62,7 @@ class Mid(enum.IntEnum):
     ACCEPT = 31
     CONNECTWITHCREDS = 32
     RENAMEAT2 = 33
+    DIRSTAT = 71  # gofer's own
 
 
 class Stat(NamedTuple):

@@ -281,6 +281,17 @@ class Peer:
         r.done()
         return entries
 
+    # DirStat: open_fd[8] count[4, signed] pad[4] -> n[2] and n times off[8] Statx str name
+    def dirstat(self, open_fd: int, count: int = 65536) -> list[tuple[bytes, Stat]]:
+        r = self.read(Mid.DIRSTAT, struct.pack("<Qi4x", open_fd, count))
+        entries = []
+        for _ in range(r.take("H")):
+            r.take("Q")
+            stat = r.stat()
+            entries.append((r.string(), stat))
+        r.done()
+        return entries
+
     def listdir(self, open_fd: int, count: int = 65536) -> list[Dirent]:
         """Not a message: rewind, then Getdents64 until the end."""
         entries = more = self.getdents64(open_fd, -count)

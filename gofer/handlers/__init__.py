@@ -1,4 +1,4 @@
-"""The table of handlers: index is the message id.
+"""The table of handlers: index is the message id. Those of the protocol come first; then a gap, and messages of our own.
 
 A handler takes (comm, req, reply): the communicator, the request's payload cut to its length, and the reply's buffer of
 MAX_MESSAGE_SIZE bytes; it returns the size of the reply it wrote, or raises OSError, or struct.error for a request that
@@ -55,7 +55,12 @@ _REGISTER: tuple[tuple[int, Handler], ...] = (
     (wire.RENAMEAT2, names.renameat2),
 )
 
-HANDLERS: tuple[Handler, ...] = tuple(handler for _, handler in _REGISTER)
+_OWN: tuple[tuple[int, Handler], ...] = ((wire.DIRSTAT, directory.dirstat),)
 
-if [mid for mid, _ in _REGISTER] != list(range(len(_REGISTER))):
+_GAP = (session.unknown,) * (wire.DIRSTAT - len(_REGISTER))
+HANDLERS: tuple[Handler, ...] = (
+    *(handler for _, handler in _REGISTER), *_GAP, *(handler for _, handler in _OWN),
+)  # fmt: skip
+
+if [mid for mid, _ in _REGISTER] != list(range(len(wire.NAMES))) or [mid for mid, _ in _OWN] != [*wire.OWN_NAMES]:
     raise ImportError("a message id is missing, doubled or out of place in the table of handlers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EINVAL
+from errno import EINVAL, EOPNOTSUPP
 
 from gofer import wire
 from gofer.server import mounts
@@ -22,11 +22,14 @@ def error(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     raise OSError(EINVAL, "Error is not a request")
 
 
+def unknown(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    """What is between the protocol's messages and our own."""
+    raise OSError(EOPNOTSUPP, "no such message")
+
+
 def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """The root's Inode, and what this server can do. What is served was fixed at start: a client cannot name a path."""
     wire.expect_end(req, 0)
-    from gofer.handlers import HANDLERS  # the table imports this module
-
     served, since = comm.export.root.host, mounts.changes()
     node = comm.adopt(mounts.top(served), within=0)
     root, node.host = MountPoint(node.host, node.kind, served), -1
@@ -34,7 +37,8 @@ def mount(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         mounts.goes_with_the_host(root, since)
     fdid = comm.next_id()
     # Flush is answered, but not offered: it does nothing here, and a client that knows of it sends one with every close.
-    mids = [mid for mid in range(1, len(HANDLERS)) if mid != wire.FLUSH]
+    # Nor are messages of our own.
+    mids = [mid for mid in wire.NAMES if mid not in (wire.ERROR, wire.FLUSH)]
     MountResp.pack(reply, 0, fdid, comm.statx_bytes, wire.MAX_MESSAGE_SIZE)
     Count.pack(reply, MountResp.size, len(mids))
     at = MountResp.size + Count.size

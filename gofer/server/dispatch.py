@@ -35,7 +35,7 @@ def refuse(comm: Communicator, mid: int, error: Exception, reply: memoryview, lo
     client: the connection's number in the logs.
     """
     comm.donated.clear()
-    name = wire.NAMES.get(mid, mid)
+    name = wire.NAMES.get(mid) or wire.OWN_NAMES.get(mid) or mid
     if isinstance(error, OSError):
         code = error.errno or EIO
     elif isinstance(error, struct.error):
