@@ -10,7 +10,7 @@ import os
 from errno import EAGAIN, ENOMEM
 
 from gofer import Failure, __version__, failure, quoted, signals
-from gofer.commands.options import quick
+from gofer.commands.options import quick, said_elsewhere
 from gofer.output import Unread, fill_standard_fds, put, tell
 
 TYPE_CHECKING = False
@@ -54,10 +54,7 @@ def _run(argv: list[str], prog: str) -> int:
         fill_standard_fds()  # before anything is opened
         signals.heed_children()
         if argv[:1] == ["serve"]:
-            from gofer.commands import serve
-
-            _serves = True
-            return serve.run(quick(argv[1:]) or _thorough(argv, prog), prog)
+            return _serve(argv, prog)
         if argv[:1] == ["runsc"]:
             from gofer.commands import runsc
 
@@ -101,6 +98,24 @@ def name(argv: Sequence[str], original: Sequence[str]) -> str:
     else:  # a checkout, or a copy that is not executable
         words = [*original[: len(original) - len(argv) + 1]]
     return " ".join(map(quoted, words))
+
+
+def _serve(argv: list[str], prog: str) -> int:
+    global _serves
+    options = quick(argv[1:]) or _thorough(argv, prog)
+    if said_elsewhere(options):
+        from gofer.commands import config
+
+        config.complete(options, argv[1:])
+        if options.print_config:
+            config.show(options)
+            return 0
+    if options.path is None:
+        parser("serve", prog).error("what is to be served? give PATH")
+    from gofer.commands import serve
+
+    _serves = True
+    return serve.run(options, prog)
 
 
 def _failed(why: str) -> int:

@@ -53,6 +53,7 @@ LAYERS = """
     runsc: gofer
     runsc
     commands: charge options runsc
+    commands: config
     commands: serve look
     commands: selftest
     commands: doctor

@@ -7,6 +7,8 @@ the plain `--name value` and `--name=value` by itself and leaves whatever else t
 
 from __future__ import annotations
 
+from posix import environ
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -179,7 +181,15 @@ SERVE: dict[str, dict[str, Any]] = {
     "--log-level": {"choices": _LEVELS, "default": "info", "help": "default: info"},
     "--log-format": {"choices": ("text", "json"), "default": "text", "help": "default: text"},
     "--quiet": {"action": "store_true", "help": "no lines at start and end; warnings and errors only"},
+    "--config": {
+        "type": given,
+        "metavar": "FILE",
+        "help": "take options from section [serve] of this INI file (`read-only = yes`), where they stand nowhere else",
+    },
+    "--print-config": {"action": "store_true", "help": "tell all options and where each is from, and serve nothing"},
 }
+ELSEWHERE_NOT = ("--config", "--print-config")  # cannot stand in a file
+VARIABLE = "GOFER_SERVE_"  # what an option's name in the environment begins with
 
 
 def add(parser: ArgumentParser) -> None:
@@ -192,9 +202,11 @@ def add(parser: ArgumentParser) -> None:
     )
     parser.epilog = (
         "Examples: `gofer serve /srv/data --read-only`; `gofer serve . -- gofer ls`. Sockets passed by systemd "
-        "(LISTEN_FDS) are served as well. Every change by a client is made with the server's own rights."
+        "(LISTEN_FDS) are served as well. Every change by a client is made with the server's own rights. PATH and each "
+        f"option may also stand in the environment, as {VARIABLE}READ_ONLY=yes, or in a file (--config); the command line "
+        "goes first."
     )
-    parser.add_argument("path", metavar="PATH", help="what to serve")
+    parser.add_argument("path", metavar="PATH", nargs="?", help="what to serve")
     for option, words in SERVE.items():
         parser.add_argument(option, **{**words, "type": explaining(words["type"])} if "type" in words else words)
 
@@ -216,8 +228,10 @@ class Namespace:
     """What argparse would have returned."""
 
     subcommand = "serve"
-    path: str
+    path: str | None
     command: list[str]
+    config: str | None
+    print_config: bool
 
     def __init__(self) -> None:
         for option, words in SERVE.items():
@@ -258,7 +272,14 @@ def quick(words: Sequence[str]) -> Namespace | None:
         if spec.get("action") == "append":
             parsed = [*(getattr(options, name) or ()), parsed]
         setattr(options, name, parsed)
-    if len(paths) != 1:
+    if len(paths) > 1:
         return None
-    options.path = paths[0]
+    options.path = paths[0] if paths else None
     return options
+
+
+def said_elsewhere(options: Any) -> bool:
+    """Whether the command line is not all there is to read, or not to be acted upon (config.py)."""
+    if options.config or options.print_config:
+        return True
+    return any(name.startswith(b"GOFER_") for name in environ if name != b"GOFER_SOCKET")
