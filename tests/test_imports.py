@@ -43,6 +43,8 @@ LAYERS = """
     client: client
     client: client2021 ahead
     client: reach
+    client: address
+    client: tree
     client
     runsc: errors calls
     runsc: flags gojson guard
@@ -53,7 +55,7 @@ LAYERS = """
     runsc: gofer
     runsc
     commands: charge options runsc
-    commands: config
+    commands: config common
     commands: serve look
     commands: selftest
     commands: doctor

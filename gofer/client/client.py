@@ -109,6 +109,21 @@ class Client:
         offset, length = wire.ChannelResp.unpack(payload)
         return ChannelTransport(fds[0], offset, length, fds[1], self._timeout)
 
+    def use_channel(self) -> bool:
+        """Send everything over a channel from now on, where the server gives one."""
+        try:
+            self.transport = self.channel()
+        except Lost:
+            raise
+        except OSError:  # --channels=0, one that is as old as 2021, or all are taken
+            return False
+        return True
+
+    def give_up(self, why: str) -> Garbled:
+        """What comes is not what a server says, as a caller has seen: the error to raise, now and at every later request."""
+        self.lost = Garbled(why)
+        return self.lost
+
     def close_fds(self, *fds: int) -> None:
         self.ask(wire.CLOSE, _fdids(fds))
 

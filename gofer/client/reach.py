@@ -14,7 +14,7 @@ from errno import EACCES, EAGAIN, ECONNREFUSED, ENOENT, EPERM, EPROTOTYPE
 
 from gofer import Failure
 from gofer.client.client import Client, connected
-from gofer.client.transport import Garbled, HungUp, Silent
+from gofer.client.transport import HungUp, Lost, Silent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,24 +25,35 @@ _NOT_ONE = "it is no gofer's, or one that is broken"
 
 
 @contextlib.contextmanager
-def reach(path: str, timeout: float) -> Iterator[Client]:
-    """A mounted client of the server at that socket. timeout: seconds that an answer may take; 0: any time."""
-    mounted = False
+def reach(path: str, timeout: float, channel: bool = False) -> Iterator[Client]:
+    """A mounted client of the server at that socket. timeout: seconds that an answer may take; 0: any time.
+
+    channel: use one where the server gives one.
+    """
+    mounted: Client | None = None
     try:
         with _mount(_connect(path, timeout), timeout, path) as client:
-            mounted = True
+            mounted = client
+            if channel:
+                client.use_channel()
             yield client
-    except Silent:
-        raise Failure(
-            f"{path}: no answer within {timeout:g} s: the server is stopped or hangs, or a file system below it does; "
-            "--timeout SECONDS waits longer"
-        ) from None
-    except HungUp as lost:
-        raise Failure(f"{path}: {lost if mounted else _refused()}; its log says why") from None
-    except Garbled as lost:
-        raise Failure(f"{path}: the server does not speak LISAFS ({lost}): {_NOT_ONE}") from None
+    except Lost as lost:
+        if mounted and mounted.lost is not lost:  # that of another server
+            raise
+        raise _lost(path, timeout, lost, bool(mounted)) from None
     except struct.error:
         raise Failure(f"{path}: the server does not speak LISAFS (a reply that is too short): {_NOT_ONE}") from None
+
+
+def _lost(path: str, timeout: float, lost: Lost, mounted: bool) -> Failure:
+    if isinstance(lost, Silent):
+        return Failure(
+            f"{path}: no answer within {timeout:g} s: the server is stopped or hangs, or a file system below it does; "
+            "--timeout SECONDS waits longer"
+        )
+    if isinstance(lost, HungUp):
+        return Failure(f"{path}: {lost if mounted else _refused()}; its log says why")
+    return Failure(f"{path}: the server does not speak LISAFS ({lost}): {_NOT_ONE}")
 
 
 def _connect(path: str, timeout: float) -> socket:

@@ -155,7 +155,8 @@ class ChannelTransport:
         self._timeout = timeout
         self._fd_socket = socket.socket(fileno=fd_socket)
         try:
-            self._view = _window(memfd, offset, length)
+            self._map = _window(memfd, offset, length)
+            self._view = memoryview(self._map)
             self._hang_up = select.poll()
             self._hang_up.register(fd_socket, 0)  # that it is gone is told all the same
             self._prepare(c_void_p(addressof(c_char.from_buffer(self._view))))
@@ -222,16 +223,20 @@ class ChannelTransport:
         return fds
 
     def close(self) -> None:
+        if self._map.closed:
+            return
         self._futex(*self._end_args)
         self._fd_socket.close()
+        self._view.release()
+        self._map.close()  # it has an fd of its own on the memory
 
 
-def _window(memfd: int, offset: int, length: int) -> memoryview:
+def _window(memfd: int, offset: int, length: int) -> mmap.mmap:
     """The window, mapped; of memory that nobody can take away again, which would be a fatal signal at the next access."""
     try:
         if length < _PAYLOAD + 4 or not fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
             raise ValueError
-        return memoryview(mmap.mmap(memfd, length, offset=offset))
+        return mmap.mmap(memfd, length, offset=offset)
     except (OSError, OverflowError, ValueError):
         raise Garbled("a channel that cannot be mapped") from None
 

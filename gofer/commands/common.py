@@ -1,0 +1,149 @@
+"""What the commands on served trees share: options, which server, output, and what becomes of one entry that goes wrong.
+
+    def run(options) -> int:
+        with Session("head", options) as session:
+            for address in operands(options.addresses):
+                with session.each(address.shown):          # an OSError is told; the rest goes on, and the status is 1
+                    tree = session.tree(address)
+                    session.write(tree.client.readlinkat(tree.resolve(address.path, follow=False).fd) + b"\\n")
+        return session.status
+
+Nothing of what a command writes is seen after a line on stderr that came later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from errno import EACCES, EDQUOT, EMFILE, ENFILE, ENOSPC, EOPNOTSUPP, EROFS
+
+from gofer import Failure
+from gofer.client import tree as client_tree
+from gofer.client.address import Address, below, operands
+from gofer.client.transport import Lost
+from gofer.commands.options import explaining, seconds
+from gofer.output import printable, put, tell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any
+
+    from gofer.client.tree import Tree
+
+__all__ = ["Address", "Session", "add_addresses", "add_common", "below", "operands", "why"]
+
+_BUFFERED = 1 << 16
+
+
+def add_addresses(parser: ArgumentParser, default: str = "") -> None:
+    """As many SERVER[:PATH] as are given, for `operands`. default: what none means, where one need not be given."""
+    more = f" (default: {default})" if default else ""
+    parser.add_argument(
+        "addresses",
+        metavar="SERVER[:PATH]",
+        nargs="*" if default else "+",
+        help=f"the server's socket and a path in what it serves; nothing before the colon: $GOFER_SOCKET{more}",
+    )
+
+
+def add_common(parser: ArgumentParser, json: str = "") -> None:
+    """The options of every command. json: what one object is about, where there is --json."""
+    if json:
+        parser.add_argument("--json", action="store_true", help=f"print a JSON object a line, for each {json}")
+    parser.add_argument(
+        "--timeout",
+        type=explaining(seconds),
+        default=30.0,
+        metavar="SECONDS",
+        help="give up when the server has not answered for so long; 0: never (default: 30)",
+    )
+
+
+class Session:
+    """One command's connections, its output and its exit status."""
+
+    def __init__(self, command: str, options: Any) -> None:
+        self.status = 0
+        self._command = command
+        self._timeout = options.timeout
+        self._stack = contextlib.ExitStack()
+        self._trees: dict[tuple[str, bool], Tree] = {}
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._most = 0 if os.isatty(1) else _BUFFERED
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if kind is None or issubclass(kind, (Failure, OSError)):
+            self.flush()
+        return self._stack.__exit__(kind, error, trace)
+
+    def tree(self, address: Address) -> Tree:
+        """That of the address's server, which is reached once."""
+        key = address.server, address.remote
+        if key not in self._trees:
+            self._trees[key] = self._stack.enter_context(client_tree.served(address, self._timeout))
+        return self._trees[key]
+
+    def write(self, data: bytes) -> None:
+        """Output, in pieces worth a system call; at once on a terminal."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > self._most:
+            self.flush()
+
+    def flush(self) -> None:
+        data, self._parts, self._size = b"".join(self._parts), [], 0
+        put(data)
+
+    def write_json(self, fields: dict[str, Any]) -> None:
+        """Bytes are names: where they are no UTF-8, as lone surrogates, which Python's os.fsencode turns back."""
+        import json
+
+        plain = {name: os.fsdecode(value) if isinstance(value, bytes) else value for name, value in fields.items()}
+        self.write(json.dumps(plain).encode() + b"\n")
+
+    @contextlib.contextmanager
+    def each(self, shown: bytes, status: int = 1) -> Iterator[None]:
+        """One operand or entry: what goes wrong with it is told, and costs no other."""
+        try:
+            yield
+        except OSError as error:
+            self.bad(shown, error, status=status)
+
+    def bad(self, shown: bytes, error: OSError, more: str = "", status: int = 1) -> None:
+        """Tell of it; not of the end of the connection, which is raised further. more: the remedy, where the command knows it."""
+        if isinstance(error, Lost):
+            raise error
+        self.complain(shown, why(error, more), status)
+
+    def complain(self, shown: bytes, cause: str, status: int = 1) -> None:
+        """A line on stderr, after the output so far; the exit status is at least this."""
+        self.flush()
+        self.status = max(self.status, status)
+        tell(f"gofer: {self._command} {printable(shown)}: {cause}")
+
+
+def why(error: OSError, more: str = "") -> str:
+    """The cause, and the remedy where the errno tells one."""
+    cause = error.strerror or str(error)
+    remedy = more or _REMEDIES.get(error.errno or 0, "")
+    return f"{cause}; {remedy}" if remedy else cause
+
+
+_REMEDIES = {
+    EACCES: "the server's user may not: its rights decide, not yours",
+    EDQUOT: "the quota of the server's user is used up",
+    EMFILE: "the server's --fd-limit, or its limit of open files, is reached",
+    ENFILE: "the server's host has too many files open",
+    ENOSPC: "the file system that is served is full",
+    EOPNOTSUPP: "the file system that is served, or the server, does not have this",
+    EROFS: "the server was started with --read-only, or what it serves is mounted so",
+}
