@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The same requests to Debian's `runsc gofer` and to ours, the replies compared field by field, then the two trees.
+"""The same requests to a `runsc gofer` of Debian's and to ours, the replies compared field by field, then the two trees.
 
-  python3 tests/differential.py [--steps N] [--seed S] [--dialect 2021]
+  python3 tests/differential.py [--steps N] [--seed S] [--go 2024] [--dialect 2021]
 
 Random steps, from the seed alone. Exit status 0: no difference but those of the table (differential_table.py); how often
 each line of it was needed is printed. Otherwise 1: the seed, the step, and the shortest list of steps found that shows the
@@ -21,13 +21,13 @@ from differential_compare import Inodes, Outcome, changes, compare_trees, differ
 from differential_generate import Generator
 from differential_model import Model, Step, made, refs_of, with_ids
 from differential_rules import Case
-from differential_servers import Pair, Probe, Probe2021
+from differential_servers import RELEASES, Match, Pair, Probe, Probe2021
 from differential_table import TABLE
 
 CREATING = ("opencreateat", "mkdirat", "mknodat", "symlinkat", "linkat", "bindat")
 READS = "fstat walkstat pread listing page readlinkat fstatfs fsync unknown fgetxattr fsetxattr channel".split()
 NOT_IN_2021 = ("mount", "bindat", "listen", "accept")  # a second Mount is an error there
-MOST_STEPS = 50000  # of one run: each LinkAt leaks an fd of the Go gofer; the next run has the next seed
+MOST_STEPS = 50000  # of one run: each LinkAt leaks an fd of the Go gofer of 2022; the next run has the next seed
 SHOWN = 60  # steps
 SHRINK_FOR = 40.0  # seconds
 
@@ -43,9 +43,10 @@ class Unlisted(Exception):
 class Run:
     """Steps on one pair of servers; a context manager. fired counts how often each line of the table was needed."""
 
-    def __init__(self, ours: type[Probe] = Probe) -> None:
-        self.pair = Pair(ours)
-        self.model = Model()
+    def __init__(self, match: Match) -> None:
+        self.match = match
+        self.pair = Pair(match)
+        self.model = Model(leaks_links=not match.release.links_by_path)
         self.inodes = Inodes()
         self.fired: Counter[str] = Counter()
         self.steps: list[Step] = []
@@ -63,7 +64,7 @@ class Run:
             return None
         self.steps.append(step)
         go, ours = (self._perform(side, step) for side in (0, 1))
-        case = Case(step, fds, go, ours, self.model, self.pair.sides)
+        case = Case(step, fds, go, ours, self.model, self.pair.sides, self.match)
         for difference in differences(go, ours, step.args, self.inodes):
             line = next((line for line in TABLE if line.matches(case, difference)), None)
             if line is None:
@@ -116,7 +117,7 @@ class Run:
             raise Unlisted(None, "the trees differ:\n" + "\n".join(left[:20]))
 
 
-def random_run(steps: int, seed: int, ours: type[Probe] = Probe) -> "tuple[Counter[str], Counter[str]]":
+def random_run(steps: int, seed: int, match: Match) -> "tuple[Counter[str], Counter[str]]":
     """How often each line of the table was needed, and how often each message was (sent, refused by both).
 
     Unlisted, with the shortest list of steps found that shows the difference, where there is one."""
@@ -124,9 +125,9 @@ def random_run(steps: int, seed: int, ours: type[Probe] = Probe) -> "tuple[Count
     refused: set[int] = set()
     history: list[Step] = []
     try:
-        with Run(ours) as run:
-            limits = (NOT_IN_2021, 0xFFFFFFFF) if ours is Probe2021 else ()
-            generator = Generator(seed, run.model, run.pair.sides[0], *limits)
+        with Run(match) as run:
+            limits = (NOT_IN_2021, 0xFFFFFFFF) if match.ours is Probe2021 else ()
+            generator = Generator(seed, run.model, run.pair.sides[0], match.release, *limits)
             history = run.steps
             for number in range(1, steps + 1):
                 case = run.do(generator.step(number))
@@ -138,16 +139,16 @@ def random_run(steps: int, seed: int, ours: type[Probe] = Probe) -> "tuple[Count
             run.finish()
             return run.fired, sent
     except Unlisted as unlisted:
-        fewest = shrink(history, refused, unlisted, ours)
+        fewest = shrink(history, refused, unlisted, match)
         text = "\n".join(map(repr, fewest[-SHOWN:]))
         told = f"seed {seed}: {unlisted}\n{len(fewest)} steps show it, the last:\n{text}"
         raise Unlisted(None, told) from None
 
 
-def shows(steps: Iterable[Step], ours: type[Probe] = Probe) -> Optional[Unlisted]:
+def shows(steps: Iterable[Step], match: Match) -> Optional[Unlisted]:
     """The difference that these steps show on new trees."""
     try:
-        with Run(ours) as run:
+        with Run(match) as run:
             for step in steps:
                 run.do(step)
             run.finish()
@@ -156,18 +157,18 @@ def shows(steps: Iterable[Step], ours: type[Probe] = Probe) -> Optional[Unlisted
     return None
 
 
-def shrink(steps: list[Step], refused: set[int], first: Unlisted, ours: type[Probe] = Probe) -> list[Step]:
+def shrink(steps: list[Step], refused: set[int], first: Unlisted, match: Match) -> list[Step]:
     """The fewest steps found, in SHRINK_FOR seconds, that show a difference at the same step (or of the trees at the end).
 
     Without those that changed nothing; of these the shortest tail (with the steps that made its FDs), by doubling; then
     that, less what can be left out, by halves. refused: the numbers of the steps that both servers refused."""
     deadline = time.monotonic() + SHRINK_FOR
     quiet = [step for step in steps if step == first.step or not idle(step, refused)]
-    found = quiet if shows_same(quiet, first, ours) else steps
+    found = quiet if shows_same(quiet, first, match) else steps
     size = 8
     while size < len(found) and time.monotonic() < deadline:
         tail = with_makers(found, size)
-        if shows_same(tail, first, ours):
+        if shows_same(tail, first, match):
             found = tail
             break
         size *= 2
@@ -176,7 +177,7 @@ def shrink(steps: list[Step], refused: set[int], first: Unlisted, ours: type[Pro
         at = 0
         while at < len(found) and time.monotonic() < deadline:
             less = found[:at] + found[at + size :]
-            if shows_same(less, first, ours):
+            if shows_same(less, first, match):
                 found = less
             else:
                 at += size
@@ -185,7 +186,7 @@ def shrink(steps: list[Step], refused: set[int], first: Unlisted, ours: type[Pro
 
 
 def idle(step: Step, refused: set[int]) -> bool:
-    """Whether it left everything as it was (Go keeps a reference after a LinkAt, even when it refuses it)."""
+    """Whether it left everything as it was (Go of 2022 keeps a reference after a LinkAt, even when it refuses it)."""
     return step.method in READS or step.number in refused and step.method != "linkat"
 
 
@@ -198,8 +199,8 @@ def with_makers(steps: list[Step], size: int) -> list[Step]:
     return [step for step in steps if step.number in wanted]
 
 
-def shows_same(steps: list[Step], first: Unlisted, ours: type[Probe]) -> bool:
-    found = shows(steps, ours)
+def shows_same(steps: list[Step], first: Unlisted, match: Match) -> bool:
+    found = shows(steps, match)
     return found is not None and found.step == first.step and found.kind == first.kind
 
 
@@ -207,16 +208,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20000, help="how many requests (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="default: a new one each time")
+    parser.add_argument("--go", choices=RELEASES, default="2022", help="whose gofer (default: %(default)s)")
     parser.add_argument("--dialect", choices=("today", "2021"), default="today", help="what is spoken with ours")
     options = parser.parse_args()
-    ours = Probe2021 if options.dialect == "2021" else Probe
+    match = Match(RELEASES[options.go], Probe2021 if options.dialect == "2021" else Probe)
     print(f"seed {options.seed}, {options.steps} steps", flush=True)
     began = time.monotonic()
     fired: Counter[str] = Counter()
     sent: Counter[str] = Counter()
     try:
         for seed, begun in enumerate(range(0, options.steps, MOST_STEPS), options.seed):
-            more = random_run(min(MOST_STEPS, options.steps - begun), seed, ours)
+            more = random_run(min(MOST_STEPS, options.steps - begun), seed, match)
             fired, sent = fired + more[0], sent + more[1]
     except Unlisted as unlisted:
         print(unlisted)

@@ -118,6 +118,17 @@ def lost_symlink(script: Script) -> None:
     script.setstat(moved(script, make, b"symlink"), MTIME | ATIME, mtime=(2, 0))
 
 
+def lost_target(script: Script) -> None:
+    """A file that was renamed is looked for under its old name."""
+
+    def make(name: bytes) -> Ref:
+        made = {"mode": stat.S_IFREG | 0o644, "uid": NO_ID, "gid": NO_ID, "minor": 0, "major": 0}
+        return script.made("mknodat", dir_fd=script.root, name=name, **made)
+
+    fd = moved(script, make, b"target")
+    assert script.send("linkat", dir_fd=script.root, target_fd=fd, name=b"linked").ours.errno == 0
+
+
 def set_id(script: Script) -> None:
     made = script.send("opencreateat", dir_fd=script.root, name=b"suid", mode=0o6755, uid=1, gid=2, flags=os.O_RDWR)
     assert stat.S_IMODE(made.ours.value.inode.stat.mode) == 0o6755
@@ -157,6 +168,18 @@ def bound_link(script: Script) -> None:
 
 def socket_times(script: Script) -> None:
     script.setstat(script.walk(SILENT), ATIME | MTIME, mtime=(3, 0))
+
+
+def bound_xattr(script: Script) -> None:
+    script.send("fgetxattr", fd=script.bind(b"bound 5"), name=b"trusted.x", size=0)
+
+
+def set_xattr(script: Script) -> None:
+    script.send("fsetxattr", fd=script.root, name=b"trusted.x", value=b"value", flags=0)
+
+
+def symlink_xattr(script: Script) -> None:
+    script.send("fgetxattr", fd=script.walk(b"d", b"l"), name=b"trusted.x", size=0)
 
 
 def bind_read_only(script: Script) -> None:
@@ -230,6 +253,12 @@ def xattr_of_nothing(script: Script) -> None:
     script.send("fgetxattr", fd=10**9, name=b"user.x", size=0)
 
 
+def rename_below_itself(script: Script) -> None:
+    root = script.root
+    script.send("mkdirat", dir_fd=script.walk(b"d", b"d"), name=b"more", mode=0o755, uid=NO_ID, gid=NO_ID)
+    script.send("renameat", old_dir=root, old_name=b"d", new_dir=script.walk(b"d"), new_name=b"d")
+
+
 def rename_of_nothing(script: Script) -> None:
     script.send("renameat", old_dir=script.walk(b"a"), old_name=b"a", new_dir=10**9, new_name=b"b")
 
@@ -237,10 +266,12 @@ def rename_of_nothing(script: Script) -> None:
 # In the order of the table.
 SEQUENCES: list[Callable[[Script], None]] = [
     *(statx, statx, messages, channel),
-    *(lost_name, unlinked_symlink, rename_missing, long_path, lost_directory, lost_symlink),
+    *(lost_name, unlinked_symlink, rename_missing, long_path, lost_directory, lost_target, lost_symlink),
     *(set_id, chown_nothing, set_id_written),
-    *(closed_listener, bound_fstat, bound_control, bound_link, socket_times, bind_read_only),
+    *(closed_listener, bound_fstat, bound_control, bound_link, bound_xattr, socket_times, bind_read_only),
     *(small_count, least_count, no_bytes, wide_mode, access_mode_3, far_walk, trailing_bytes),
+    *(set_xattr, symlink_xattr),
     *(device_read, fifo_sync, whiteout),
-    *(symlink_size, symlink_mode, symlink_both, long_name, nul, xattr_of_nothing, rename_of_nothing),
+    *(symlink_size, symlink_mode, symlink_both, long_name, nul),
+    *(xattr_of_nothing, rename_below_itself, rename_of_nothing),
 ]

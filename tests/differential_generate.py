@@ -1,7 +1,7 @@
 """The seeded generator of steps: every message, arguments valid and not, FDs live, closed, of the wrong kind, of nobody.
 
 It knows the FDs by the model and picks with that what is interesting, and what must not be sent: what would hang or kill
-the Go gofer of 2022 (see `_connect`, `_fallocate`, `_bindat`), and changes that would go to another file there than here
+a Go gofer (see `_connect`, `_fallocate`, `_bindat`), and changes that would go to another file there than here
 (where Go goes by a path that has become another file's), as the trees would part for good.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 
 from codec import ATIME, GID, MODE, MTIME, NO_ID, SIZE, UID, Mid
 from differential_model import FD, Model, Operand, Ref, Step
-from differential_servers import CONNECTIONS, FIFO, LISTENING, LONG_PATH, READ_ONLY, SILENT, TRANSPORTS, Side
+from differential_servers import CONNECTIONS, FIFO, LISTENING, LONG_PATH, READ_ONLY, SILENT, TRANSPORTS, Release, Side
 
 NAMES = [b"a", b"b", b"c", b"d", b"e", b"f", b"l", b"s", b"new", b"with space", b"\xff\xfe\x80", b"n" * 255]
 TOP = [b"big", b"many", b"setid", FIFO, b"null", b"block", LISTENING, SILENT, b"missing"]
@@ -35,8 +35,15 @@ class Generator:
     """without: messages that are not to be sent. most: the largest FDID there can be."""
 
     def __init__(
-        self, seed: int, model: Model, go: Side, without: Sequence[str] = (), most: int = (1 << 64) - 1
+        self,
+        seed: int,
+        model: Model,
+        go: Side,
+        release: Release,
+        without: Sequence[str] = (),
+        most: int = (1 << 64) - 1,
     ) -> None:
+        self.release = release
         self.most = most
         self.random = random.Random(seed)
         self.model = model
@@ -59,6 +66,8 @@ class Generator:
             method = self.random.choice(self._kinds)
             maker: Callable[[], Optional[dict[str, Any]]] = getattr(self, "_" + method)
             args = maker()
+            if args and self._mislaid(args.get("dir_fd", 0), args.get("old_dir", 0), args.get("new_dir", 0)):
+                args = None if method not in ("walk", "walkstat") else args
         if self.random.random() < 0.01 and method not in ("unknown", "mount", "channel", "listing"):
             args["cut"] = self.random.choice((1, 2, 4))
         elif self.random.random() < 0.01 and method in HARMLESS:
@@ -128,8 +137,15 @@ class Generator:
             return not strict or fd is None
         try:
             return os.lstat(os.fsencode(self.go.tree) + fd.node.path()).st_ino == fd.inos[0]
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # not there, below what is no directory now, or the path has become too long
             return not strict
+
+    def _mislaid(self, *directories: Operand) -> bool:
+        """Whether Go takes one for removed that is not: what was renamed onto itself by two nodes of one directory."""
+        for fd in filter(None, map(self._of, directories)):
+            if fd.node.deleted and self.go.has(fd.inos[0]):
+                return True
+        return False
 
     # One method a message: its arguments, or None where there is nothing that could be sent now
 
@@ -224,7 +240,9 @@ class Generator:
     def _linkat(self) -> Optional[dict[str, Any]]:
         target = self._control()
         fd = self._of(target)
-        return None if fd and fd.from_bind else {"dir_fd": self._directory(), "target_fd": target, "name": self._name()}
+        if fd and (fd.from_bind or self.release.links_by_path and not self._leads(fd)):
+            return None
+        return {"dir_fd": self._directory(), "target_fd": target, "name": self._name()}
 
     def _fstatfs(self) -> dict[str, Any]:
         return {"fd": self._control()}

@@ -2,14 +2,14 @@
 
 Theory of operation
 -------------------
-The Go gofer of 2022 remembers for each control FD a node: a name in a parent node. It refuses with EINVAL what it would
+A Go gofer remembers for each control FD a node: a name in a parent node. It refuses with EINVAL what it would
 do with a node whose name was removed or replaced through it, and it goes by the node's path where it should go by the
 file. Ours knows no names, so it differs exactly there, and the table of allowed differences needs to know where "there"
 is. So the mirror repeats what Go does with nodes, its mistakes included:
 
 - a node lives as long as it has references: one of each control FD, one of each child;
 - when it dies it removes *whatever* has its name now from its parent, also a node that came after it;
-- LinkAt keeps a reference to the target for ever, Listen and Accept one to the bound-socket FD;
+- LinkAt of 2022 keeps a reference to the target for ever, Listen and Accept one to the bound-socket FD;
 - a rename of one hard link onto another of the same file changes nothing on disk, but moves the node all the same.
 """
 
@@ -134,7 +134,8 @@ def made(value: Any) -> list[Made]:
 
 
 class Model:
-    def __init__(self) -> None:
+    def __init__(self, leaks_links: bool) -> None:
+        self.leaks_links = leaks_links
         self.root = Node(b"", None)
         self.root.references = 1
         self.fds: dict[Ref, FD] = {}
@@ -188,7 +189,7 @@ class Model:
             self._done(step, fds)
         if step.method in ("listen", "accept") and fds and fds[0].kind == "bound" and not fds[0].closed:
             fds[0].references += 1
-        if step.method == "linkat" and len(fds) == 2 and error not in (errno.EIO, errno.EROFS):
+        if self.leaks_links and step.method == "linkat" and len(fds) == 2 and error not in (errno.EIO, errno.EROFS):
             found = not any(fd.closed or fd.kind != "control" for fd in fds) and fds[0].type == stat.S_IFDIR
             if found and step.args["name"] not in (b"", b".", b"..") and b"/" not in step.args["name"]:
                 fds[1].references += 1

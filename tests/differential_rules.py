@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from codec import ATIME, GID, MAX_MESSAGE, MODE, MTIME, NO_ID, SIZE, UID
 from differential_compare import Difference, Outcome
 from differential_model import FD, Model, Step
-from differential_servers import LONG_PATH, Side
+from differential_servers import LONG_PATH, Match, Side
 
 SET_ID = 0o6000
 CREATES = ("opencreateat", "mkdirat", "mknodat", "symlinkat", "bindat")
@@ -22,11 +22,14 @@ GIVEN_AWAY = (stat.S_IFIFO, stat.S_IFCHR)
 # What BindAt and Connect answer where the path does not matter.
 UNIX = (0, errno.EADDRINUSE, errno.ECONNREFUSED, errno.EPROTOTYPE, errno.ENXIO)
 ONE_ENTRY = 280  # bytes of the largest kernel dirent
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # what a path answers that was once right
+# What getting or setting an xattr answers, where there are any.
+XATTRS = (0, errno.ENODATA, errno.ERANGE, errno.EEXIST, errno.EPERM)
 # What each message answers about a file or directory that has no name left, where it works by the file alone.
 NAMELESS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys((*CREATES, "unlinkat", "renameat"), (errno.ENOENT,)),
     **dict.fromkeys(("listing", "page"), (0, errno.ENOENT)),
-    **dict.fromkeys(("fgetxattr", "fsetxattr"), (errno.EOPNOTSUPP,)),
+    **dict.fromkeys(("fgetxattr", "fsetxattr"), (errno.EOPNOTSUPP, *XATTRS)),
     "mknodat": (errno.ENOENT, errno.EPERM),
     "bindat": (errno.ENOENT, errno.ENXIO),
     "linkat": (0, errno.ENOENT, errno.EEXIST),
@@ -46,6 +49,7 @@ class Case(NamedTuple):
     ours: Outcome
     model: Model
     sides: list[Side]
+    match: Match
 
     @property
     def args(self) -> dict[str, Any]:
@@ -116,6 +120,12 @@ def of_type(*types: int) -> Predicate:
 def onto_itself(case: Case, difference: Difference) -> bool:
     old, new = case.fds
     return old.node is new.node and case.args["old_name"] == case.args["new_name"]
+
+
+def onto_entries(case: Case, difference: Difference) -> bool:
+    """A rename in place of a directory that is not empty."""
+    there = case.sides[0].find(case.fds[1].inos[0]) / os.fsdecode(case.args["new_name"])
+    return there.is_dir() and bool(os.listdir(there))
 
 
 def sets(bits: int) -> Predicate:
@@ -192,9 +202,17 @@ def given_away(case: Case, difference: Difference) -> bool:
 
 def lost_path(case: Case, difference: Difference) -> bool:
     """Go looks for the file where it is not."""
+    return _lost(case, case.fd)
+
+
+def lost_target(case: Case, difference: Difference) -> bool:
+    return _lost(case, case.fds[1])
+
+
+def _lost(case: Case, fd: FD) -> bool:
     try:
-        return os.lstat(os.fsencode(case.sides[0].tree) + case.fd.node.path()).st_ino != case.fd.inos[0]
-    except (FileNotFoundError, NotADirectoryError):
+        return os.lstat(os.fsencode(case.sides[0].tree) + fd.node.path()).st_ino != fd.inos[0]
+    except OSError:
         return True
 
 
@@ -247,6 +265,12 @@ def copy_times(case: Case, difference: Difference) -> None:
     if case.ours.after:
         atime, mtime = (sec * 10**9 + nsec for sec, nsec in (case.ours.after.atime, case.ours.after.mtime))
         os.utime(case.sides[0].held(case.fd.inos[0]), ns=(atime, mtime))
+
+
+def remove_xattr(case: Case, difference: Difference) -> None:
+    """What only ours has set, if that was asked for."""
+    if case.step.method == "fsetxattr" and not case.ours.errno:
+        os.removexattr(case.sides[1].held(case.fd.inos[1]), case.args["name"])
 
 
 def touch_directory(case: Case, difference: Difference) -> None:

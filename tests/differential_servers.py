@@ -1,4 +1,4 @@
-"""Debian's `runsc gofer` and ours, side by side: two copies of one tree, three connections to each, both transports.
+"""A `runsc gofer` of Debian's and ours, side by side: two copies of one tree, three connections to each, both transports.
 
 Connections 0 and 1 may write, connection 2 is read-only. Nothing here needs pytest: differential.py runs by hand.
 """
@@ -16,8 +16,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
+import newer
 from codec import Mounted, Name
 from hosts import children
 from peer import Peer, over_channel
@@ -25,16 +26,33 @@ from peer2021 import Peer2021
 from transport import PATIENCE, SocketTransport
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-# What the Go gofer of 2022 always opens or never has, ours must be told.
-OURS = ["--host-uds=all", "--host-fifo=open", "--char-devices=open", "--xattrs=none", "--quiet"]
+# What a Go gofer always opens, ours must be told.
+OURS = ["--host-uds=all", "--host-fifo=open", "--char-devices=open", "--quiet"]
 OURS += [f"--channels={min(4, max(2, len(os.sched_getaffinity(0))))}"]  # as Go's runtime counts CPUs
-RUNSC = ["runsc", "--TESTONLY-unsafe-nonroot", "--network=none", "--host-uds=all", "--host-fifo=open"]
+RUNSC = ["--TESTONLY-unsafe-nonroot", "--network=none", "--host-uds=all", "--host-fifo=open"]
 CONNECTIONS, READ_ONLY = 3, 2
 TRANSPORTS = ("socket", "channel")
 FIFO, LISTENING, SILENT = b"fifo", b"listening", b"silent"  # what is special at the top of the tree
 MANY = 700  # names in a directory that takes several reads
 LONG_PATH = 108  # bytes of a path that the Go gofer cannot bind or connect to
 FAULTS = re.compile("Traceback|fault in|channel failed|panic")
+
+
+class Release(NamedTuple):
+    """A runsc whose own gofer is driven here, and how it differs from the others in what it is told, and in what it does."""
+
+    year: str
+    program: str
+    flags: tuple[str, ...]  # before the word gofer
+    words: tuple[str, ...]  # after it
+    ours: tuple[str, ...]  # what our gofer is told beside it
+    links_by_path: bool  # LinkAt looks for its target where the name was; before, it kept a reference to it for ever
+
+
+OLDER = Release("2022", "runsc", (), (), ("--xattrs=none",), False)
+NO_OVERLAYS = f"--gofer-mount-confs={','.join(['lisafs:none'] * CONNECTIONS)}"
+NEWER = Release("2024", str(newer.RUNSC), ("--directfs=false",), (NO_OVERLAYS,), ("--xattrs=all",), True)
+RELEASES = {release.year: release for release in (OLDER, NEWER)}
 
 
 class Probe(Peer):
@@ -92,6 +110,18 @@ class Probe2021(Probe, Peer2021):
             self.rename_fd(found[0].fd, new_dir, new_name)
         finally:
             self.close(*(inode.fd for inode in found))
+
+
+class Match(NamedTuple):
+    """Who is compared with whom: the release of Go's gofer, and what is spoken with ours."""
+
+    release: Release = OLDER
+    ours: type[Probe] = Probe
+
+    @property
+    def years(self) -> set[str]:
+        """For the table: of Go's release, and of the dialect."""
+        return {self.release.year, *(["2021"] if self.ours is Probe2021 else [])}
 
 
 class Side:
@@ -158,6 +188,13 @@ class Side:
                     return Path(base, name)
         raise AssertionError(f"{self.name}: nothing in the tree is inode {ino}")
 
+    def has(self, ino: int) -> bool:
+        """Whether it still has a name."""
+        try:
+            return bool(self.find(ino))
+        except AssertionError:
+            return False
+
     def held(self, ino: int) -> str:
         """A path that leads to a file which the server holds open, whether it has a name or not."""
         wanted = os.stat(self.tree).st_dev, ino
@@ -201,16 +238,16 @@ class Side:
 
 
 class Pair:
-    """Both servers, started on equal trees; a context manager that leaves nothing behind. ours: what is spoken with ours."""
+    """Both servers, started on equal trees; a context manager that leaves nothing behind."""
 
-    def __init__(self, ours: type[Probe] = Probe) -> None:
+    def __init__(self, match: Match) -> None:
         # A tmpfs: its inode numbers are not used again, so that the two servers' can be matched one to one.
         self.place = Path(tempfile.mkdtemp(prefix="gofer-differential-", dir="/dev/shm"))
         self.sides: list[Side] = []
         try:
             self.sides = [Side("go", self.place), Side("ours", self.place)]
-            ends = [spawn_go(self.sides[0], self.place), spawn_ours(self.sides[1])]
-            for side, sockets, kind in zip(self.sides, ends, (Probe, ours)):
+            ends = [spawn_go(self.sides[0], self.place, match.release), spawn_ours(self.sides[1], match.release)]
+            for side, sockets, kind in zip(self.sides, ends, (Probe, match.ours)):
                 side.connect(sockets, kind)
         except BaseException:
             self._end()
@@ -236,7 +273,7 @@ class Pair:
             shutil.rmtree(self.place)
 
 
-def spawn_go(side: Side, place: Path) -> list[socket.socket]:
+def spawn_go(side: Side, place: Path, release: Release) -> list[socket.socket]:
     """`runsc gofer` as runsc would start it, short of namespaces. Bind mounts on "/" serve the same tree once more."""
     ends, theirs = _socketpairs()
     mounts = [{"destination": "/", "type": "bind", "source": str(side.tree), "options": [how]} for how in ("rw", "ro")]
@@ -244,18 +281,19 @@ def spawn_go(side: Side, place: Path) -> list[socket.socket]:
     spec = {"ociVersion": "1.0.0", "process": {"args": ["true"], "cwd": "/"}, "root": root, "mounts": mounts}
     (place / "config.json").write_text(json.dumps(spec))
     with open(place / "config.json", "rb") as config, open(os.devnull, "wb") as null:
-        argv = [*RUNSC, "gofer", f"--bundle={place}", "--setup-root=false", "--apply-caps=false"]
+        argv = [release.program, *release.flags, *RUNSC, "gofer", f"--bundle={place}", *release.words]
+        argv += ["--setup-root=false", "--apply-caps=false"]
         argv += [f"--spec-fd={config.fileno()}", f"--mounts-fd={null.fileno()}", *(f"--io-fds={fd}" for fd in theirs)]
         side.spawn(argv, [*theirs, config.fileno(), null.fileno()])
     _close(theirs)
     return ends
 
 
-def spawn_ours(side: Side) -> list[socket.socket]:
+def spawn_ours(side: Side, release: Release) -> list[socket.socket]:
     """Two processes, as `--read-only` is for all connections of one."""
     ends, theirs = _socketpairs()
     for fds, more in ((theirs[:READ_ONLY], []), (theirs[READ_ONLY:], ["--read-only"])):
-        argv = [sys.executable, str(CHECKOUT), "serve", str(side.tree), *OURS, *more]
+        argv = [sys.executable, str(CHECKOUT), "serve", str(side.tree), *OURS, *release.ours, *more]
         side.spawn([*argv, *(f"--fd={fd}" for fd in fds)], fds)
     _close(theirs)
     return ends

@@ -1,11 +1,12 @@
-"""Every difference between Debian's `runsc gofer` of 2022 and ours that is allowed, one entry each.
+"""Every difference between Debian's two `runsc gofer`s and ours that is allowed, one entry each.
 
 An entry names the difference and where it is written what is right: "6.4" is section 6, item 4 of the protocol page (what
-the Go server of 2022 gets wrong), "4 OpenAt" a rule of its section 4, a hexadecimal number the commit that mended Go
-upstream. Then the fields it may be in, a predicate, and what must be done so that the two trees stay equal.
+the Go server of 2022 gets wrong; that of 2024 too, unless the entry says `of`), "4 OpenAt" a rule of its section 4, a
+hexadecimal number the commit that mended Go upstream. Then the fields it may be in, a predicate, and what must be done so
+that the two trees stay equal.
 
 Not here, of section 6: items 1 and 12 would kill or hang the Go gofer, and 2 is of that kind; 9 and 10 have nothing to
-compare, as it has neither xattrs nor ConnectWithCreds; 11, what a walk opens, is not seen on the wire.
+compare, as 2022 has no xattrs, 2024 sets none, and neither has ConnectWithCreds; 11, what a walk opens, is not seen on the wire.
 """
 
 import errno as e
@@ -30,9 +31,11 @@ class Line(NamedTuple):
     fields: str  # a pattern for the whole path of the field
     allows: r.Predicate
     heal: Optional[Callable[[Case, Difference], None]] = None
+    of: str = "2022 2024"  # the releases that differ so; 2021: where that dialect is spoken with ours
 
     def matches(self, case: Case, difference: Difference) -> bool:
-        return bool(re.fullmatch(self.fields, difference.field)) and self.allows(case, difference)
+        of = not case.match.years.isdisjoint(self.of.split())
+        return of and bool(re.fullmatch(self.fields, difference.field)) and self.allows(case, difference)
 
 
 # fmt: off
@@ -41,12 +44,12 @@ TABLE: list[Line] = [
     Line("Go's statx has no birth time", "4c569980d", r".*\.mask", r.values(BASIC, BASIC | BTIME)),
     Line("Go's statx has zero for a birth time and attributes", "4c569980d",
          r".*\.(btime|attributes|attributes_mask)", r.go_zero),
-    Line("Go of 2022 supports fewer messages", "3", r"\.supported", r.go_fewer),
+    Line("Go supports fewer messages", "3", r"\.supported", r.go_fewer),
     Line("Go makes the fds of a channel non-blocking", "1: the client reads them without blocking",
          r"fds", lambda case, d: case.step.method == "channel"),
     # What has lost its name, and what Go looks for by path
     Line("Go refuses what has lost its name", "4: an unlinked file keeps working as it does on Linux",
-         r"errno", both(errnos(e.EINVAL, r.ANY), r.nameless)),
+         r"errno", both(errnos(e.EINVAL, r.ANY), r.nameless), r.remove_xattr),
     Line("Go reads no target from an unlinked symlink", "6.3",
          r"", both(message("readlinkat"), r.values(b"", r.ANY), lambda case, d: case.fd.node.deleted)),
     Line("Go renames a missing name onto itself", "6.4",
@@ -54,7 +57,9 @@ TABLE: list[Line] = [
     Line("Go binds and connects to no path of 108 bytes", "6.13",
          r"errno", both(message("bindat", "connect"), errnos(e.EINVAL, r.UNIX), r.long_path), r.touch_directory),
     Line("Go binds and connects where the name once was", "4: no host path is resolved a second time",
-         r"errno", both(message("bindat", "connect"), errnos(e.ENOENT, r.UNIX), r.lost_path)),
+         r"errno", both(message("bindat", "connect"), errnos(r.NOT_THERE, r.UNIX), r.lost_path)),
+    Line("Go of 2024 links what is where the name once was", "4: no host path is resolved a second time",
+         r"errno", both(message("linkat"), errnos(r.NOT_THERE, (0, e.EEXIST, e.ENOENT)), r.lost_target), of="2024"),
     Line("Go sets a symlink's times where the name once was", "4: no host path is resolved a second time",
          r"\.failure_(mask|errno)|after\.[am]time",
          both(message("setstat"), r.of_type(stat.S_IFLNK), r.sets(ATIME | MTIME), r.lost_path), r.copy_times),
@@ -74,7 +79,9 @@ TABLE: list[Line] = [
          r"(\.0)?\.(dev|ino|uid|gid|mode|nlink|mtime|blksize|type|files)",
          both(message("fstat", "walkstat", "fstatfs"), lambda case, d: case.fd.from_bind)),
     Line("Go's control FD from BindAt is the socket, not its name: link", "ecda53355: one host fd shared by two FDs",
-         r"errno", both(message("linkat"), errnos(e.EXDEV, 0), lambda case, d: case.fds[1].from_bind)),
+         r"errno", both(message("linkat"), errnos(e.EXDEV, 0), lambda case, d: case.fds[1].from_bind), of="2022"),
+    Line("Go's control FD from BindAt is the socket, not its name: xattrs", "ecda53355: one host fd shared by two FDs",
+         r"errno", both(message("fgetxattr"), errnos(e.EOPNOTSUPP, r.XATTRS), lambda case, d: case.fd.from_bind), of="2024"),
     Line("Go cannot set the times of a socket", "4: utimensat by the fd",
          r"\.failure_(mask|errno)|after\.[am]time",
          both(message("setstat"), r.of_type(stat.S_IFSOCK), r.sets(ATIME | MTIME)), r.copy_times),
@@ -95,6 +102,11 @@ TABLE: list[Line] = [
          r"errno", both(message("walk", "walkstat"), errnos(0, e.EIO), r.walks_far)),
     Line("Go ignores what follows the last field", "3: the lengths are those of the golden vectors",
          r"errno", both(errnos(r.ANY, e.EIO), lambda case, d: "extra" in case.args)),
+    # Extended attributes
+    Line("Go of 2024 sets no xattr", "4 xattr: all four", r"errno",
+         both(message("fsetxattr"), errnos(e.EOPNOTSUPP, r.XATTRS)), r.remove_xattr, of="2024"),
+    Line("Go of 2024 gets no xattr of what it has no access to, symlinks and sockets", "4 xattr: works for these too", r"errno",
+         both(message("fgetxattr"), r.of_type(*r.BY_PATH), errnos(e.EBADF, r.XATTRS)), of="2024"),
     # Types
     Line("Go also reads, writes and allocates FIFOs and devices itself", "4 OpenAt: these are donated; 38d2b048f",
          r"errno", both(message("pread", "pwrite", "fallocate"), errnos(r.ANY, e.EBADF), r.given_away)),
@@ -114,7 +126,11 @@ TABLE: list[Line] = [
     Line("Go leaves it to the kernel, and so to the last, that a name or target holds NUL", "4 names",
          r"errno", both(errnos(r.ANY, e.EINVAL), r.any_name(lambda name: b"\0" in name))),
     Line("Go looks up the FD before it says that it has no xattrs", "no rule: two faults in one request",
-         r"errno", both(r.sent("fgetxattr", "fsetxattr"), errnos((e.EBADF, e.EINVAL), e.EOPNOTSUPP), r.no_control_fd)),
+         r"errno", both(r.sent("fgetxattr", "fsetxattr"), errnos((e.EBADF, e.EINVAL), e.EOPNOTSUPP), r.no_control_fd),
+         of="2022"),
+    Line("Ours, in the dialect of 2021, looks at what is to be replaced before the kernel looks at what is above what",
+         "no rule: two faults in one request", r"errno",
+         both(message("renameat"), errnos((e.EINVAL, e.ENOTEMPTY), (e.EISDIR, e.ENOTEMPTY)), r.onto_entries), of="2021"),
     Line("Go looks up both FDs of a rename before it says that one is no directory", "no rule: two faults in one request",
          r"errno", both(r.sent("renameat"), errnos((e.EBADF, e.EINVAL), e.ENOTDIR))),
 ]
