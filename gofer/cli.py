@@ -28,6 +28,7 @@ COMMANDS = {
     "stat": ("look", "show a file's attributes, as a client sees it"),
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
+    "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
 }
 _serves = False  # this process is, or was, a server
 _INCOMPLETE = (  # as in __main__.py
@@ -68,7 +69,7 @@ def _run(argv: list[str], prog: str) -> int:
             return gofer.main(argv)
         gc.enable()
         if argv[:1] and argv[0] in COMMANDS:
-            return int(_module(argv[0]).run(parser(argv[0], prog).parse_intermixed_args(argv[1:])))
+            return int(_module(argv[0]).run(_options(argv[0], argv[1:], prog)))
         _all(prog).parse_args(argv)  # --help, --version, or what is wrong
         return FAILED
     except Failure as e:
@@ -129,6 +130,21 @@ def parser(command: str, prog: str = "gofer") -> argparse.ArgumentParser:
     made.set_defaults(subcommand=command)
     _module(command).add(made)
     return made
+
+
+def _options(command: str, words: list[str], prog: str) -> argparse.Namespace:
+    """Where the parser has a default for `command`, that is what stands behind `--`, word for word."""
+    made = parser(command, prog)
+    behind = None
+    if "--" in words and made.get_default("command") is not None:
+        at = words.index("--")
+        words, behind = words[:at], words[at + 1 :]
+    options = made.parse_intermixed_args(words)
+    if behind is not None:
+        options.command = behind
+        if not behind:
+            made.error("-- needs a COMMAND behind it")
+    return options
 
 
 def _module(command: str) -> Any:

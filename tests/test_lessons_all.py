@@ -1,7 +1,7 @@
 """The list of lessons: what gVisor's gofer and its neighbours got wrong once and a server can get wrong again.
 
-Each has a test whose docstring (or whose module's) names the commit or advisory. Lessons of the start-up of a container
-are in the tests of the part that does it.
+Each has a test, or a case of `gofer conform`, whose docstring (or whose module's) names the commit or advisory. Lessons of the
+start-up of a container are in the tests of the part that does it.
 """
 
 import ast
@@ -24,9 +24,9 @@ CVE-2026-96812 CVE-2023-37474
 
 
 def docstrings() -> str:
-    """Every docstring of every test, and of the modules they are in."""
+    """Every docstring of every test and case, and of the modules they are in."""
     found = []
-    for path in sorted(HERE.glob("test_*.py")):
+    for path in sorted([*HERE.glob("test_*.py"), *(HERE.parent / "gofer/conform/cases").glob("*.py")]):
         if path.name == Path(__file__).name:
             continue
         module = ast.parse(path.read_text())

@@ -19,6 +19,10 @@ class Unexpected(AssertionError):
     """The server has done otherwise than the protocol says; the text tells what."""
 
 
+class NotOffered(Exception):
+    """The server has said at Mount that it has no such message; the text is the message's name."""
+
+
 def expect(condition: object, what: str) -> None:
     """Not `assert`, which an interpreter may be told to leave out."""
     if not condition:

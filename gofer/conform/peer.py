@@ -20,6 +20,7 @@ from gofer.conform.codec import (
     Mid,
     Mounted,
     Name,
+    NotOffered,
     Opened,
     Reader,
     Stat,
@@ -32,12 +33,15 @@ from gofer.conform.codec import (
 )
 from gofer.conform.transport import ChannelTransport, Reply, SocketTransport
 
+_MESSAGES = frozenset(Mid) - {Mid.ERROR, Mid.FLUSH}  # Flush may be answered without being offered, as it does nothing
+
 
 class Peer:
     """One client over one transport. Mount and Channel work over either."""
 
     last_mid = Mid.RENAMEAT2  # of the messages there are
     reader = Reader
+    offered: frozenset[int] | None = None  # where it is set, no other message is sent
 
     def __init__(self, transport: SocketTransport | ChannelTransport) -> None:
         self.transport = transport
@@ -47,6 +51,8 @@ class Peer:
 
     def exchange(self, mid: int, payload: bytes = b"") -> Reply:
         """One request, one reply of whatever kind."""
+        if self.offered is not None and mid not in self.offered and mid in _MESSAGES:
+            raise NotOffered(Mid(mid).name)
         reply = self.transport.exchange(mid, payload)
         self.owned += reply.fds
         return reply
@@ -75,6 +81,18 @@ class Peer:
 
     def read(self, mid: int, payload: bytes) -> Reader:
         return self.reader(self.call(mid, payload).payload)
+
+    count = "<H"  # how a count, and the length of a string, are written
+
+    @staticmethod
+    def raw_fd(fd: int) -> bytes:
+        return struct.pack("<Q", fd)
+
+    def raw_count(self, number: int) -> bytes:
+        return struct.pack(self.count, number)
+
+    def raw_string(self, value: bytes) -> bytes:
+        return self.raw_count(len(value)) + value
 
     def disconnect(self) -> None:
         for channel in self.channels:
@@ -391,5 +409,5 @@ def over_channel(peer: Peer) -> Peer:
     expect(hello == b"{}\n", f"the handshake was answered with {hello!r}")
     peer.channels.remove(channel)
     other = type(peer)(channel)
-    other.root = peer.root
+    other.root, other.offered = peer.root, peer.offered
     return other

@@ -63,6 +63,11 @@ class Peer2021(Peer):
 
     last_mid = LAST
     reader = Reader2021
+    count = "<I"
+
+    @staticmethod
+    def raw_fd(fd: int) -> bytes:
+        return struct.pack("<I", fd)
 
     # Mount: str mount_path -> Inode max_message_size[4] n[2] mids[2*n]
     def mount(self, path: Name = "/") -> Mounted:

@@ -26,6 +26,8 @@ CHANNEL_HEADER = struct.Struct("<HBB")  # mid, num_fds, zero
 DATA = WINDOW.size  # where `data` starts in a window
 CLIENT_ACTIVE, SERVER_ACTIVE, SHUT_DOWN = 0, 1, 2
 
+_CLOSED, _SILENT = "the server closed the connection", "the server does not answer"
+
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}[platform.machine()]
 _WAIT, _WAKE, _WAKE_OP, _OP_OR = 0, 1, 5, 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,12 +54,22 @@ class SocketTransport:
 
     def send(self, data: bytes) -> None:
         """Any bytes at all."""
-        self.sock.sendall(data)
+        try:
+            self.sock.sendall(data)
+        except socket.timeout:
+            raise TimeoutError("the server takes no request") from None
+        except (BrokenPipeError, ConnectionResetError):
+            raise ConnectionResetError(_CLOSED) from None
 
     def receive(self) -> Reply:
         """One reply; donated fds ride on its first byte."""
         space = socket.CMSG_SPACE(8 * 4)
-        first, ancillary, flags, _ = self.sock.recvmsg(HEADER.size, space, socket.MSG_CMSG_CLOEXEC)
+        try:
+            first, ancillary, flags, _ = self.sock.recvmsg(HEADER.size, space, socket.MSG_CMSG_CLOEXEC)
+        except socket.timeout:
+            raise TimeoutError(_SILENT) from None
+        except ConnectionResetError:
+            raise ConnectionResetError(_CLOSED) from None
         fds = rights(ancillary)
         try:
             expect(not flags & socket.MSG_CTRUNC, "more fds than any message may donate")
@@ -71,9 +83,14 @@ class SocketTransport:
     def _exactly(self, count: int) -> bytes:
         parts = []
         while count:
-            part = self.sock.recv(count)
+            try:
+                part = self.sock.recv(count)
+            except socket.timeout:
+                raise TimeoutError(_SILENT) from None
+            except ConnectionResetError:
+                part = b""
             if not part:
-                raise ConnectionResetError("the server closed the connection")
+                raise ConnectionResetError(_CLOSED)
             parts.append(part)
             count -= len(part)
         return b"".join(parts)
@@ -82,6 +99,8 @@ class SocketTransport:
         """Wait for the server to end the connection; False when it says something instead."""
         try:
             return self.sock.recv(1) == b""
+        except socket.timeout:
+            raise TimeoutError("the server does not end the connection") from None
         except ConnectionError:
             return True
 
