@@ -49,7 +49,7 @@ LAYERS = """
     client: client
     client: client2021 ahead
     client: reach
-    client: address
+    client: address remote
     client: tree
     client
     runsc: errors calls
@@ -60,7 +60,7 @@ LAYERS = """
     runsc: rootfs
     runsc: gofer
     runsc
-    commands: charge options runsc
+    commands: charge options runsc stdio
     commands: config common
     commands: serve look
     commands: selftest conform

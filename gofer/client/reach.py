@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from socket import socket
+    from typing import Callable
 
 _NOT_ONE = "it is no gofer's, or one that is broken"
 
@@ -30,9 +31,18 @@ def reach(path: str, timeout: float, channel: bool = False) -> Iterator[Client]:
 
     channel: use one where the server gives one.
     """
+    with mounted(lambda: _connect(path, timeout), path, timeout, channel) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def mounted(
+    connect: Callable[[], socket], path: str, timeout: float, channel: bool = False, ended: Callable[[], str] = str
+) -> Iterator[Client]:
+    """As `reach`, of what `connect` connects to. path: what it is called in messages. ended(): why it may have hung up."""
     mounted: Client | None = None
     try:
-        with _mount(_connect(path, timeout), timeout, path) as client:
+        with _mount(connect(), timeout, path) as client:
             mounted = client
             if channel:
                 client.use_channel()
@@ -40,18 +50,21 @@ def reach(path: str, timeout: float, channel: bool = False) -> Iterator[Client]:
     except Lost as lost:
         if mounted and mounted.lost is not lost:  # that of another server
             raise
-        raise _lost(path, timeout, lost, bool(mounted)) from None
+        raise _lost(path, timeout, lost, bool(mounted), ended) from None
     except struct.error:
         raise Failure(f"{path}: the server does not speak LISAFS (a reply that is too short): {_NOT_ONE}") from None
 
 
-def _lost(path: str, timeout: float, lost: Lost, mounted: bool) -> Failure:
+def _lost(path: str, timeout: float, lost: Lost, mounted: bool, ended: Callable[[], str]) -> Failure:
     if isinstance(lost, Silent):
         return Failure(
             f"{path}: no answer within {timeout:g} s: the server is stopped or hangs, or a file system below it does; "
             "--timeout SECONDS waits longer"
         )
     if isinstance(lost, HungUp):
+        why = ended()
+        if why:
+            return Failure(f"{path}: {why}")
         return Failure(f"{path}: {lost if mounted else _refused()}; its log says why")
     return Failure(f"{path}: the server does not speak LISAFS ({lost}): {_NOT_ONE}")
 

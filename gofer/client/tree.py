@@ -19,7 +19,7 @@ import os
 import stat
 from errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
 
-from gofer import Failure, wire
+from gofer import wire
 from gofer.client.reach import reach
 
 TYPE_CHECKING = False
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from gofer.client.address import Address
     from gofer.client.client import Client
+    from gofer.client.remote import SSH
     from gofer.client.replies import Dirent, Inode
 
 MOST_LINKS = 40  # as in Linux
@@ -38,12 +39,18 @@ _STEPS = 256  # components of one Walk: a server makes an fd of each
 
 
 @contextlib.contextmanager
-def served(address: Address, timeout: float) -> Iterator[Tree]:
-    """The tree that the address's server serves. Failure where there is none, or the connection ends meanwhile."""
+def served(address: Address, timeout: float, ssh: SSH | None = None) -> Iterator[Tree]:
+    """The tree that the address's server serves. Failure where there is none, or the connection ends meanwhile.
+
+    ssh: how another host is reached. Of that, all is served: from its root, or from where ssh begins where the path is relative.
+    """
     if address.remote:
-        raise Failure(
-            f"{address.server}: servers on other machines are not reached; give a socket of this one, with a / in its name"
-        )
+        from gofer.client import remote
+
+        root = "/" if address.path.startswith(b"/") else "."
+        with remote.reach(address.server, root, timeout, ssh or remote.SSH()) as client:
+            yield Tree(client)
+        return
     with reach(address.server, timeout, channel=True) as client:
         yield Tree(client)
 

@@ -60,6 +60,30 @@ def add_common(parser: ArgumentParser, json: str = "") -> None:
         metavar="SECONDS",
         help="give up when the server has not answered for so long; 0: never (default: 30)",
     )
+    add_ssh(parser)
+
+
+def add_ssh(parser: ArgumentParser) -> None:
+    """How HOST:PATH is reached; `ssh_of` has the values."""
+    group = parser.add_argument_group("HOST:PATH, over ssh")
+    group.add_argument("--ssh", metavar="COMMAND", default="ssh", help="the ssh to run, with its options: 'ssh -p 2222'")
+    group.add_argument(
+        "--remote-gofer",
+        metavar="WHICH",
+        default="auto",
+        help="the gofer there: one of this version in its PATH, else this very program is sent and run from memory (auto); "
+        "always the one there (never: nothing is sent); always this one (always); or its path",
+    )
+    group.add_argument(
+        "--remote-command", metavar="COMMAND", help="run this there, for `gofer`: 'sudo gofer', 'doas /opt/gofer'"
+    )
+
+
+def ssh_of(options: Any) -> Any:
+    """The SSH that the options of `add_ssh` mean."""
+    from gofer.client.remote import SSH
+
+    return SSH(options.ssh, options.remote_gofer, options.remote_command or "")
 
 
 class Session:
@@ -68,9 +92,9 @@ class Session:
     def __init__(self, command: str, options: Any) -> None:
         self.status = 0
         self._command = command
-        self._timeout = options.timeout
+        self._options = options
         self._stack = contextlib.ExitStack()
-        self._trees: dict[tuple[str, bool], Tree] = {}
+        self._trees: dict[tuple[str, int], Tree] = {}
         self._parts: list[bytes] = []
         self._size = 0
         self._most = 0 if os.isatty(1) else _BUFFERED
@@ -87,9 +111,10 @@ class Session:
 
     def tree(self, address: Address) -> Tree:
         """That of the address's server, which is reached once."""
-        key = address.server, address.remote
+        key = address.server, address.remote and 1 + address.path.startswith(b"/")
         if key not in self._trees:
-            self._trees[key] = self._stack.enter_context(client_tree.served(address, self._timeout))
+            ssh = ssh_of(self._options) if address.remote else None
+            self._trees[key] = self._stack.enter_context(client_tree.served(address, self._options.timeout, ssh))
         return self._trees[key]
 
     def write(self, data: bytes) -> None:

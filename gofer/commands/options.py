@@ -90,6 +90,11 @@ SERVE: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "serve the connected socket with this number, inherited; repeatable",
     },
+    "--stdio": {
+        "action": "store_true",
+        "help": "serve one client, on stdin and stdout, and end with it: `ssh HOST gofer serve --stdio PATH`. Nothing is "
+        "donated, and there are no channels",
+    },
     "--mode": {
         "type": octal_mode,
         "default": 0o600,

@@ -50,6 +50,12 @@ def run(options: Any, prog: str) -> int:
 
     prog: how the user called us.
     """
+    if options.stdio:
+        from gofer.commands import stdio
+
+        stdio.settle(options)
+        options.stdio = False
+        return stdio.relay(options, lambda: run(options, prog))
     service = _Service(options, prog)
     try:
         return service.run()

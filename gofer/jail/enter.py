@@ -291,6 +291,17 @@ def _confine_supervisor(posture: Posture, policy: Policy, processes: Sequence[in
     _filter(policy.seccomp, lambda refuse: seccomp.supervisor_rules(refuse, processes))
 
 
+def confine_relay(action: str, child: int) -> None:
+    """A process that carries bytes between fds it has, and waits for that child (commands/stdio.py)."""
+    seccomp.prepare()
+    os.chdir("/")
+    procself.set_limit(resource.RLIMIT_CORE, 0, 0)
+    caps.limit(frozenset({caps.KILL}) if caps.effective_set() else frozenset())  # signals are handed on to the server
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)
+    _filter(action, lambda refuse: seccomp.relay_rules(refuse, child))
+
+
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 
 

@@ -28,7 +28,7 @@ import ctypes
 import os
 import struct
 from ctypes import c_long, c_uint, c_ulong, c_void_p
-from errno import EAGAIN, EINVAL, ENOSYS, EPERM
+from errno import EAGAIN, EINVAL, ENOENT, ENOSYS, EPERM
 
 from gofer.jail import callnames
 from gofer.sys import MACHINE, get_errno, libc, raise_errno
@@ -166,6 +166,22 @@ def supervisor_rules(refuse: int, processes: Iterable[int]) -> Rules:
         clone=[(_RET, 0, 0, ERRNO | EAGAIN)],  # its log may want a thread (sink.py), and does without
         ioctl=_one_of(refuse, 1, (_NOTIF_RECV,)),
         kill=[_load(1), (_JEQ, 0, 1, _SIGKILL), (_RET, 0, 0, ALLOW), *_one_of(refuse, 0, (*me, *processes))],
+        mmap=_without(refuse, 2, _PROT_EXEC),
+        mprotect=_without(refuse, 2, _PROT_EXEC),
+        tgkill=_one_of(refuse, 0, me),
+        tkill=_one_of(ERRNO | EPERM, 0, me),
+    )
+    return rules
+
+
+def relay_rules(refuse: int, child: int) -> Rules:
+    """What the process may call that carries bytes between ssh and a server, its child."""
+    me = (os.getpid(),)
+    rules: Rules = dict.fromkeys(("read", "write", "recvfrom", "sendto", "shutdown", "close", "futex", "wait4", *_RUNTIME))
+    # malloc, in a second thread, counts the cpus in /sys: and does without
+    rules.update(dict.fromkeys(("openat", "open"), [(_RET, 0, 0, ERRNO | ENOENT)]))
+    rules.update(
+        kill=_one_of(refuse, 0, (*me, child)),
         mmap=_without(refuse, 2, _PROT_EXEC),
         mprotect=_without(refuse, 2, _PROT_EXEC),
         tgkill=_one_of(refuse, 0, me),

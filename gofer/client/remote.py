@@ -1,0 +1,221 @@
+"""A server on another host, over ssh: `ssh HOST gofer serve --stdio PATH`, whose stdin and stdout are the connection.
+
+Theory of operation
+-------------------
+ssh gets one end of a socket pair as its stdin and stdout; whoever asks has the other end, and a connection like any other but
+that no fd crosses it. Options, keys, ports, agents and shared connections are ssh's own business, its messages go to our stderr.
+
+Where nothing else is asked for, the command that ssh runs is a Python program in one line (`_STAGE`). It tells which Python it is
+and which gofer is there. One of our version is used. Else this program is sent over the same connection: what that Python needs
+of it, compressed, into a memfd that is run. Nothing is written there. A version is compared because both ends belong to one
+person who has upgraded one of them; LISAFS itself is the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import shlex
+import socket
+import subprocess
+from typing import NamedTuple
+
+from gofer import Failure, __version__
+from gofer.client.reach import mounted
+from gofer.output import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gofer.client.client import Client
+
+_HELLO = "gofer-stage-1"
+_LONGEST = 1000  # bytes of the far side's line
+
+# `run` and `send` are what we answer. python3 is isolated, so that nothing in that account's home or directory is imported.
+_STAGE = """
+import os,sys,shutil,subprocess
+def line():
+ b=b""
+ while not b.endswith(b"\\n"):
+  c=os.read(0,1)
+  if not c: sys.exit(1)
+  b+=c
+ return b.split()
+g=shutil.which(NAME) or ""
+v=""
+if g:
+ try: v=subprocess.run([g,"--version"],stdin=-3,stdout=-1,timeout=60).stdout.decode("ascii","replace").strip()
+ except Exception: g=""
+from importlib.util import MAGIC_NUMBER as m
+os.write(1,("HELLO %d.%d %d %s\\n"%(sys.version_info[0],sys.version_info[1],m[0]|m[1]<<8,v.split(" ")[-1] or "-")).encode())
+a=line()
+if a[0]==b"run": os.execv(g,[g]+WORDS)
+n=int(a[1])
+f=os.memfd_create("gofer",0)
+while n:
+ d=os.read(0,min(n,1<<20))
+ if not d: sys.exit(1)
+ n-=len(d)
+ while d: d=d[os.write(f,d):]
+os.execv(sys.executable,[sys.executable,"-BIS","/proc/self/fd/%d"%f]+WORDS)
+"""
+
+
+class SSH(NamedTuple):
+    """How a host is reached, and what runs there; see --help."""
+
+    command: str = "ssh"
+    gofer: str = "auto"  # or "never", "always", a path
+    instead: str = ""  # of `gofer`: a command
+
+
+@contextlib.contextmanager
+def reach(host: str, path: str, timeout: float, ssh: SSH) -> Iterator[Client]:
+    """A mounted client of a server of that path there. As reach.reach, which is for this machine."""
+    far = Remote(host, path, timeout, ssh)
+    try:
+        with mounted(lambda: far.socket, host, timeout, ended=far.why_ended) as client:
+            yield client
+    finally:
+        far.close()
+
+
+class Remote:
+    """An ssh that is running. socket: the connected end."""
+
+    def __init__(self, host: str, path: str, timeout: float, ssh: SSH) -> None:
+        """path: what is served. timeout: seconds until the first answer; 0: any time. Failure: why it cannot be."""
+        self.host = host
+        self._ssh = ssh
+        self._timeout = timeout
+        self._words = ["serve", "--stdio", path]
+        self.socket, theirs = socket.socketpair()
+        try:
+            argv = [*self._words_of_ssh(), "--", host, self._command()]
+            with theirs:
+                self._process = subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno())
+        except OSError as error:
+            self.socket.close()
+            why = f"cannot run {self._words_of_ssh()[0]}: {error.strerror}"
+            raise Failure(f"{why}; install an ssh client, or say with --ssh how to reach {host}") from None
+        try:
+            if self._staged():
+                self._meet()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Hang up. ssh ends when the far side has; one that does not, as its host is silent, is not waited for."""
+        self.socket.close()
+        try:
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            self._process.wait()
+
+    def why_ended(self) -> str:
+        """What ssh's exit status tells; "" where it still runs."""
+        try:
+            status = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            return ""
+        if status == 255:
+            return f"ssh could not reach {self.host}, or was cut off"
+        if status == 127:
+            return f"{self.host} has no {'python3' if self._staged() else 'such command'}"
+        return f"what ran on {self.host} ended with status {status}"
+
+    def _words_of_ssh(self) -> list[str]:
+        words = shlex.split(self._ssh.command)
+        if not words:
+            raise Failure("--ssh must not be empty; it is a command line such as 'ssh -p 2222'")
+        return words
+
+    def _staged(self) -> bool:
+        return not self._ssh.instead and self._ssh.gofer in ("auto", "never", "always")
+
+    def _command(self) -> str:
+        words = " ".join(map(shlex.quote, self._words))
+        if self._ssh.instead:
+            return f"{self._ssh.instead} {words}"
+        if not self._staged():
+            return f"{shlex.quote(self._ssh.gofer)} {words}"
+        name = "" if self._ssh.gofer == "always" else "gofer"
+        stage = _STAGE.replace("NAME", repr(name)).replace("HELLO", _HELLO).replace("WORDS", repr(self._words))
+        # No character in it means anything to a shell, whichever it is.
+        return f"python3 -ISc 'import base64;exec(base64.b64decode(\"{base64.b64encode(stage.encode()).decode()}\"))'"
+
+    def _meet(self) -> None:
+        line = self._first_line()
+        hello, _, rest = line.partition(" ")
+        try:
+            python, magic, version = rest.split(" ")
+            number = tuple(map(int, python.split(".")))
+            if hello != _HELLO:
+                raise ValueError
+        except ValueError:
+            said = printable(line.encode()) or "nothing"
+            raise Failure(
+                f"{self.host}: something there writes to stdout before the command runs (its shell's start-up files?): {said}"
+            ) from None
+        there = version != "-"
+        if there and (version == __version__ or self._ssh.gofer == "never"):
+            self.socket.sendall(b"run\n")
+            return
+        if self._ssh.gofer == "never":
+            raise Failure(f"{self.host} has no gofer in its PATH; --remote-gofer auto sends this one, for this time only")
+        if number < (3, 9):
+            raise Failure(f"{self.host} has Python {python}, and gofer needs 3.9 or newer there")
+        program = portable(magic)
+        self.socket.sendall(b"send %d\n" % len(program) + program)
+
+    def _first_line(self) -> str:
+        self.socket.settimeout(self._timeout or None)
+        line = b""
+        try:
+            while not line.endswith(b"\n") and len(line) < _LONGEST:
+                byte = self.socket.recv(1)
+                if not byte:
+                    why = self.why_ended() or f"{self.host} hung up"
+                    raise Failure(f"{why}; `{' '.join(self._words_of_ssh())} {self.host} true` has to work without a question")
+                line += byte
+        except socket.timeout:
+            raise Failure(f"{self.host}: no answer within {self._timeout:g} s; --timeout SECONDS waits longer") from None
+        except OSError as error:
+            raise Failure(f"{self.host}: {error.strerror}; see what ssh has said above") from None
+        self.socket.settimeout(None)
+        return line.decode("utf-8", "replace").rstrip("\n")
+
+
+def portable(magic: str) -> bytes:
+    """This program as a zip archive that a Python whose byte code has that magic number can run, and no other need be able to."""
+    import io
+    import zipfile
+
+    archive = getattr(__spec__.loader if __spec__ else None, "archive", "")
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as out:
+        if archive:
+            with zipfile.ZipFile(archive) as source:
+                for name in _needed(source.namelist(), magic):
+                    out.writestr(name, source.read(name))
+        else:  # a checkout
+            root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            out.write(os.path.join(root, "__main__.py"), "__main__.py")
+            for folder, _, names in os.walk(os.path.join(root, "gofer")):
+                for name in names:
+                    if name.endswith(".py"):
+                        path = os.path.join(folder, name)
+                        out.write(path, os.path.relpath(path, root))
+    return made.getvalue()
+
+
+def _needed(names: list[str], magic: str) -> list[str]:
+    bundle = f"site-packages/{magic}.bundle"
+    if bundle in names:
+        return ["__main__.py", bundle]
+    return [name for name in names if name.endswith(".py")]
