@@ -44,7 +44,7 @@ class Run:
     """Steps on one pair of servers; a context manager. fired counts how often each line of the table was needed."""
 
     def __init__(self, match: Match) -> None:
-        self.match = match
+        self.release = match.release
         self.pair = Pair(match)
         self.model = Model(leaks_links=not match.release.links_by_path)
         self.inodes = Inodes()
@@ -64,7 +64,7 @@ class Run:
             return None
         self.steps.append(step)
         go, ours = (self._perform(side, step) for side in (0, 1))
-        case = Case(step, fds, go, ours, self.model, self.pair.sides, self.match)
+        case = Case(step, fds, go, ours, self.model, self.pair.sides, self.release)
         for difference in differences(go, ours, step.args, self.inodes):
             line = next((line for line in TABLE if line.matches(case, difference)), None)
             if line is None:

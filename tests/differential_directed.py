@@ -253,12 +253,6 @@ def xattr_of_nothing(script: Script) -> None:
     script.send("fgetxattr", fd=10**9, name=b"user.x", size=0)
 
 
-def rename_below_itself(script: Script) -> None:
-    root = script.root
-    script.send("mkdirat", dir_fd=script.walk(b"d", b"d"), name=b"more", mode=0o755, uid=NO_ID, gid=NO_ID)
-    script.send("renameat", old_dir=root, old_name=b"d", new_dir=script.walk(b"d"), new_name=b"d")
-
-
 def rename_of_nothing(script: Script) -> None:
     script.send("renameat", old_dir=script.walk(b"a"), old_name=b"a", new_dir=10**9, new_name=b"b")
 
@@ -273,5 +267,5 @@ SEQUENCES: list[Callable[[Script], None]] = [
     *(set_xattr, symlink_xattr),
     *(device_read, fifo_sync, whiteout),
     *(symlink_size, symlink_mode, symlink_both, long_name, nul),
-    *(xattr_of_nothing, rename_below_itself, rename_of_nothing),
+    *(xattr_of_nothing, rename_of_nothing),
 ]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from codec import ATIME, GID, MAX_MESSAGE, MODE, MTIME, NO_ID, SIZE, UID
 from differential_compare import Difference, Outcome
 from differential_model import FD, Model, Step
-from differential_servers import LONG_PATH, Match, Side
+from differential_servers import LONG_PATH, Release, Side
 
 SET_ID = 0o6000
 CREATES = ("opencreateat", "mkdirat", "mknodat", "symlinkat", "bindat")
@@ -49,7 +49,7 @@ class Case(NamedTuple):
     ours: Outcome
     model: Model
     sides: list[Side]
-    match: Match
+    release: Release
 
     @property
     def args(self) -> dict[str, Any]:
@@ -120,12 +120,6 @@ def of_type(*types: int) -> Predicate:
 def onto_itself(case: Case, difference: Difference) -> bool:
     old, new = case.fds
     return old.node is new.node and case.args["old_name"] == case.args["new_name"]
-
-
-def onto_entries(case: Case, difference: Difference) -> bool:
-    """A rename in place of a directory that is not empty."""
-    there = case.sides[0].find(case.fds[1].inos[0]) / os.fsdecode(case.args["new_name"])
-    return there.is_dir() and bool(os.listdir(there))
 
 
 def sets(bits: int) -> Predicate:

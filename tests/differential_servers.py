@@ -118,11 +118,6 @@ class Match(NamedTuple):
     release: Release = OLDER
     ours: type[Probe] = Probe
 
-    @property
-    def years(self) -> set[str]:
-        """For the table: of Go's release, and of the dialect."""
-        return {self.release.year, *(["2021"] if self.ours is Probe2021 else [])}
-
 
 class Side:
     """One of the two servers, the tree it serves, and our connections to it, [connection][transport]."""

@@ -138,6 +138,22 @@ def test_a_rename_that_the_target_forbids_leaves_everything(old: Peer2021, tree:
     assert names_in(tree / "dir") == ["file", "full"]
 
 
+def test_what_is_above_what_is_told_before_what_else_forbids_a_rename(old: Peer2021, tree: Path) -> None:
+    """As the kernel does, of which the same is asked here with paths."""
+    (tree / "a/b/full/x").mkdir(parents=True)
+    (tree / "a/b/file").touch()
+    (tree / "c").mkdir()
+    for source, target in (
+        *(("a", "a/b/file"), ("a", "a/b/full"), ("a/b", "a/b/file"), ("a/b/full", "a/b/full/x")),
+        *(("a/b/file", "a"), ("a/b/file", "a/b"), ("a/b/full", "a"), ("c", "a/b"), ("c", "a/b/file")),
+    ):
+        with pytest.raises(OSError) as wanted:
+            os.rename(tree / source, tree / target)
+        *way, name = target.split("/")
+        with fails(wanted.value.errno or 0):
+            old.rename_fd(old.walk_to(*source.split("/")), old.walk_to(*way) if way else old.root, name)
+
+
 @pytest.mark.parametrize("transport", WAYS_2021)
 def test_10_seconds_of_swaps_on_the_host_and_by_a_second_client_move_no_other_file(
     server: Server, transport: str

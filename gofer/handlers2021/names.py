@@ -167,7 +167,7 @@ def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
             raise OSError(ENOENT, "no longer where it was found")
         if _holds(comm, new, new_name, node):  # there already, or another link to it: rename(2) leaves both
             return 0
-        _check_target(comm, new, new_name, node)
+        _check_target(comm, old, node, new, new_name)
         _move(comm, old, place.name, new, new_name, node)
         places.move(place, new, where, new_name)
     return 0
@@ -182,21 +182,39 @@ def _holds(comm: Communicator, parent: ControlFD, name: bytes, node: ControlFD) 
     return found == identity(comm.statx_bytes)
 
 
-def _check_target(comm: Communicator, new: ControlFD, new_name: bytes, node: ControlFD) -> None:
+def _check_target(comm: Communicator, old: ControlFD, node: ControlFD, new: ControlFD, new_name: bytes) -> None:
     """What rename(2) would refuse to replace: told before anything has moved, as that would show in the times of directories;
     and the directory that node is in would be found empty, with node on its way.
     """
     there = comm.stat_child(new.host, new_name)
     if there < 0:
         return
+    target = identity(comm.statx_bytes)
     moves_directory = node.kind & KIND == S_IFDIR
     if there != S_IFDIR:
-        if moves_directory:
-            raise OSError(ENOTDIR, "a directory in place of a file")
+        refusal: tuple[int, str] | None = (ENOTDIR, "a directory in place of a file") if moves_directory else None
     elif not moves_directory:
-        raise OSError(EISDIR, "a file in place of a directory")
-    elif _has_entries(new, new_name):
-        raise OSError(ENOTEMPTY, "in place of a directory with entries")
+        refusal = (EISDIR, "a file in place of a directory")
+    else:
+        refusal = (ENOTEMPTY, "in place of a directory with entries") if _has_entries(new, new_name) else None
+    if refusal:
+        comm.stat(node.host)  # the kernel looks first at what is above what
+        if _leads_up_to(comm, new, identity(comm.statx_bytes)):
+            raise OSError(EINVAL, "a directory below itself")
+        if _leads_up_to(comm, old, target):
+            raise OSError(ENOTEMPTY, "in place of a directory that it is in")
+        raise OSError(*refusal)
+
+
+def _leads_up_to(comm: Communicator, directory: ControlFD, above: bytes) -> bool:
+    """Whether that is the directory or above it. The server's own way up, for an errno; nothing is opened or kept."""
+    way, last = b".", b""
+    while comm.stat_child(directory.host, way) >= 0:
+        found = identity(comm.statx_bytes)
+        if found in (above, last):  # the root is above itself
+            return found == above
+        way, last = way + b"/..", found
+    return False
 
 
 def _has_entries(parent: ControlFD, name: bytes) -> bool:
