@@ -29,6 +29,7 @@ COMMANDS = {
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
+    "completions": ("completions", "print what a shell reads to complete these commands"),
 }
 _serves = False  # this process is, or was, a server
 _INCOMPLETE = (  # as in __main__.py
@@ -125,9 +126,9 @@ def _failed(why: str) -> int:
 
 
 def parser(command: str, prog: str = "gofer") -> argparse.ArgumentParser:
-    """That of one of COMMANDS."""
+    """That of one of COMMANDS. Its options have what tells of other commands: `commands`, what each does, and this function."""
     made = _parser_class()(prog=f"{prog} {command}", allow_abbrev=False)
-    made.set_defaults(subcommand=command)
+    made.set_defaults(subcommand=command, commands={name: what for name, (_, what) in COMMANDS.items()}, parser=parser)
     _module(command).add(made)
     return made
 

@@ -63,8 +63,14 @@ LAYERS = """
     commands: charge options runsc stdio
     commands: config common
     commands: serve look
+<<<<<<< HEAD
     commands: selftest conform
     commands: doctor
+=======
+    commands: selftest
+    commands: doctor candidates
+    commands: completions
+>>>>>>> ada7309 (wip)
     commands
     cli
 """

@@ -7,6 +7,10 @@ from gofer.runsc import redirect
 from gofer.runsc.redirect import FAILED, complain, find_runsc, find_target
 from gofer.runsc.tracer import Refusal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
 USAGE_TEXT = """\
 usage: gofer runsc [--runsc PATH] [--gofer FILE] -- ARGS...
        gofer runsc --check [--runsc PATH] [--gofer FILE] [-- RUNSC-FLAGS]
@@ -24,6 +28,23 @@ shows it): a script with the two lines
   #!/bin/sh
   exec /usr/local/bin/gofer runsc --runsc /usr/local/bin/runsc -- "$@"
 """
+
+
+def add(parser: ArgumentParser) -> None:
+    """For whoever reads parsers, as completions and manual pages do: what is typed is read by redirect.parse."""
+    usage, _, text = USAGE_TEXT.partition("\n\n")
+    parser.usage = usage.replace("usage: ", "")
+    parser.description = text.partition("\n\n")[0]
+    parser.add_argument("action", nargs="?", choices=("install", "uninstall"), help="make it a runtime of ENGINE, or undo that")
+    parser.add_argument("--runsc", metavar="PATH", help="the runsc to run (default: the first one in $PATH)")
+    parser.add_argument(
+        "--gofer", metavar="FILE", help="the gofer to use (default: this very file); an executable that takes runsc's arguments"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="say whether this host can do it, by trying, also with containers; exit status 0 or 1",
+    )
 
 
 def main(args: list[str]) -> int:

@@ -68,10 +68,10 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _options(args: list[str]) -> argparse.Namespace:
-    head, flags = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+def parser(action: str) -> argparse.ArgumentParser:
+    """Of the words from `action` on."""
     parser = argparse.ArgumentParser(
-        prog=f"gofer runsc {args[0]}",
+        prog=f"gofer runsc {action}",
         usage="gofer runsc install ENGINE [options] [-- RUNSC-FLAGS]\n       gofer runsc uninstall ENGINE [options]",
         description="Make this program a runtime of a container engine, or undo that: a script, and the script's entry in the "
         "engine's configuration. What else stands there stays as it is; what is broken, or not ours, is left alone.",
@@ -87,9 +87,15 @@ def _options(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--script", metavar="FILE", help="the script (default: NAME in /usr/local/bin or ~/.local/bin)")
     parser.add_argument("--config", metavar="FILE", help="the engine's configuration (default: root's, or your own)")
     parser.add_argument("--dry-run", action="store_true", help="only show what would change")
-    options = parser.parse_args(head)
+    return parser
+
+
+def _options(args: list[str]) -> argparse.Namespace:
+    head, flags = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+    made = parser(args[0])
+    options = made.parse_args(head)
     if flags and options.action == "uninstall":
-        parser.error("uninstall takes no flags for runsc")
+        made.error("uninstall takes no flags for runsc")
     options.flags = flags
     return options
 
