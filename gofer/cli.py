@@ -29,6 +29,7 @@ COMMANDS = {
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
+    "help": ("help", "tell of a command, or of a topic: addresses, environment, config, exit-status"),
     "completions": ("completions", "print what a shell reads to complete these commands"),
 }
 _serves = False  # this process is, or was, a server

@@ -69,7 +69,8 @@ LAYERS = """
 =======
     commands: selftest
     commands: doctor candidates
-    commands: completions
+    commands: completions topics
+    commands: help
 >>>>>>> ada7309 (wip)
     commands
     cli
