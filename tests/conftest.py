@@ -9,6 +9,7 @@ After every test `nothing_leaks` compares this process, and what its servers hol
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -38,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Short, so that sockets fit below it; one place, so that a file left behind is noticed.
     _scratch = tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="gofer-", dir="/tmp")
     os.chmod(_scratch, 0o755)
+    # What a shell starts with `&` ignores it, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
