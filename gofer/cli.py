@@ -23,9 +23,9 @@ FAILED = 1
 # In the order of `gofer --help`: the module of gofer/commands/ that does it, and what it does.
 COMMANDS = {
     "serve": ("serve", "serve a directory or file"),
-    "ls": ("look", "list a directory, as a client sees it"),
-    "cat": ("look", "print a file, as a client sees it"),
-    "stat": ("look", "show a file's attributes, as a client sees it"),
+    "ls": ("ls", "list directories of a served tree"),
+    "stat": ("stat", "show the attributes of files"),
+    "cat": ("cat", "print files"),
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
@@ -114,7 +114,7 @@ def _serve(argv: list[str], prog: str) -> int:
             config.show(options)
             return 0
     if options.path is None:
-        parser("serve", prog).error("what is to be served? give PATH")
+        options.path = "."
     from gofer.commands import serve
 
     _serves = True
@@ -128,7 +128,7 @@ def _failed(why: str) -> int:
 
 def parser(command: str, prog: str = "gofer") -> argparse.ArgumentParser:
     """That of one of COMMANDS. Its options have what tells of other commands: `commands`, what each does, and this function."""
-    made = _parser_class()(prog=f"{prog} {command}", allow_abbrev=False)
+    made = _parser_class()(prog=f"{prog} {command}", allow_abbrev=False, conflict_handler="resolve")  # -h: of ls, du
     made.set_defaults(subcommand=command, commands={name: what for name, (_, what) in COMMANDS.items()}, parser=parser)
     _module(command).add(made)
     return made
@@ -137,6 +137,7 @@ def parser(command: str, prog: str = "gofer") -> argparse.ArgumentParser:
 def _options(command: str, words: list[str], prog: str) -> argparse.Namespace:
     """Where the parser has a default for `command`, that is what stands behind `--`, word for word."""
     made = parser(command, prog)
+    words = getattr(_module(command), "words", list)(words)
     behind = None
     if "--" in words and made.get_default("command") is not None:
         at = words.index("--")

@@ -17,7 +17,7 @@ NOBODY = 65534
 @pytest.mark.parametrize(
     "argv",
     [
-        [], ["nonsense"], ["serve"], ["serve", ".", "extra"], ["serve", ".", "--nonsense"], ["serve", ".", "--"],
+        [], ["nonsense"], ["serve", ".", "extra"], ["serve", ".", "--nonsense"], ["serve", ".", "--"],
         ["serve", ".", "--host-uds", "some"], ["serve", ".", "--host-fifo=all"], ["serve", ".", "--char-devices", "x"],
         ["serve", ".", "--xattrs", "few"], ["serve", ".", "--donate", "maybe"], ["serve", ".", "--channels", "-1"],
         ["serve", ".", "--channels", "many"], ["serve", ".", "--max-connections", "0"], ["serve", ".", "--mode", "rw"],
@@ -26,7 +26,7 @@ NOBODY = 65534
         ["serve", ".", "--fd-limit", "9" * 30], ["serve", ".", "--fd", "9" * 30], ["serve", ".", "--allow-uid", "4294967295"],
         ["serve", ".", "--fd-limit", "0"], ["serve", ".", "--fd-limit", "lots"], ["serve", ".", "--log-level", "loud"],
         ["serve", ".", "--log-format", "xml"], ["serve", ".", "--allow-uid", "no-such-user"], ["serve", ".", "--socket"],
-        ["serve", ".", "--read-only=yes"], ["serve", ".", "--read"], ["ls", "a", "b", "c"], ["cat", "--nonsense"],
+        ["serve", ".", "--read-only=yes"], ["serve", ".", "--read"], ["ls", "--color=x"], ["cat"], ["cat", "--nonsense"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -164,7 +164,7 @@ def test_a_path_one_may_not_reach_is_named(spot: Path) -> None:
 def as_nobody(*argv: str) -> "subprocess.CompletedProcess[str]":
     """Run the program as an unprivileged user, who need not be able to read the checkout: it is loaded before the switch."""
     code = (
-        "import os, runpy, sys; sys.path.insert(0, sys.argv[1]); import gofer.cli, gofer.commands.serve, gofer.commands.look\n"
+        "import os, runpy, sys; sys.path.insert(0, sys.argv[1]); import gofer.cli, gofer.commands.serve, gofer.commands.ls\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(gofer.cli.main(sys.argv[2:]))"
     )

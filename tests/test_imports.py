@@ -51,6 +51,7 @@ LAYERS = """
     client: reach
     client: address remote
     client: tree
+    client: walk content
     client
     runsc: errors calls
     runsc: flags gojson guard
@@ -60,10 +61,17 @@ LAYERS = """
     runsc: rootfs
     runsc: gofer
     runsc
+<<<<<<< HEAD
     commands: charge options runsc stdio
     commands: config common
     commands: serve look
 <<<<<<< HEAD
+=======
+    commands: charge options runsc
+    commands: config common attrs names lscolors
+    commands: serve lslines stat cat
+    commands: ls
+>>>>>>> eb02b04 (wip)
     commands: selftest conform
     commands: doctor
 =======

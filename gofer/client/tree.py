@@ -17,10 +17,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+from errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP
 
 from gofer import wire
 from gofer.client.reach import reach
+from gofer.client.replies import Stat
+from gofer.client.transport import Lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Tree:
         self.client = client
         self.root = client.root
         self._dropped: list[int] = []
+        self._knows_dirstat = True  # until the server says that it does not
 
     def drop(self, *fds: int) -> None:
         """They are needed no more. Not at once, and not an error where the connection has ended. The root stays."""
@@ -122,18 +125,65 @@ class Tree:
 
     # Directories
 
-    def entries(self, directory: int) -> Iterator[Dirent]:
-        """All that the directory with this control FD holds, as the server hands it over: unsorted, and some at a time."""
+    def entries(self, directory: int, at_once: int = 65536) -> Iterator[Dirent]:
+        """All that the directory with this control FD holds, as the server hands it over: unsorted, and some at a time.
+
+        at_once: bytes of kernel dirents, of 24 at least.
+        """
+        with self._listed(directory) as opened:
+            while entries := self.client.getdents64(opened, at_once):
+                self._check([entry.name for entry in entries])
+                yield from entries
+
+    def stats(self, directory: int, at_once: int = 65536) -> Iterator[tuple[bytes, Stat, OSError | None]]:
+        """As `entries`, with the attributes of each; where they are not to be had, why, and a Stat with nothing but the type."""
+        with self._listed(directory) as opened:
+            while self._knows_dirstat:
+                try:
+                    found = self.client.dirstat(opened, at_once)
+                except Lost:
+                    raise
+                except OSError as error:
+                    if error.errno != EOPNOTSUPP:
+                        raise
+                    self._knows_dirstat = False
+                    break
+                if not found:
+                    return
+                self._check([name for name, _ in found])
+                for name, attributes in found:
+                    if attributes.mask:
+                        yield name, attributes, None
+                    else:
+                        yield from self._ask(directory, name, attributes)
+            while entries := self.client.getdents64(opened, at_once):
+                self._check([entry.name for entry in entries])
+                for entry in entries:
+                    yield from self._ask(directory, entry.name, _untold(entry))
+
+    def _ask(self, directory: int, name: bytes, untold: Stat) -> Iterator[tuple[bytes, Stat, OSError | None]]:
+        """The attributes of one; nothing where it has vanished meanwhile."""
+        try:
+            for attributes in self.client.walkstat(directory, [name])[:1]:
+                yield name, attributes, None
+        except Lost:
+            raise
+        except OSError as error:
+            yield name, untold, error
+
+    @contextlib.contextmanager
+    def _listed(self, directory: int) -> Iterator[int]:
         opened, host = self.client.openat(directory, os.O_RDONLY)
         if host >= 0:
             os.close(host)
         try:
-            while entries := self.client.getdents64(opened, 65536):
-                if not all(_can_be(entry.name) for entry in entries):
-                    raise self.client.give_up("a directory entry with a name that none can have")
-                yield from entries
+            yield opened
         finally:
             self.drop(opened)
+
+    def _check(self, names: list[bytes]) -> None:
+        if not all(map(_can_be, names)):
+            raise self.client.give_up("a directory entry with a name that none can have")
 
 
 class _Way:
@@ -215,6 +265,12 @@ def _components(path: bytes) -> list[bytes]:
 
 def _can_be(name: bytes) -> bool:
     return 0 < len(name) < 256 and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+
+
+def _untold(entry: Dirent) -> Stat:
+    """With the type, as the directory tells it."""
+    none = (0, 0)
+    return Stat(0, 0, 0, 0, 0, 0, entry.type << 12, entry.ino, 0, 0, 0, none, none, none, none, none, none)
 
 
 def _fail(code: int) -> NoReturn:

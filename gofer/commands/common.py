@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from errno import EACCES, EDQUOT, EMFILE, ENFILE, ENOSPC, EOPNOTSUPP, EROFS
+import stat
+from errno import EACCES, EDQUOT, EISDIR, EMFILE, ENFILE, ENOSPC, EOPNOTSUPP, EPERM, EROFS
 
 from gofer import Failure
 from gofer.client import tree as client_tree
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from gofer.client.content import Content
     from gofer.client.tree import Tree
 
-__all__ = ["Address", "Session", "add_addresses", "add_common", "below", "operands", "why"]
+__all__ = ["Address", "Session", "add_addresses", "add_common", "below", "open_content", "operands", "why"]
 
 _BUFFERED = 1 << 16
 
@@ -156,6 +158,31 @@ class Session:
         tell(f"gofer: {self._command} {printable(shown)}: {cause}")
 
 
+@contextlib.contextmanager
+def open_content(session: Session, address: Address) -> Iterator[Content]:
+    """The contents of what the address leads to: a regular file, or what the server opens for who asks."""
+    from gofer.client.content import Content
+
+    tree = session.tree(address)
+    node = tree.resolve(address.path)
+    try:
+        kind = stat.S_IFMT(node.stat.mode)
+        if kind == stat.S_IFDIR:
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        try:
+            content = Content(tree, node)
+        except Lost:
+            raise
+        except OSError as error:
+            if error.errno == EPERM and kind in _NEEDS:
+                raise OSError(EPERM, f"{error.strerror}; a server opens these with {_NEEDS[kind]} only") from None
+            raise
+        with content:
+            yield content
+    finally:
+        tree.drop(node.fd)
+
+
 def why(error: OSError, more: str = "") -> str:
     """The cause, and the remedy where the errno tells one."""
     cause = error.strerror or str(error)
@@ -163,6 +190,7 @@ def why(error: OSError, more: str = "") -> str:
     return f"{cause}; {remedy}" if remedy else cause
 
 
+_NEEDS = {stat.S_IFIFO: "--host-fifo=open", stat.S_IFSOCK: "--host-uds=open", stat.S_IFCHR: "--char-devices=open"}
 _REMEDIES = {
     EACCES: "the server's user may not: its rights decide, not yours",
     EDQUOT: "the quota of the server's user is used up",

@@ -199,7 +199,7 @@ VARIABLE = "GOFER_SERVE_"  # what an option's name in the environment begins wit
 
 def add(parser: ArgumentParser) -> None:
     """To a parser of argparse's."""
-    parser.usage = "%(prog)s PATH [options] [-- COMMAND ...]"
+    parser.usage = "%(prog)s [PATH] [options] [-- COMMAND ...]"
     parser.description = (
         "Serve PATH, a directory or a regular file, over a Unix socket. With `-- COMMAND`, run COMMAND with "
         "GOFER_SOCKET in its environment, and stop with its exit status when it ends. SIGTERM, SIGINT, SIGQUIT and SIGHUP end "
@@ -211,7 +211,7 @@ def add(parser: ArgumentParser) -> None:
         f"option may also stand in the environment, as {VARIABLE}READ_ONLY=yes, or in a file (--config); the command line "
         "goes first."
     )
-    parser.add_argument("path", metavar="PATH", nargs="?", help="what to serve")
+    parser.add_argument("path", metavar="PATH", nargs="?", help="what to serve (default: the current directory)")
     for option, words in SERVE.items():
         parser.add_argument(option, **{**words, "type": explaining(words["type"])} if "type" in words else words)
 

@@ -252,8 +252,9 @@ class _Service:
         if inherited:
             where.append(f"{inherited} inherited socket{'s' * (inherited > 1)}")
         uds, fifo, devices = options.host_uds, options.host_fifo, options.char_devices
+        where_we_are = " (the current directory)" if options.path == "." else ""
         lines = [
-            f"{__version__} serves the {kind} {_absolute(options.path)} {access} on {' and '.join(where)}",
+            f"{__version__} serves the {kind} {_absolute(options.path)}{where_we_are} {access} on {' and '.join(where)}",
             f"host sockets {uds}, FIFOs {fifo}, char devices {devices}, xattrs {options.xattrs}",
         ]
         if listening:

@@ -1,0 +1,187 @@
+"""All that is below a directory, one entry after the other, in memory that does not grow with the tree.
+
+    walk = Walk(tree, node, b"/srv", bad)
+    for path, kind, attributes, depth, leaving in walk:
+        ...                     # walk.skip() here leaves out what is in the directory that has just come
+
+What is listed is read as it is walked: a directory of any size stays at the server, but for one message full of it. Each
+directory on the way down takes two FDs there, which bounds how deep a walk goes; a hostile server's tree has no end.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+
+from gofer.client.address import below
+from gofer.client.transport import Lost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Callable, Optional
+
+    from gofer.client.replies import Inode, Stat
+    from gofer.client.tree import Tree
+
+    # path below the root of the walk, from the / on; S_IFMT bits; None where nobody asked, or it cannot be looked at; how far
+    # down; whether all that is in the directory has come
+    Found = tuple[bytes, int, Optional[Stat], int, bool]
+    Entry = tuple[bytes, int, Optional[Stat]]
+
+DEEPEST = 1000  # directories in each other
+_AT_ONCE = 65536  # bytes of dirents in a message; far down less, so that all of them together stay small
+_SHALLOW = 16
+
+
+class _Level:
+    """A directory that is being listed."""
+
+    __slots__ = ("path", "fd", "attributes", "entries")
+
+    def __init__(self, path: bytes, fd: int, attributes: Stat, entries: Iterator[Entry]) -> None:
+        self.path = path
+        self.fd = fd
+        self.attributes = attributes
+        self.entries = entries
+
+
+class Walk:
+    """Iterated over once. root: what has the path `served`: the first entry, under the path b""; its FD goes with the walk.
+
+    bad(path, error): is told of what cannot be looked at; what is known of it comes all the same. stats: attributes of each
+    entry, not only its type. leaving: directories come once more when all that is in them has. follow: symbolic links below the
+    root, too. one_device: nothing on other file systems. deepest: how far down.
+    """
+
+    def __init__(
+        self, tree: Tree, root: Inode, served: bytes, bad: Callable[[bytes, OSError], None], *,
+        stats: bool = False, leaving: bool = False, follow: bool = False, one_device: bool = False, deepest: int = DEEPEST,
+    ) -> None:  # fmt: skip
+        self._tree = tree
+        self._root = root
+        self._served = served
+        self._bad = bad
+        self._stats = stats
+        self._leaving = leaving
+        self._follow = follow
+        self._one_device = one_device
+        self._deepest = deepest
+        self._skip = False
+        self._levels: list[_Level] = []
+
+    def skip(self) -> None:
+        """Do not go into what was the last to come."""
+        self._skip = True
+
+    def __iter__(self) -> Iterator[Found]:
+        root, self._skip = self._root, False
+        kind = stat.S_IFMT(root.stat.mode)
+        yield b"", kind, root.stat, 0, False
+        if kind != stat.S_IFDIR:
+            self._tree.drop(root.fd)
+            return
+        try:
+            if self._opens(0, b"", root):
+                yield from self._below()
+            elif self._leaving:
+                yield b"", kind, root.stat, 0, True
+        finally:
+            for level in self._levels:
+                level.entries.close()  # type: ignore[attr-defined]
+                self._tree.drop(level.fd)
+
+    def _below(self) -> Iterator[Found]:
+        levels, leaving, follow = self._levels, self._leaving, self._follow
+        while levels:
+            level, depth = levels[-1], len(levels)
+            head = level.path + b"/"
+            for name, kind, attributes in level.entries:
+                path, followed = head + name, None
+                if kind == stat.S_IFLNK and follow:
+                    followed = self._target(path)
+                    if followed:
+                        kind, attributes = stat.S_IFMT(followed.stat.mode), followed.stat
+                if kind != stat.S_IFDIR:
+                    if followed:
+                        self._tree.drop(followed.fd)
+                    yield path, kind, attributes, depth, False
+                    continue
+                self._skip = False
+                yield path, kind, attributes, depth, False
+                if self._opens(depth, path, followed, name):
+                    break
+                if leaving:
+                    yield path, kind, attributes, depth, True
+            else:
+                levels.pop()
+                self._tree.drop(level.fd)
+                if leaving:
+                    yield level.path, stat.S_IFDIR, level.attributes, depth - 1, True
+
+    def _target(self, path: bytes) -> Inode | None:
+        """What a symbolic link leads to; nothing where that is nothing, or a loop: then it is a link like any file."""
+        try:
+            return self._tree.resolve(below(self._served, path[1:]))
+        except Lost:
+            raise
+        except OSError as error:
+            if error.errno not in (ENOENT, ENOTDIR):
+                self._bad(path, error)
+            return None
+
+    def _opens(self, depth: int, path: bytes, node: Inode | None, name: bytes = b"") -> bool:
+        """Whether that directory, whose entries are so far down, is one to go into: then it is the last of the levels."""
+        try:
+            if not self._skip and depth < self._deepest:
+                node = node or self._tree.child(self._levels[-1].fd, name)
+                if self._is_new(depth, node):
+                    at_once = _AT_ONCE if depth < _SHALLOW else _AT_ONCE // 16
+                    self._levels.append(_Level(path, node.fd, node.stat, self._entries(node.fd, path, at_once)))
+                    return True
+        except Lost:
+            raise
+        except OSError as error:
+            self._bad(path, error)
+        if node:
+            self._tree.drop(node.fd)
+        return False
+
+    def _is_new(self, depth: int, node: Inode) -> bool:
+        """Whether it is to be gone into; an error where it cannot be."""
+        found = node.stat
+        if not stat.S_ISDIR(found.mode):
+            raise OSError(ENOTDIR, os.strerror(ENOTDIR))
+        if any((level.attributes.ino, level.attributes.dev) == (found.ino, found.dev) for level in self._levels):
+            raise OSError(ELOOP, "it is a directory that it is itself in: not gone into again")
+        if depth >= DEEPEST:
+            raise OSError(ENAMETOOLONG, f"more than {DEEPEST} directories in each other: not gone into")
+        return not self._one_device or found.dev == self._root.stat.dev
+
+    def _entries(self, fd: int, path: bytes, at_once: int) -> Iterator[Entry]:
+        try:
+            if self._stats:
+                for name, attributes, error in self._tree.stats(fd, at_once):
+                    if error:
+                        self._bad(path + b"/" + name, error)
+                    yield name, stat.S_IFMT(attributes.mode), attributes if attributes.mask else None
+                return
+            for entry in self._tree.entries(fd, at_once):
+                kind = entry.type << 12
+                yield entry.name, kind or self._kind(fd, path, entry.name), None
+        except Lost:
+            raise
+        except OSError as error:
+            self._bad(path, error)
+
+    def _kind(self, fd: int, path: bytes, name: bytes) -> int:
+        """Of an entry whose type its directory does not tell: some file systems do not."""
+        try:
+            for attributes in self._tree.client.walkstat(fd, [name])[:1]:
+                return stat.S_IFMT(attributes.mode)
+        except Lost:
+            raise
+        except OSError as error:
+            self._bad(path + b"/" + name, error)
+        return 0
