@@ -185,6 +185,13 @@ def test_a_command_can_look_at_what_is_served(spot: Path) -> None:
     assert done.returncode == 0 and "hello" in done.stdout
 
 
+def test_without_a_path_the_current_directory_is_served_and_that_is_said(spot: Path) -> None:
+    (spot / "hello").write_bytes(b"hello world\n")
+    done = run("serve", "--", *GOFER, "cat", ":hello", cwd=spot)
+    assert (done.returncode, done.stdout) == (0, "hello world\n")
+    assert f"serves the directory {spot} (the current directory) read-write on " in done.stderr
+
+
 def test_a_signal_to_the_server_reaches_the_command(spot: Path) -> None:
     argv = [*GOFER, "serve", str(spot), "--socket", str(spot / "s"), "--quiet", "--"]
     script = 'trap "echo asked; exit 5" TERM; echo ready; while :; do sleep 0.02; done'
