@@ -64,6 +64,9 @@ LAYERS = """
 <<<<<<< HEAD
     commands: charge options runsc stdio
     commands: config common
+    commands: modes xattr rm
+    commands: make
+    commands: mv edit
     commands: serve look
 <<<<<<< HEAD
 =======
