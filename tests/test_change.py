@@ -31,11 +31,11 @@ class Twins:
     def gofer(self, command: str, *words: Word, **how: Any) -> "subprocess.CompletedProcess[bytes]":
         """`@` at the front of bytes stands for the served directory."""
         root = os.fsencode(self.server.path) + b":/ours/"
-        argv = [root + word[1:] if isinstance(word, bytes) else word.encode() for word in words]
+        argv = [root + word[1:] if isinstance(word, bytes) else os.fsencode(word) for word in words]
         return subprocess.run([*GOFER, command, *argv], capture_output=True, timeout=CALM, **how)
 
     def coreutils(self, command: str, *words: Word, **how: Any) -> "subprocess.CompletedProcess[bytes]":
-        argv = [b"./" + word[1:] if isinstance(word, bytes) else word.encode() for word in words]
+        argv = [b"./" + word[1:] if isinstance(word, bytes) else os.fsencode(word) for word in words]
         return subprocess.run([command, *argv], capture_output=True, timeout=CALM, cwd=self.theirs, **how)
 
     def both(self, command: str, *words: Word, **how: Any) -> None:
@@ -88,7 +88,8 @@ def looks(place: Path, times: bool = False) -> dict[bytes, tuple[Any, ...]]:
                 with open(full, "rb") as file:
                     what = file.read()
             links = s.st_nlink if stat.S_ISREG(s.st_mode) else 0
-            when = (s.st_mtime_ns, s.st_atime_ns) if times else ()
+            # A walk follows links, which is an access.
+            when = (s.st_mtime_ns, 0 if stat.S_ISLNK(s.st_mode) else s.st_atime_ns) if times else ()
             found[os.path.relpath(full, root)] = (s.st_mode, s.st_uid, s.st_gid, links, what, *when)
     return found
 
@@ -120,7 +121,7 @@ CASES: "list[tuple[Word, ...]]" = [
     ("ln", "-f", b"@plain", b"@dir/a"), ("ln", "-s", "any text", b"@soft"), ("ln", "-s", "x", b"@plain"),
     ("ln", "-sf", "x", b"@plain"), ("ln", "-s", "a/b", b"@dir"), ("ln", "-sn", "x", b"@dirlink"),
     ("ln", "-sfn", "x", b"@dirlink"), ("ln", "-sT", "x", b"@dir"), ("ln", b"@dir", b"@hard"), ("ln", b"@missing", b"@hard"),
-    ("ln", "-s", b"\xff", b"@odd"), ("chmod", "0640", b"@plain"), ("chmod", "u+x,g=o", b"@plain"),
+    ("ln", "-s", "\udcff", b"@odd"), ("chmod", "0640", b"@plain"), ("chmod", "u+x,g=o", b"@plain"),
     ("chmod", "-R", "go-rwx", b"@dir"), ("chmod", "755", b"@dir/sub"), ("chmod", "a-r", b"@link"),
     ("chmod", "600", b"@missing"), ("chmod", "600", b"@dangling"), ("chmod", "-R", "u+X", b"@dir"),
     ("chmod", "4755", b"@plain", b"@missing", b"@fifo"), ("chown", "12", b"@plain"), ("chown", "12:34", b"@dir", b"@fifo"),
@@ -153,10 +154,11 @@ def test_a_tree_is_changed_as_the_coreutils_change_it(twins: Twins, case: "tuple
 def test_touch_sets_the_times_that_it_is_told(twins: Twins, words: "tuple[Word, ...]") -> None:
     done, theirs = twins.gofer("touch", *words), twins.coreutils("touch", *words)
     assert (done.returncode, done.stderr) == (theirs.returncode, theirs.stderr) == (0, b"")
-    names = [os.fsencode(os.path.normpath(os.fsdecode(word[1:]))) for word in words if isinstance(word, bytes)]
+    names = [word[1:] for word in words if isinstance(word, bytes)]
+    if "-h" not in words:
+        names = [{b"link": b"plain"}.get(name, name) for name in names]
     ours, theirs_now = looks(twins.ours, times=True), looks(twins.theirs, times=True)
     assert [ours[name] for name in names] == [theirs_now[name] for name in names]
-    assert ours[b"plain"][5] == theirs_now[b"plain"][5]
 
 
 def test_touch_takes_the_times_of_another_file_or_now(twins: Twins) -> None:
