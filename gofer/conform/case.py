@@ -118,9 +118,9 @@ def same(got: object, wanted: object, what: str = "") -> None:
 
 
 @contextlib.contextmanager
-def fails(*numbers: int) -> Iterator[None]:
-    """The body is answered with one of these errnos."""
-    wanted = " or ".join(map(_name, numbers))
+def fails(*numbers: int, of: object = None) -> Iterator[None]:
+    """The body is answered with one of these errnos. of: the value that is tried, for the message."""
+    wanted = " or ".join(map(_name, numbers)) + ("" if of is None else f" of {_cut(of)}")
     try:
         yield
     except OSError as error:

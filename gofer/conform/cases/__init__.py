@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from gofer.conform.case import Case, cases_of
-from gofer.conform.cases import mount, walk
+from gofer.conform.cases import create, data, directory, mount, names, open, walk
 
-CASES: list[Case] = [case for module in (mount, walk) for case in cases_of(module)]
+CASES: list[Case] = [case for module in (mount, walk, open, create, data, directory, names) for case in cases_of(module)]
