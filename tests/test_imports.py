@@ -12,6 +12,7 @@ from hosts import CHECKOUT
 # From the bottom up, by room: `jail: caps` is jail/caps.py. A module imports from lines above its own only.
 LAYERS = """
     sink
+    cdata
     wire sys log output signals
     procself
     conform: codec

@@ -21,9 +21,7 @@ _PATIENCE = 2.0  # seconds for a command to end, when there is no server for it
 class ServeCharge(Charge):
     """The socket file and the command behind `--`: the supervisor's business, or without a jail the server's own."""
 
-    def __init__(
-        self, log: Log, listening: Listening | None, words: list[str], in_command: Callable[[], None]
-    ) -> None:
+    def __init__(self, log: Log, listening: Listening | None, words: list[str], in_command: Callable[[], None]) -> None:
         self._log = log
         self._listening = listening
         self._command: Command | None = None
