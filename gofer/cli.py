@@ -10,7 +10,7 @@ import os
 from errno import EAGAIN, ENOMEM
 
 from gofer import Failure, __version__, failure, quoted, signals
-from gofer.commands.options import quick, said_elsewhere
+from gofer.commands.options import quick, said_elsewhere, spelled_out
 from gofer.output import Unread, fill_standard_fds, put, tell
 
 TYPE_CHECKING = False
@@ -26,18 +26,6 @@ COMMANDS = {
     "ls": ("ls", "list directories of a served tree"),
     "stat": ("stat", "show the attributes of files"),
     "cat": ("cat", "print files"),
-    "rm": ("rm", "remove files and directories"),
-    "rmdir": ("rm", "remove empty directories"),
-    "mkdir": ("make", "make directories"),
-    "mv": ("mv", "rename or move files"),
-    "ln": ("make", "make links"),
-    "chmod": ("modes", "change permissions"),
-    "chown": ("modes", "change owners and groups"),
-    "touch": ("make", "make files, set their times"),
-    "truncate": ("make", "set the size of files"),
-    "xattr": ("xattr", "show and change extended attributes"),
-    "sync": ("make", "have files written to their disk"),
-    "edit": ("edit", "edit a file here, and put it back"),
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
@@ -175,7 +163,7 @@ def _thorough(argv: list[str], prog: str) -> argparse.Namespace:
         at = head.index("--")
         head, command = head[:at], head[at + 1 :]
     made = parser("serve", prog)
-    options = made.parse_args(head)
+    options = made.parse_args(spelled_out(head))
     if len(head) < len(argv) - 1 and not command:
         made.error("-- needs a COMMAND behind it")
     options.command = command

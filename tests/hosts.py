@@ -217,7 +217,7 @@ def however_slow(attempt: Callable[[float], None], *units: float) -> None:
 
 def serving(pid: int) -> int:
     """The process that serves, the first worker, where `pid` was started: its child, or itself with --jail=off."""
-    below = children(pid)
+    below = [child for child in children(pid) if Path(f"/proc/{child}/comm").read_text() != "gofer-watch\n"]
     return below[0] if below else pid
 
 

@@ -12,7 +12,6 @@ from hosts import CHECKOUT
 # From the bottom up, by room: `jail: caps` is jail/caps.py. A module imports from lines above its own only.
 LAYERS = """
     sink
-    cdata
     wire sys log output signals
     procself
     conform: codec
@@ -46,6 +45,12 @@ LAYERS = """
     server: connection
     server: loop
     server
+    watch: messages record
+    watch: ring paths
+    watch: lines hook files
+    watch: watcher
+    watch: start
+    watch
     client: transport replies
     client: client
     client: client2021 ahead
@@ -65,9 +70,6 @@ LAYERS = """
 <<<<<<< HEAD
     commands: charge options runsc stdio
     commands: config common
-    commands: modes xattr rm
-    commands: make
-    commands: mv edit
     commands: serve look
 <<<<<<< HEAD
 =======

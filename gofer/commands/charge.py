@@ -15,21 +15,27 @@ if TYPE_CHECKING:
     import subprocess
     from typing import Callable
 
+    from gofer.watch.start import Onlooker
+
 _PATIENCE = 2.0  # seconds for a command to end, when there is no server for it
 
 
 class ServeCharge(Charge):
     """The socket file and the command behind `--`: the supervisor's business, or without a jail the server's own."""
 
-    def __init__(self, log: Log, listening: Listening | None, words: list[str], in_command: Callable[[], None]) -> None:
+    def __init__(
+        self, log: Log, listening: Listening | None, words: list[str], in_command: Callable[[], None],
+        onlooker: Onlooker | None = None,
+    ) -> None:  # fmt: skip
         self._log = log
+        self._onlooker = onlooker
         self._listening = listening
         self._command: Command | None = None
         if words:
             assert listening is not None
             self._command = Command(words, listening.path, in_command)
             self.processes = (self._command.pid,)
-        self.keep = (*log.fds, *(listening.keep if listening is not None else ()))
+        self.keep = (*log.fds, *(listening.keep if listening else ()), *(onlooker.keep if onlooker else ()))
 
     def say(self, line: str) -> None:
         self._log.fatal(line)
@@ -49,10 +55,14 @@ class ServeCharge(Charge):
     def abandon(self) -> None:
         if self._command is not None:
             self._command.end()
+        if self._onlooker is not None:
+            self._onlooker.finish(in_order=False)
         if self._listening is not None:
             self._listening.remove()
 
     def tidy(self, status: int) -> int:
+        if self._onlooker is not None:
+            self._onlooker.finish(in_order=not status)
         if self._listening is not None:
             self._listening.remove()
         return status if self._command is None or status else self._command.status()

@@ -75,6 +75,20 @@ def given(text: str) -> str:
     return text
 
 
+def trace_filter(text: str) -> str:
+    """Which requests to show; "": all."""
+    from gofer.watch.lines import Filter
+
+    Filter(text)
+    return text
+
+
+def size(text: str) -> int:
+    """Bytes, with a K, M or G behind the number where it is so many."""
+    unit = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper(), 0)
+    return between(1, 1 << 50, text[:-1] if unit else text) << unit
+
+
 _LEVELS = ("debug", "info", "warning", "error", "off")
 
 # name: keyword arguments of argparse's add_argument; the same words drive `quick`.
@@ -183,6 +197,29 @@ SERVE: dict[str, dict[str, Any]] = {
         "default": "kill",
         "help": "what a system call gets that the server has no use for (default: kill)",
     },
+    "--trace": {
+        "type": trace_filter,
+        "metavar": "[=FILTER]",
+        "help": "a line for each request on stderr, of those that FILTER names: messages, errors, conn=N, slower=10ms, "
+        "path=/DIR, with commas (docs/tracing.md)",
+    },
+    "--trace-out": {
+        "type": given,
+        "metavar": "FILE",
+        "help": "record each request and reply, without file data, for gofer replay",
+    },
+    "--trace-data": {"action": "store_true", "help": "with the data that files are read and written with"},
+    "--trace-size": {
+        "type": size,
+        "metavar": "BYTES",
+        "help": "begin another FILE when it is so large, and call this one FILE.1; as 10M or 1G (default: no limit)",
+    },
+    "--trace-keep": {
+        "type": positive_number,
+        "default": 1,
+        "metavar": "N",
+        "help": "how many such files there may be beside it (default: 1)",
+    },
     "--log-level": {"choices": _LEVELS, "default": "info", "help": "default: info"},
     "--log-format": {"choices": ("text", "json"), "default": "text", "help": "default: text"},
     "--quiet": {"action": "store_true", "help": "no lines at start and end; warnings and errors only"},
@@ -244,9 +281,15 @@ class Namespace:
             setattr(self, option[2:].replace("-", "_"), default)
 
 
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """With the value that --trace has where it has none: behind it stands PATH."""
+    end = words.index("--") if "--" in words else len(words)
+    return ["--trace=" if word == "--trace" else word for word in words[:end]] + [*words[end:]]
+
+
 def quick(words: Sequence[str]) -> Namespace | None:
     """The options of `serve` where they are plain and right; None where argparse has to look."""
-    options, paths, rest = Namespace(), [], iter(words)
+    options, paths, rest = Namespace(), [], iter(spelled_out(words))
     options.command = []
     for word in rest:
         if word == "--":

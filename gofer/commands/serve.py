@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any
 
+    from gofer.watch.start import Onlooker
+
 
 __all__ = ["add", "open_root", "run"]
 
@@ -84,6 +86,7 @@ class _Service:
         self._listening: Listening | None = None
         self._charge: Charge = Charge()
         self._crew = Crew()
+        self._onlooker: Onlooker | None = None
         self._server: Server | None = None
         self._stops = 0
 
@@ -100,6 +103,7 @@ class _Service:
         pthread_sigmask(SIG_BLOCK, {*signals.STOPPING, signals.STOP})
         signals.write_from_the_background()
         self._make_listening()
+        self._make_onlooker()
         self._lines = self._announcement(kind, access)
         self._make_charge(inherited, fds_before)
         _enter_service()
@@ -137,6 +141,8 @@ class _Service:
             error, (Failure, OSError, MemoryError)
         ):  # else a fault of ours, to be traced
             self._crew.give_up(str(error) or type(error).__name__)
+        if self._onlooker is not None:
+            self._onlooker.finish(in_order=False)
         self._charge.abandon()
         if self._listening is not None:
             self._listening.remove()
@@ -185,6 +191,14 @@ class _Service:
         members = self._group if options.mode & 0o020 and not options.allow_uid else -1
         self._listeners.append((listening.socket, Admission(users, members)))
 
+    def _make_onlooker(self) -> None:
+        options = self._options
+        if options.trace is None and options.trace_out is None:
+            return
+        from gofer.watch.start import Onlooker, Wish
+
+        self._onlooker = Onlooker(Wish.of(options), self.log, self._crew.size, os.fsencode(_absolute(options.path)))
+
     def _make_charge(self, inherited: set[int], fds_before: tuple[int, int]) -> None:
         """Start the command, if there is one."""
 
@@ -193,7 +207,7 @@ class _Service:
             pthread_sigmask(SIG_SETMASK, inherited)
             setrlimit(RLIMIT_NOFILE, fds_before)
 
-        self._charge = ServeCharge(self.log, self._listening, self._options.command, as_we_were)
+        self._charge = ServeCharge(self.log, self._listening, self._options.command, as_we_were, self._onlooker)
 
     def _on_signal(self, number: int, frame: object) -> None:
         if number == SIGCHLD:
@@ -235,6 +249,7 @@ class _Service:
             self.log,
             idle_message_timeout=options.idle_message_timeout,
             crew=self._crew,
+            watch=self._onlooker.watch(self._crew.index) if self._onlooker else None,
         )
         for number, sock in enumerate(self._connected):
             if self._crew.mine(number):

@@ -7,8 +7,8 @@ number on every architecture and are called by it: C libraries before 2022 lack 
 from __future__ import annotations
 
 import os
+from ctypes import byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_ulong, c_void_p, sizeof
 
-from gofer.cdata import byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_ulong, c_void_p, sizeof
 from gofer.sys import AT_EMPTY_PATH, libc, raise_errno
 
 CLONE_NEWNS = 0x20000
@@ -39,6 +39,7 @@ MS_UNBINDABLE = 1 << 17
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 OPEN_TREE_CLONE = 1
 PR_GET_PDEATHSIG = 2
+PR_SET_NAME = 15
 PR_SET_PDEATHSIG = 1
 ST_NOATIME = 0x400
 ST_NODEV = 0x4
@@ -134,3 +135,8 @@ def parent_death_signal() -> int:
 def set_parent_death_signal(number: int) -> None:
     if libc["prctl"](c_int(PR_SET_PDEATHSIG), c_ulong(number)) != 0:
         raise_errno()
+
+
+def set_name(name: bytes) -> None:
+    """What ps(1) calls this process; 15 bytes at most."""
+    libc["prctl"](c_int(PR_SET_NAME), c_char_p(name))

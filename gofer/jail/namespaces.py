@@ -25,11 +25,12 @@ See enter.py for what that changes and when it is done.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
+from ctypes import c_long, c_size_t, c_uint, c_uint64
 from errno import ENOSYS, ESTALE
 
-from gofer.cdata import Structure, byref, c_long, c_size_t, c_uint, c_uint64, sizeof
 from gofer.jail import kernel
 from gofer.sys import AT_EMPTY_PATH, O_PATH, get_errno, libc
 
@@ -257,7 +258,7 @@ def _same(root: int, other: int | bytes) -> bool:
     return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
 
 
-class _MountAttr(Structure):
+class _MountAttr(ctypes.Structure):
     """struct mount_attr."""
 
     _fields_ = [
@@ -285,8 +286,8 @@ def _restrict_mounts(tree: int, read_only: bool, devices: bool) -> str:
             tree,
             b"",
             flags,
-            byref(attribute),
-            c_size_t(sizeof(attribute)),
+            ctypes.byref(attribute),
+            c_size_t(ctypes.sizeof(attribute)),
         )
         == 0
     ):

@@ -30,12 +30,12 @@ import _thread
 import mmap
 import os
 from _signal import SIGURG
+from ctypes import addressof, byref, c_char, c_uint32
 from errno import EIO
 from fcntl import fcntl
 from time import sleep
 
 from gofer import sys
-from gofer.cdata import addressof, byref, c_char, c_uint32
 from gofer.server import dispatch
 from gofer.server.busypoll import BusyPoll
 from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, Callable
 
-    from gofer.handlers import Handler
+    from gofer.handlers import Handlers
     from gofer.log import Log
     from gofer.server.comm import Communicator
 
@@ -106,7 +106,7 @@ class Channel:
         log: Log,
         client: int,
         busy_poll: int,
-        handlers: tuple[Handler, ...],
+        handlers: Handlers,
     ) -> None:
         self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
         self.ended = False

@@ -35,13 +35,13 @@ from _socket import (
     socket,
     socketpair,
 )
+from ctypes import addressof, c_char
 from errno import EMFILE, ENFILE, ENOMEM, ETOOMANYREFS
 from fcntl import ioctl
 from select import POLLIN, POLLOUT, poll
 from time import monotonic
 
 from gofer import sys
-from gofer.cdata import addressof, c_char
 from gofer.server import busypoll, dispatch
 from gofer.server.channel import SIGNAL, Channel, Windows
 from gofer.server.comm import Communicator, Export, Options
@@ -54,7 +54,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
+    from gofer.handlers import Handlers
     from gofer.log import Log
+    from gofer.watch.hook import Watch
 
 _HEAD, _read_header, _pack_header = SocketHeader.size, SocketHeader.read, SocketHeader.pack
 _FIRST_READ = 65536  # of an unknown message: a flood of small ones is served in portions of this size
@@ -93,6 +95,7 @@ class Connection:
 
     on_end(connection): called on its last thread when nothing of it is left, but for its socket where that then closes at once.
     patience: seconds for the rest of a message, or for taking that of a reply; 0: any time. first_patience: for the first one.
+    watch: who looks on.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Connection:
         on_end: Callable[[Connection], None],
         patience: float = 0.0,
         first_patience: float = 0.0,
+        watch: Watch | None = None,
     ) -> None:
         self.socket = sock
         self.fileno = sock.fileno()
@@ -112,6 +116,7 @@ class Connection:
         self._on_end = on_end
         self._patience = patience
         self._first_patience = first_patience
+        self._watch = watch
         self._donor = Donor(self.fileno, 8)
         self.met_9p = False
         self._handlers = dispatch.HANDLERS
@@ -162,7 +167,7 @@ class Connection:
         refuse, last_served = dispatch.refuse, busypoll.last
         at, have = 0, self._first(buffers)  # `request` holds `have` bytes of unserved requests from `at`
         most = have  # bytes of the largest message since the memory was given back
-        handlers = self._handlers
+        handlers = self._table(0)
         while not table.closing:
             if not have:
                 if most > _FIRST_READ:
@@ -236,6 +241,10 @@ class Connection:
             self.table.next_id = self._comm.next_id = self.table.places.next_id
             self._handlers = dispatch.HANDLERS_2021
         return have
+
+    def _table(self, transport: int) -> Handlers:
+        """The handlers for one transport, 0: the socket, by message id."""
+        return self._handlers if self._watch is None else self._watch.table(self, transport, self._handlers)
 
     def _rest(self, buffers: Buffers, at: int, have: int) -> int:
         """Read until the message that has begun at `at` is there, at the front; returns the bytes then read, 0: it is over."""
@@ -352,7 +361,7 @@ class Connection:
             memfd = HostFD(os.dup(self._windows.memfd.host))
             channel = Channel(
                 self._windows, len(self._channels), ours, self.communicator(), self.log, self.fileno, options.busy_poll,
-                self._handlers,
+                self._table(len(self._channels) + 1),
             )  # fmt: skip
             channel.start()
         except BaseException:
@@ -392,6 +401,8 @@ class Connection:
             channel.join(self._gone)
         self._thread = 0  # nothing to be broken off any more
         self._channels.clear()
+        if self._watch is not None:
+            self._watch.ended(self)
         self.table.clear()
         if self._windows is not None:
             self._windows.close()

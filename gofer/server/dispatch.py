@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gofer.log import Log
     from gofer.server.comm import Communicator
 
-__all__ = ["HANDLERS", "HANDLERS_2021", "refuse", "speaks_2021", "speaks_9p"]
+__all__ = ["HANDLERS", "HANDLERS_2021", "errno_of", "refuse", "speaks_2021", "speaks_9p"]
 
 
 def speaks_2021(size: int, mid: int) -> bool:
@@ -36,21 +36,26 @@ def refuse(comm: Communicator, mid: int, error: Exception, reply: memoryview, lo
     """
     comm.donated.clear()
     name = wire.NAMES.get(mid) or wire.OWN_NAMES.get(mid) or mid
-    if isinstance(error, OSError):
-        code = error.errno or EIO
-    elif isinstance(error, struct.error):
-        code = EIO
-    elif isinstance(error, MemoryError):
-        code = ENOMEM
-    elif isinstance(error, IndexError) and mid >= len(HANDLERS):  # the table's: there is no such message
-        code = EOPNOTSUPP
-    else:
-        code = EREMOTEIO
+    code = errno_of(mid, error)
+    if code == EREMOTEIO and not isinstance(error, OSError):
         log.limited("error", f"fault in {name}", f"client {client}: fault in {name}: {_trace(error)}")
     if log.debugging:
         log.debug(f"client {client}: {name}: errno {code} ({os.strerror(code)})")
     ErrorResp.pack(reply, 0, code)
     return ErrorResp.size
+
+
+def errno_of(mid: int, error: Exception) -> int:
+    """What an Error reply says of what a handler of that message raised, or the table where there is none."""
+    if isinstance(error, OSError):
+        return error.errno or EIO
+    if isinstance(error, struct.error):
+        return EIO
+    if isinstance(error, MemoryError):
+        return ENOMEM
+    if isinstance(error, IndexError) and mid >= len(HANDLERS):  # the table's: there is no such message
+        return EOPNOTSUPP
+    return EREMOTEIO
 
 
 def _trace(error: Exception) -> str:

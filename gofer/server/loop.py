@@ -40,6 +40,7 @@ from gofer.server.workers import Crew
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.log import Log
+    from gofer.watch.hook import Watch
 
 _NAG = 0.25  # seconds that a thread has after its client's hang-up, and then between two signals
 _PAUSE = 0.25  # seconds without listening, where connections cannot be taken now
@@ -54,11 +55,14 @@ class Server:
 
     idle_message_timeout: seconds a client may take for its first message, to send the rest of one, or to take that of a reply,
     before it is dropped; 0: any time. crew: the workers, of which this is one; the first of them runs until the others have
-    ended too. Its slots are for the connections: a peer that can have none is accepted, logged and closed.
+    ended too. Its slots are for the connections: a peer that can have none is accepted, logged and closed. watch: who looks on.
     """
 
-    def __init__(self, log: Log, *, idle_message_timeout: float = 60.0, crew: Crew | None = None) -> None:
+    def __init__(
+        self, log: Log, *, idle_message_timeout: float = 60.0, crew: Crew | None = None, watch: Watch | None = None
+    ) -> None:
         self._log = log
+        self._onlooker = watch
         self._crew = crew or Crew()
         self._slots = self._crew.slots
         self._patience = idle_message_timeout
@@ -83,6 +87,8 @@ class Server:
             self._epoll.register(self._crew.lifeline, 0)  # for its hang-up, which is told in any case
         if self._crew.turns >= 0:
             self._epoll.register(self._crew.turns, EPOLLIN)
+        if watch is not None:
+            self._epoll.register(watch.fileno, EPOLLIN)
 
     @property
     def wake_fd(self) -> int:
@@ -104,7 +110,7 @@ class Server:
 
         Who is not confined yet calls connection.refuse_fds with it first; the filter would not allow that any more.
         """
-        conn = Connection(sock, export, self._log, self._ended, self._patience)
+        conn = Connection(sock, export, self._log, self._ended, self._patience, watch=self._onlooker)
         self._slots.take(conn)
         self._connections.add(conn)
 
@@ -177,6 +183,8 @@ class Server:
             self._crew.look()
         elif fd == self._mounts:
             mounts.follow()
+        elif self._onlooker is not None and fd == self._onlooker.fileno:
+            self._onlooker.answer()
         elif fd == self._crew.lifeline:
             self._epoll.unregister(fd)
             self.stop()
@@ -240,7 +248,7 @@ class Server:
         why = self._slots.refusal(user, process, one_user)
         if why:
             return why
-        conn = Connection(sock, export, self._log, self._ended, self._patience, self._patience)
+        conn = Connection(sock, export, self._log, self._ended, self._patience, self._patience, self._onlooker)
         self._slots.take(conn, user, process)
         self._connections.add(conn)
         try:

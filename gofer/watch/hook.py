@@ -1,0 +1,194 @@
+"""The worker's side of looking on: tables of handlers that write down what they are asked and answer.
+
+Theory of operation
+-------------------
+A connection picks its table of handlers once for each of its transports (connection.py). Where somebody looks on it gets
+one of its own here, in which each handler is wrapped as it is first used. Where nobody does, it has the plain tables, and this
+module is not imported.
+
+A table can be switched while it is in use (SIGUSR2): its entries are dropped, and the next request makes them anew. A call
+that is under way goes on as it began.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+from time import perf_counter_ns as clock
+from time import time_ns
+
+from gofer import wire
+from gofer.server import dispatch
+from gofer.server.admission import credentials
+from gofer.watch.record import CLIENT, GONE, KNOWN, RPC, Client, What
+from gofer.watch.ring import SHOWN, tracer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+
+    from gofer.handlers import Handler
+    from gofer.server.comm import Communicator
+    from gofer.server.connection import Connection
+    from gofer.watch.ring import Ring, Rings
+
+_MOST_KNOWN = 20000  # FDs told of one connection, where a trace starts in the middle
+_DATA_AFTER = {  # where data begins, which a trace leaves out: in the request, in the reply; by dialect
+    False: ({wire.PWRITE: wire.PWriteReq.size}, {wire.PREAD: wire.PReadResp.size}),
+    True: ({wire.PWRITE: 16}, {wire.PREAD: 4}),  # as wire2021.py has them, which a test compares
+}
+
+
+class Watch:
+    """What a worker writes down. rings: None without a trace. worker, size: its number, of how many.
+
+    fileno: what the watcher asks for comes here; -1: it never does.
+    """
+
+    def __init__(self, rings: Rings | None, worker: int = 0, size: int = 1, fileno: int = -1) -> None:
+        self.rings = rings
+        self.fileno = fileno
+        self.lock = _thread.allocate_lock()
+        self.on = rings is not None and rings.on
+        self.seen: dict[Connection, Seen] = {}
+        self._free = sorted(rings.rings[1:], key=lambda ring: -ring.word) if rings is not None else []
+        self._worker = worker
+        self._step = size
+        self._next = worker + 1
+
+    def table(self, conn: Connection, transport: int, handlers: tuple[Handler, ...]) -> Table:
+        """The handlers for one transport: 0 is the socket, and the first to be asked for, others are channels."""
+        with self.lock:
+            seen = self.seen.get(conn)
+            if seen is None:
+                seen = self.seen[conn] = Seen(conn, self._next, handlers is dispatch.HANDLERS_2021)
+                self._next += self._step
+                if self.on:
+                    self._tell(seen)
+            table = Table(self, seen, transport, handlers, self._free.pop() if self._free else None)
+            seen.tables.append(table)
+        return table
+
+    def ended(self, conn: Connection) -> None:
+        with self.lock:
+            seen = self.seen.pop(conn, None)
+            if seen is None:
+                return
+            if self.on:
+                self._put(GONE, seen.number, b"")
+            for table in seen.tables:
+                table.clear()  # and the views of its reply's memory with it
+                if table.ring is not None:
+                    self._free.append(table.ring)
+            self._free.sort(key=lambda ring: -ring.word)
+
+    def answer(self) -> None:
+        """The watcher has asked for something (`fileno` can be read from): do as the ring's words now say.
+
+        A trace that begins in the middle, or a new file, is told who is there, with which FDs.
+        """
+        try:
+            os.read(self.fileno, 64)
+        except BlockingIOError:
+            return
+        with self.lock:
+            self.on = self.rings is not None and self.rings.on
+            for seen in self.seen.values():
+                if self.on:
+                    self._tell(seen)
+                    self._tell_known(seen)
+                for table in seen.tables:
+                    table.clear()
+
+    def _tell(self, seen: Seen) -> None:
+        who = Client.bytes(seen.conn.fileno, seen.pid, seen.uid, self._worker, 2021 if seen.old else 0)
+        self._put(CLIENT, seen.number, who)
+
+    def _tell_known(self, seen: Seen) -> None:
+        """The paths of the FDs there are, as the kernel knows them now; the root's comes first."""
+        table, root = seen.conn.table, _path_of(seen.conn.export.root.host)
+        for fdid, fd in [*table.control.items(), *table.opened.items()][:_MOST_KNOWN]:
+            path = _path_of(getattr(fd, "node", fd).host)
+            if path is not None and root is not None:
+                inside = path[len(root) :] if path.startswith(root) else path
+                self._put(KNOWN, seen.number, fdid.to_bytes(8, "little") + b"/" + inside.lstrip(b"/"))
+
+    def _put(self, kind: int, conn: int, body: bytes) -> None:
+        assert self.rings is not None
+        self.rings.rings[0].put(What.bytes(kind, 0, 0, conn) + bytes(4), body)
+
+
+class Seen:
+    """A connection as those who look on know it. number: of no other of this server. old: it speaks the dialect of 2021."""
+
+    def __init__(self, conn: Connection, number: int, old: bool) -> None:
+        self.conn = conn
+        self.number = number
+        self.old = old
+        self.tables: list[Table] = []
+        try:
+            self.pid, self.uid, _ = credentials(conn.socket)
+        except OSError:  # it has gone
+            self.pid = self.uid = 0
+
+
+class Table(dict):  # type: ignore[type-arg]
+    """By message id: a handler for one transport, which has that ring; None: there were no more, and what it does is lost."""
+
+    __slots__ = ("_handlers", "_seen", "_trace", "_transport", "_watch", "ring")
+
+    def __init__(
+        self, watch: Watch, seen: Seen, transport: int, handlers: tuple[Handler, ...], ring: Ring | None
+    ) -> None:
+        super().__init__()
+        self.ring = ring
+        self._watch = watch
+        self._seen = seen
+        self._transport = min(transport, 255)
+        self._handlers = handlers
+        self._trace = tracer(ring) if ring is not None else None
+
+    def __missing__(self, mid: int) -> Handler:
+        with self._watch.lock:
+            if mid < len(self._handlers):
+                self[mid] = handler = self._watched(mid, self._handlers[mid])
+                return handler
+            return self._watched(mid, _unknown)  # not kept: a client can make up 65536 of them
+
+    def _watched(self, mid: int, handler: Handler) -> Handler:
+        rings = self._watch.rings
+        if rings is None or not self._watch.on:
+            return handler
+        if self._trace is None:
+            return losing(handler, rings)
+        what = What.bytes(RPC, self._transport, mid, self._seen.number)
+        keep: tuple[dict[int, int], dict[int, int]] = ({}, {}) if rings.words[SHOWN] else _DATA_AFTER[self._seen.old]
+        return self._trace(handler, what, mid, keep[0].get(mid), keep[1].get(mid))
+
+
+def _unknown(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+    raise IndexError  # as the plain table does
+
+
+def losing(handler: Handler, rings: Rings) -> Handler:
+    """Of a transport without a ring."""
+
+    def call(comm: Communicator, req: memoryview, reply: memoryview) -> int:
+        rings.rings[0].lose()
+        return handler(comm, req, reply)
+
+    return call
+
+
+def _path_of(host: int) -> bytes | None:
+    """As the kernel calls it; the working directory is /proc/self/fd (procself.py)."""
+    try:
+        return os.readlink(b"%d" % host)
+    except OSError:
+        return None
+
+
+def clocks() -> tuple[int, int]:
+    """The time of day, and the clock of records, at the same moment."""
+    return time_ns(), clock()
+
+

@@ -1,0 +1,182 @@
+"""The watcher: one more process beside the server, which takes what workers have put into rings, and makes it known.
+
+Theory of operation
+-------------------
+It is forked before the jail, by whoever starts the server, and is in nobody's way: it never touches a client's
+request, workers never wait for it, and where it is held up (a full pipe, a slow disk) or killed they go on, and count what is
+lost. It ends with the server: `orders` is a pipe whose other end the server and its supervisor hold; each byte on it is an
+order, its hang-up the end. Then it writes what is there still, and whoever started it waits for that, for a while, by the
+hang-up of another pipe (`start.py`).
+
+It looks at the rings every so often, oftener where something comes: a wake for each record would cost its worker more than all
+the rest of the trace. What it reads there a worker has written, which may have been taken over: it believes no number.
+"""
+
+from __future__ import annotations
+
+import os
+from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, alarm, pthread_sigmask, signal
+from select import POLLIN, poll
+
+from gofer.jail import kernel
+from gofer.watch import lines
+from gofer.watch.hook import clocks
+from gofer.watch.paths import Paths
+from gofer.watch.record import LOST, MARK, START, VERSION, Sorter, Start, build, entry
+from gofer.watch.ring import entries
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.log import Log
+    from gofer.watch.files import TraceFile
+    from gofer.watch.ring import Rings
+
+_OFTEN, _SELDOM = 10, 160  # milliseconds between two looks at the rings: where something comes, where nothing does
+_END = 8  # seconds that it may take for its own end
+TELL_AGAIN = b"t"  # to a worker: who is connected, with which FDs
+
+
+class Watcher:
+    """rings: one for each worker. asks: pipes to these. out: a file of its records. wanted: which are shown as lines, on fd 2."""
+
+    def __init__(
+        self, log: Log, orders: int, rings: list[Rings], asks: list[int], out: TraceFile | None,
+        wanted: lines.Filter | None, what: bytes,
+    ) -> None:  # fmt: skip
+        self._log = log
+        self._orders = orders
+        self._rings = rings
+        self._asks = asks
+        self._out = out
+        self._shown = Shown(wanted, what) if wanted is not None else None
+        self._pause = _SELDOM
+        self._ending = False
+        self._poll = poll()
+        self._poll.register(orders, POLLIN)
+
+    @property
+    def fds(self) -> set[int]:
+        return {self._orders, *self._asks, *self._log.fds, *(self._out.fds if self._out else ())}
+
+    def run(self) -> None:
+        kernel.set_parent_death_signal(SIGTERM)
+        for number in (SIGHUP, SIGINT, SIGQUIT, SIGPIPE):  # a terminal's are for the server
+            signal(number, SIG_IGN)
+        signal(SIGTERM, self._hurry)
+        pthread_sigmask(SIG_SETMASK, ())
+        if self._out is not None and self._tracing:
+            self._tell(self._out.begin(clocks))
+        while True:
+            for fd, _ in self._poll.poll(self._pause if self._tracing else None):
+                self._on_event(fd)
+            came = self._drain()
+            self._pause = _OFTEN if came else min(2 * self._pause, _SELDOM)
+            if self._ending and not came:
+                break
+        if self._out is not None:
+            self._out.finish()
+
+    @property
+    def _tracing(self) -> bool:
+        return any(rings.on for rings in self._rings)
+
+    def _hurry(self, number: int, frame: object) -> None:
+        """Whoever started this has gone: nothing is to hold it up for long."""
+        alarm(_END)
+
+    def _on_event(self, fd: int) -> None:
+        if fd == self._orders:
+            orders = os.read(fd, 64)
+            if not orders:
+                self._ending = True
+                self._poll.unregister(fd)
+
+    def _drain(self) -> bool:
+        """Take what there is; whether there was any."""
+        came, now = False, clocks()[1]
+        for ring in [ring for rings in self._rings for ring in rings.rings]:
+            if lost := ring.lost():
+                self._lost(lost)
+            for piece in ring.pieces():
+                came = True
+                if self._out is not None:
+                    self._tell(self._out.put(piece))
+                if self._shown is not None:
+                    self._shown.put(piece)
+                ring.take(len(piece))
+        if came and self._out is not None:
+            self._tell(self._out.put(memoryview(build(MARK, time=now))))
+            if self._out.fresh:
+                self._out.fresh = False
+                self._ask(TELL_AGAIN)
+        if self._shown is not None:
+            self._shown.show(None if self._ending else now)
+        return came
+
+    def _ask(self, what: bytes) -> None:
+        for fd in self._asks:
+            try:
+                os.write(fd, what)
+            except OSError:  # it has ended, or has been asked often enough
+                pass
+
+    def _lost(self, number: int) -> None:
+        if self._out is not None:
+            self._out.lost(number)
+        if self._shown is not None:
+            self._shown.lost(number)
+        self._log.limited("warning", "lost", f"the trace has lost {number} records: they came faster than they could be written")
+
+    def _tell(self, why: str) -> None:
+        if why and self._out is not None:
+            self._log.limited("warning", "trace", f"the trace loses records: {self._out.path}: {why}")
+
+
+class Shown:
+    """Records as lines on stderr. This process may wait for whoever reads there; nobody waits for this process."""
+
+    def __init__(self, wanted: lines.Filter, what: bytes) -> None:
+        self._wanted = wanted
+        self._paths = Paths()
+        self._clock = lines.Clock()
+        self._sorter = Sorter()
+        wall, clock = clocks()
+        first = build(START, body=Start.bytes(VERSION, wall, clock, 0) + bytes(2) + what, time=clock)
+        start, _ = entry(first, 0, len(first))
+        assert start is not None
+        self._clock.start(start)
+        _write(lines.other(start, None, self._clock))
+
+    def put(self, piece: memoryview) -> None:
+        for each in entries(piece):
+            self._sorter.put(each)
+
+    def show(self, until: int | None) -> None:
+        """What was answered before that time; None: all there is."""
+        text = []
+        for each in self._sorter.until(until):
+            seen = self._paths.read(each)
+            if seen is not None:
+                if self._wanted.wants(seen):
+                    text.append(lines.line(seen, self._clock))
+            elif self._wanted.wants_all_of(each.conn):
+                text.append(lines.other(each, self._paths.peers.get(each.conn), self._clock))
+        _write("\n".join(filter(None, text)))
+
+    def lost(self, number: int) -> None:
+        lost, _ = entry(build(LOST, asked=number, time=clocks()[1]), 0, 1 << 20)
+        assert lost is not None
+        _write(lines.other(lost, None, self._clock))
+
+
+def _write(text: str) -> None:
+    rest = memoryview(text.encode("utf-8", "backslashreplace") + b"\n") if text else memoryview(b"")
+    while rest:
+        try:
+            rest = rest[os.write(2, rest) :]
+        except BlockingIOError:
+            room = poll()
+            room.register(2)
+            room.poll(100)
+        except OSError:
+            return
