@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import resource
-from ctypes import byref
 from errno import ENODEV, EPERM
 
+from gofer.cdata import byref
 from gofer.sys import Statfs, fstatfs
 
 _PROC_SUPER_MAGIC = 0x9FA0  # statfs(2)

@@ -1,11 +1,10 @@
-"""First half of the one-file program's `__main__.py`; gofer/__main__.py is the second.
+"""The one-file program's `__main__.py`.
 
-The file is a zip archive behind a `#!` line. Nothing is ever unpacked: all modules, compiled for this version
-of Python, stand in one member of the archive, which is read once, here. So start-up compiles nothing but this
-page, which is why loader.py is not part of it, and an upgrade that replaces the file under a running server
-cannot mix old modules with new ones. (zipimport, which opens the archive for every module, would take 2 ms more.)
-What starts containers has a member of its own, with what it needs of all that: another 1 ms. A Python whose byte
-code is not there imports the source.
+The file is a zip archive behind a `#!` line. Nothing is ever unpacked: all modules, compiled for this version of Python, stand in
+a few members of the archive (parts.py), each of which is read once. So start-up compiles nothing but this page, which is why
+loader.py and gofer/__main__.py are not part of it. (zipimport, which opens the archive for every module, would
+take 2 ms more.) What starts containers has a member of its own, with what it needs of all that: another 1 ms. A Python
+whose byte code is not there takes the source, which is a part like the others.
 
 sys.argv[0] is the archive, both for `./gofer` (the `#!` line sees to it) and for `python3 gofer`.
 This runs, as far as the version check that follows, on every Python 3.
@@ -20,18 +19,22 @@ from _frozen_importlib_external import MAGIC_NUMBER
 
 
 def start(archive: str) -> None:
-    def read(kind: str) -> "tuple[bytes, dict[str, tuple[bool, bytes]]]":
-        member = "site-packages/%d.%s" % (int.from_bytes(MAGIC_NUMBER[:2], "little"), kind)
-        return marshal.loads(zipimport.zipimporter(archive).get_data(member))  # type: ignore[no-any-return]
+    def read(part: str) -> "tuple[object, ...]":
+        name = "site-packages/" + (part if part == "source" else "%d.%s" % (version, part))
+        return marshal.loads(get_data(name))  # type: ignore[no-any-return]
 
+    version = int.from_bytes(MAGIC_NUMBER[:2], "little")
+    get_data = zipimport.zipimporter(archive).get_data
+    part = "launch" if sys.argv[1:2] == ["runsc"] else "start"
     try:
-        loader, modules = read("launch" if sys.argv[1:2] == ["runsc"] else "bundle")
+        contents = read(part)
     except OSError:
-        sys.path.insert(0, archive + "/site-packages")
-    else:
-        names = {}  # type: dict[str, object]
-        exec(marshal.loads(loader), names)
-        names["install"](archive, modules, read)  # type: ignore[operator]
+        part = "source"
+        contents = read(part)
+    names = {}  # type: dict[str, object]
+    exec(contents[0], names)  # type: ignore[arg-type]
+    main = names["install"](archive, read, part, contents)  # type: ignore[operator]
+    exec(main, {"__name__": "__main__", "__package__": ""})
 
 
 start(sys.argv[0])

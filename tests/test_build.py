@@ -1,6 +1,8 @@
 """The one-file program that build.sh makes, run with an empty environment and a HOME that takes no file."""
 
+import importlib.util
 import json
+import marshal
 import os
 import re
 import shutil
@@ -182,16 +184,24 @@ def test_the_time_stamp_is_the_commits_or_it_is_said_that_it_is_not(owner: "int 
     assert ("no git checkout" in done.stderr) == (owner is None)
 
 
-def test_it_holds_nothing_but_our_sources_and_two_bundles_per_python(program: Path) -> None:
+def test_it_holds_nothing_but_our_sources_and_their_parts_for_each_python(program: Path) -> None:
     names = zipfile.ZipFile(program).namelist()
-    ours = {f"site-packages/{path.relative_to(CHECKOUT)}" for path in CHECKOUT.glob("gofer/**/*.py")}
-    rest = set(names) - ours
-    assert sorted(names) == sorted(set(names)) and ours <= set(names)
-    assert rest >= {"__main__.py", "environment.json"}
-    bundles = rest - {"__main__.py", "environment.json"}
-    kinds = sorted(name.rpartition(".")[2] for name in bundles)
-    assert kinds == ["bundle"] * len(PYTHONS) + ["launch"] * len(PYTHONS)
+    rest = set(names) - {"__main__.py", "environment.json", "site-packages/source"}
+    assert len(names) == len(set(names)) == len(rest) + 3
+    by_python: dict[str, set[str]] = {}
+    for name in rest:
+        version, _, part = name.rpartition("/")[2].partition(".")
+        by_python.setdefault(version, set()).add(part)
+    assert list(by_python.values()) == [{"launch", "start", "core", "serve", "stand_in", "rest"}] * len(PYTHONS)
     assert b"SHIV_" not in program.read_bytes()
+
+
+def test_the_source_in_it_is_the_checkouts(program: Path) -> None:
+    loader, main, _, _, _, modules = marshal.loads(zipfile.ZipFile(program).read("site-packages/source"))
+    assert loader == (CHECKOUT / "onefile/loader.py").read_text() and main == (CHECKOUT / "gofer/__main__.py").read_text()
+    ours = {".".join(path.relative_to(CHECKOUT).with_suffix("").parts): path for path in CHECKOUT.glob("gofer/**/*.py")}
+    wanted = {name.replace(".__init__", ""): path.read_text() for name, path in ours.items() if path.name != "__main__.py"}
+    assert {name: text for name, _, text in modules} == wanted
 
 
 def test_members_carry_the_time_of_source_date_epoch(program: Path) -> None:
@@ -345,21 +355,38 @@ def test_nothing_is_written_anywhere(on_each: Path, spot: Path) -> None:
 
 
 def test_start_up_compiles_none_of_our_modules(on_each: Path, spot: Path) -> None:
-    no_source = edited(on_each, spot / "no-source", {"site-packages/*.py": None})
+    no_source = edited(on_each, spot / "no-source", {"*/source": None})
     assert output(no_source, "--version") == VERSION
+    (spot / "tree").mkdir()
+    assert output(no_source, "serve", "--quiet", spot / "tree", "--socket", spot / "s", "--", no_source, "ls") == ""
 
 
 def test_a_python_that_is_not_in_the_file_imports_the_source(on_each: Path, spot: Path) -> None:
-    no_bundle = edited(on_each, spot / "no-bundle", {"*.bundle": None, "*.launch": None})
-    assert output(no_bundle, "--version") == VERSION
-    assert output(no_bundle, "runsc", "--runsc", "/bin/echo", "--", "run", "c") == "run c\n"
-    broken = edited(on_each, spot / "broken", {"*.bundle": None, "*/gofer/cli.py": EVIL.encode()})
-    assert output(broken, "--version", status=66) == "EVIL"
+    parts = {"site-packages/*.*": None}
+    only_source = edited(on_each, spot / "only-source", parts)
+    assert output(only_source, "--version") == VERSION
+    assert output(only_source, "runsc", "--runsc", "/bin/echo", "--", "run", "c") == "run c\n"
+    (spot / "tree").mkdir()
+    assert output(only_source, "serve", "--quiet", spot / "tree", "--socket", spot / "s", "--", only_source, "ls") == ""
+    loader, main, index, at_once, stamp, modules = marshal.loads(zipfile.ZipFile(on_each).read("site-packages/source"))
+    modules = [(name, package, EVIL if name == "gofer.cli" else text) for name, package, text in modules]
+    evil = marshal.dumps((loader, main, index, at_once, stamp, modules), 2)
+    assert output(edited(on_each, spot / "evil", {**parts, "*/source": evil}), "--version", status=66) == "EVIL"
+
+
+def test_a_part_of_another_build_is_refused_in_one_line(program: Path, spot: Path) -> None:
+    """Each is read when it is needed first; an upgrade may replace the file in between."""
+    core = f"site-packages/{int.from_bytes(importlib.util.MAGIC_NUMBER[:2], 'little')}.core"
+    stamp, modules = marshal.loads(zipfile.ZipFile(program).read(core))
+    mixed = edited(program, spot / "mixed", {core: marshal.dumps((stamp[::-1], modules))})
+    said = output(sys.executable, "-IS", mixed, "serve", "--quiet", spot, "--", "true", status=1)
+    assert said.startswith("gofer: ") and "replaced while it started" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("word", ["run", "list", "--unknown-flag list"])
 def test_what_starts_containers_needs_nothing_but_its_own_bundle(on_each: Path, spot: Path, word: str) -> None:
-    only = edited(on_each, spot / "only", {"*.bundle": None, "site-packages/*.py": None})
+    others = {f"*.{part}": None for part in ("start", "core", "serve", "stand_in", "rest")}
+    only = edited(on_each, spot / "only", {"*/source": None, **others})
     assert output(only, "runsc", "--runsc", "/bin/echo", "--", *word.split()) == word + "\n"
     # runsc that starts itself again, as a rootless one: the tracer reads its command line
     again = "import os, sys; os.fork() or os.execv('/proc/self/exe', ['exe', '-c', 'print(1)']); os.wait()"

@@ -12,6 +12,7 @@ from hosts import CHECKOUT
 # From the bottom up, by room: `jail: caps` is jail/caps.py. A module imports from lines above its own only.
 LAYERS = """
     sink
+    cdata
     wire sys log output signals
     procself
     conform: codec
@@ -70,6 +71,9 @@ LAYERS = """
 <<<<<<< HEAD
     commands: charge options runsc stdio
     commands: config common
+    commands: modes xattr rm
+    commands: make
+    commands: mv edit
     commands: serve look
 <<<<<<< HEAD
 =======

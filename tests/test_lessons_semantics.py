@@ -3,63 +3,14 @@
 import errno
 import os
 import signal
-import socket
-import stat as modes
 from pathlib import Path
 
 import pytest
-from codec import GID, MODE, NO_ID, SIZE, UID, Mid
+from codec import SIZE, Mid
 from conftest import Start
 from hosts import TRANSPORTS, Server, fails
-from peer import Peer
 
 ALL = pytest.mark.serve("--host-uds", "all")
-
-
-def test_an_unlinked_file_can_be_opened_truncated_and_allocated(peer: Peer, tree: Path) -> None:
-    """1e1d6b2be, de480b58c."""
-    (tree / "file").write_bytes(b"hello")
-    fd = peer.walk_to("file")
-    (tree / "file").unlink()
-    opened = peer.openat(fd, os.O_RDWR).fd
-    assert peer.setstat(fd, SIZE, size=2) == (0, 0)
-    peer.fallocate(opened, 0, 0, 5000)
-    assert peer.fstat(fd).size == 5000
-    assert peer.pread(opened, 0, 3) == b"he\0"
-
-
-def test_two_unset_ids_change_no_owner(peer: Peer, tree: Path) -> None:
-    """84670a4fc: 0xffffffff is -1, not 4294967295; and a chown would have cleared the set-id bits."""
-    (tree / "file").touch()
-    os.chown(tree / "file", 12, 34)
-    os.chmod(tree / "file", 0o4755)
-    fd = peer.walk_to("file")
-    assert peer.setstat(fd, UID | GID, uid=NO_ID, gid=NO_ID) == (0, 0)
-    stat = peer.fstat(fd)
-    assert (stat.uid, stat.gid) == (12, 34)
-    created = peer.mkdirat(peer.root, "dir", uid=NO_ID, gid=NO_ID)
-    assert (created.stat.uid, created.stat.gid) == (os.getuid(), os.getgid())
-
-
-@ALL
-@pytest.mark.parametrize("gid", [NO_ID, 0, 77, 5678])
-def test_in_a_set_group_id_directory_the_asked_for_group_wins_else_the_directorys(
-    peer: Peer, tree: Path, gid: int
-) -> None:
-    """7bf656f4c, CVE-2022-0358: ids are compared with what the file got, not with the server's own."""
-    (tree / "dir").mkdir()
-    os.chown(tree / "dir", 0, 77)
-    os.chmod(tree / "dir", 0o2777)
-    directory = peer.walk_to("dir")
-    expected = 77 if gid == NO_ID else gid
-    for stat in (
-        peer.opencreateat(directory, "file", gid=gid).inode.stat,
-        peer.mkdirat(directory, "sub", gid=gid).stat,
-        peer.mknodat(directory, "node", gid=gid).stat,
-        peer.symlinkat(directory, "link", "x", gid=gid).stat,
-        peer.bindat(directory, "sock", gid=gid).inode.stat,
-    ):
-        assert stat.gid == expected, oct(stat.mode)
 
 
 @pytest.mark.parametrize("jail", ["auto", "off"])
@@ -69,17 +20,6 @@ def test_the_server_has_no_supplementary_groups(start: Start, jail: str) -> None
     status = Path(f"/proc/{server.pid}/status").read_text()
     (groups,) = (line.split(":")[1].split() for line in status.splitlines() if line.startswith("Groups:"))
     assert set(groups) <= {str(os.getgid())}
-
-
-@ALL
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
-def test_bind_takes_mode_owner_and_every_type_and_the_socket_can_be_chmodded(peer: Peer, kind: int) -> None:
-    """68fd6aba4, f841b2511, 0ec88b757, 6ac829ca1."""
-    created = peer.bindat(peer.root, "sock", kind, mode=modes.S_IFSOCK | 0o712, uid=12, gid=34)
-    stat = created.inode.stat
-    assert (stat.mode, stat.uid, stat.gid) == (modes.S_IFSOCK | 0o712, 12, 34)
-    assert peer.setstat(created.inode.fd, MODE, mode=0o640) == (0, 0)
-    assert peer.fstat(created.inode.fd).mode == modes.S_IFSOCK | 0o640
 
 
 @ALL
@@ -100,28 +40,6 @@ def test_the_two_fds_of_a_bound_socket_are_closed_one_by_one(server: Server) -> 
         assert len(server.open_fds()) == before + 1
 
 
-def test_a_symlink_is_not_chmodded_nor_is_what_it_points_to(peer: Peer, tree: Path) -> None:
-    """1a02bb22b: EOPNOTSUPP."""
-    (tree / "file").touch()
-    os.chmod(tree / "file", 0o600)
-    os.symlink("file", tree / "link")
-    assert peer.setstat(peer.walk_to("link"), MODE, mode=0o777) == (MODE, errno.EOPNOTSUPP)
-    assert os.stat(tree / "file").st_mode & 0o7777 == 0o600
-
-
-@pytest.mark.serve("--xattrs", "all", "--host-uds", "all")
-def test_xattrs_of_sockets_and_symlinks_are_reached_by_their_o_path_fds(peer: Peer, tree: Path) -> None:
-    """711940335; 6e5b602ee, 81fa2013f: a size of 0 means all; e7b59aa1b, 4e559c2af: security.* by option."""
-    os.symlink("x", tree / "link")
-    for fd in (peer.bindat(peer.root, "sock").inode.fd, peer.walk_to("link")):
-        for name in ("trusted.a", "security.a"):
-            peer.fsetxattr(fd, name, b"value")
-            assert peer.fgetxattr(fd, name, 0) == b"value"
-        assert sorted(peer.flistxattr(fd, 0)) == [b"security.a", b"trusted.a"]
-        peer.fremovexattr(fd, "trusted.a")
-        assert peer.flistxattr(fd) == [b"security.a"]
-
-
 def test_a_hard_link_works_without_capabilities_in_the_first_user_namespace(start: Start, spot: Path) -> None:
     """acf460d0d (#8688): AT_EMPTY_PATH asks for CAP_DAC_READ_SEARCH there; the magic link does not."""
     (spot / "file").write_bytes(b"hello")
@@ -129,28 +47,6 @@ def test_a_hard_link_works_without_capabilities_in_the_first_user_namespace(star
     with server.peer() as peer:
         inode = peer.linkat(peer.root, peer.walk_to("file"), "hard")
         assert inode.stat.nlink == 2 and (spot / "hard").read_bytes() == b"hello"
-
-
-@pytest.mark.parametrize("gone", ["file", "dir"])
-def test_a_listing_survives_its_entries_vanishing(peer: Peer, tree: Path, gone: str) -> None:
-    """567ce6c89: one vanished entry failed a whole Getdents."""
-    for i in range(100):
-        (tree / f"{i}").touch() if gone == "file" else (tree / f"{i}").mkdir()
-    fd = peer.openat(peer.root).fd
-    first = peer.getdents64(fd, -200)
-    for entry in tree.iterdir():
-        entry.unlink() if gone == "file" else entry.rmdir()
-    while peer.getdents64(fd, 200):
-        pass
-    assert 0 < len(first) < 10
-
-
-def test_the_count_of_a_listing_is_bytes(peer: Peer, tree: Path) -> None:
-    """de54e60f5: it was taken as a number of entries."""
-    for i in range(100):
-        (tree / f"{i:03d}").touch()  # 24 bytes in the kernel's form
-    fd = peer.openat(peer.root).fd
-    assert 5 <= len(peer.getdents64(fd, -240)) <= 10
 
 
 @pytest.mark.parametrize("jail", ["auto", "off"])
@@ -174,19 +70,6 @@ def test_set_id_bits_do_not_survive_a_change_of_the_contents(
                 fd = peer.walk_to("file")
                 change(fd)
                 assert peer.fstat(fd).mode & 0o7777 == 0o755
-
-
-@pytest.mark.serve("--xattrs", "all")
-def test_file_capabilities_do_not_survive_a_write(peer: Peer, tree: Path) -> None:
-    """CVE-2021-20263 (virtiofsd)."""
-    (tree / "file").write_bytes(b"program")
-    capability = bytes.fromhex("0100000200040000000000000000000000000000")  # VFS_CAP_REVISION_2, net_bind_service
-    os.setxattr(tree / "file", "security.capability", capability)
-    fd = peer.walk_to("file")
-    assert peer.fgetxattr(fd, "security.capability") == capability
-    peer.pwrite(peer.openat(fd, os.O_WRONLY).fd, 0, b"evil")
-    with fails(errno.ENODATA):
-        peer.fgetxattr(fd, "security.capability")
 
 
 def test_a_failed_walk_keeps_no_host_fd(server: Server) -> None:

@@ -1,9 +1,11 @@
 """What our server's Mount tells; Walk, WalkStat and FStat are in gofer/conform/cases/walk.py."""
 
+import errno
 from pathlib import Path
 
+import pytest
 from codec import Mid
-from hosts import Server
+from hosts import Server, fails
 from looks import assert_stat_is
 from peer import Peer
 
@@ -21,3 +23,9 @@ def test_fd_ids_count_from_one(server: Server) -> None:
     with server.peer() as peer:
         assert peer.root == 1
         assert peer.mount().root.fd == 2
+
+
+@pytest.mark.parametrize(("call", "names"), [(Peer.walk, 13800), (Peer.walkstat, 14600)])
+def test_a_walk_whose_reply_could_be_too_large_is_refused_before_it_starts(peer: Peer, call: object, names: int) -> None:
+    with fails(errno.EIO):
+        call(peer, peer.root, *["d"] * names)  # type: ignore[operator]

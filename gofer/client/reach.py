@@ -1,7 +1,7 @@
 """A server reached, or one line that says why not: every way in which a connection is not made, is refused, or ends.
 
-    with reach("/run/gofer.sock", 30) as client:
-        ...                  # an OSError is about one request, and the caller's to tell
+with reach("/run/gofer.sock", 30) as client:
+    ...                  # an OSError is about one request, and the caller's to tell
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import select
 import socket
 import struct
 import time
-from ctypes import addressof, byref, c_char, c_int, c_long, c_ulong, c_void_p
 
 from gofer import sys, wire
+from gofer.cdata import addressof, byref, c_char, c_int, c_long, c_ulong, c_void_p
 from gofer.wire import MAX_MESSAGE_SIZE
 
 _MOST_FDS = 8

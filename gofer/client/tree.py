@@ -125,14 +125,19 @@ class Tree:
 
     # Directories
 
+    def some_entries(self, opened: int, count: int) -> list[Dirent]:
+        """As Client.getdents64, of what has a name that an entry can have."""
+        entries = self.client.getdents64(opened, count)
+        self._check([entry.name for entry in entries])
+        return entries
+
     def entries(self, directory: int, at_once: int = 65536) -> Iterator[Dirent]:
         """All that the directory with this control FD holds, as the server hands it over: unsorted, and some at a time.
 
         at_once: bytes of kernel dirents, of 24 at least.
         """
         with self._listed(directory) as opened:
-            while entries := self.client.getdents64(opened, at_once):
-                self._check([entry.name for entry in entries])
+            while entries := self.some_entries(opened, at_once):
                 yield from entries
 
     def stats(self, directory: int, at_once: int = 65536) -> Iterator[tuple[bytes, Stat, OSError | None]]:
@@ -156,8 +161,7 @@ class Tree:
                         yield name, attributes, None
                     else:
                         yield from self._ask(directory, name, attributes)
-            while entries := self.client.getdents64(opened, at_once):
-                self._check([entry.name for entry in entries])
+            while entries := self.some_entries(opened, at_once):
                 for entry in entries:
                     yield from self._ask(directory, entry.name, _untold(entry))
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gofer.client.content import Content
     from gofer.client.tree import Tree
 
-__all__ = ["Address", "Session", "add_addresses", "add_common", "below", "open_content", "operands", "why"]
+__all__ = ["Address", "Session", "add_addresses", "add_common", "below", "confirmed", "open_content", "operands", "why"]
 
 _BUFFERED = 1 << 16
 
@@ -181,6 +181,18 @@ def open_content(session: Session, address: Address) -> Iterator[Content]:
             yield content
     finally:
         tree.drop(node.fd)
+
+
+def confirmed(question: str) -> bool:
+    """Whether whoever is at stdin says yes; its end is a no. The question goes to stderr, as those of rm(1) do."""
+    os.write(2, question.encode("utf-8", "backslashreplace"))
+    answer = b""
+    while not answer.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            break
+        answer += byte
+    return answer.lstrip()[:1] in (b"y", b"Y")
 
 
 def why(error: OSError, more: str = "") -> str:

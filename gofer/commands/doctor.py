@@ -5,7 +5,6 @@ Nothing is guessed from version numbers: each feature is used once, each layer o
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -14,6 +13,7 @@ import tempfile
 from errno import EAGAIN
 
 from gofer import __version__, failure, procself, sys
+from gofer.cdata import addressof, byref, c_uint32
 from gofer.commands import selftest
 from gofer.commands.options import explaining, given
 from gofer.commands.serve import open_root
@@ -187,7 +187,7 @@ def _proc(place: str) -> str:
 def _statx(place: str) -> str:
     buffer = sys.Statx()
     wanted = sys.STATX_BASIC_STATS | sys.STATX_BTIME
-    if sys.statx(sys.AT_FDCWD, os.fsencode(place), 0, wanted, ctypes.byref(buffer)):
+    if sys.statx(sys.AT_FDCWD, os.fsencode(place), 0, wanted, byref(buffer)):
         sys.raise_errno()
     return "" if buffer.stx_mask & sys.STATX_BTIME else f"no birth times in {tempfile.gettempdir()}"
 
@@ -215,8 +215,8 @@ def _memfd(place: str) -> str:
 
 def _futex(place: str) -> str:
     """FUTEX_WAKE_OP turns the word 1 into 0; a wait for a value that is not there is EAGAIN."""
-    word = ctypes.c_uint32(1)
-    futex = FutexWord(ctypes.addressof(word))
+    word = c_uint32(1)
+    futex = FutexWord(addressof(word))
     futex.clear_bit0_and_wake()
     if word.value != 0:
         raise OSError(EAGAIN, "FUTEX_WAKE_OP does not work")

@@ -155,7 +155,9 @@ class _Course:
 
     def _mount(self) -> None:
         _expect(self.client.root.stat.ino == os.stat(self.folder).st_ino, "another inode than the directory's")
-        _expect(set(self.client.supported) >= set(wire.NAMES) - {wire.ERROR, wire.FLUSH}, "not every message is offered")
+        _expect(
+            set(self.client.supported) >= set(wire.NAMES) - {wire.ERROR, wire.FLUSH}, "not every message is offered"
+        )
 
     def _channel(self) -> None:
         self.client.channel().close()

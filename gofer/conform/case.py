@@ -21,7 +21,7 @@ from gofer.conform.codec import Unexpected, expect
 if TYPE_CHECKING:
     from gofer.conform.stand import Stand
 
-__all__ = ["Case", "Skipped", "cases_of", "expect", "fails", "refuses", "safety", "same", "semantics", "wire"]
+__all__ = ["Case", "Skipped", "cases_of", "expect", "fails", "may_fail", "refuses", "safety", "same", "semantics", "wire"]
 
 LEVELS = ("wire", "semantics", "safety")
 WAYS = ("socket", "channel")
@@ -118,9 +118,9 @@ def same(got: object, wanted: object, what: str = "") -> None:
 
 
 @contextlib.contextmanager
-def fails(*numbers: int) -> Iterator[None]:
-    """The body is answered with one of these errnos."""
-    wanted = " or ".join(map(_name, numbers))
+def fails(*numbers: int, of: object = None) -> Iterator[None]:
+    """The body is answered with one of these errnos. of: the value that is tried, for the message."""
+    wanted = " or ".join(map(_name, numbers)) + ("" if of is None else f" of {_cut(of)}")
     try:
         yield
     except OSError as error:
@@ -129,6 +129,18 @@ def fails(*numbers: int) -> Iterator[None]:
         expect(error.errno in numbers, f"{_name(error.errno)}, where {wanted} was to come")
     else:
         raise Unexpected(f"success, where {wanted} was to come")
+
+
+@contextlib.contextmanager
+def may_fail(*numbers: int) -> Iterator[None]:
+    """The body succeeds, or is answered with one of these errnos."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        wanted = " or ".join(map(_name, numbers))
+        expect(error.errno in numbers, f"{_name(error.errno)}, where success or {wanted} was to come")
 
 
 @contextlib.contextmanager

@@ -44,8 +44,12 @@ def plant_all(t: Stand) -> None:
     plant(t)
     os.mkfifo(t.tree / "fifo")
     bound(t, "sock").close()
+    make_device(t, "char", 1, 3)
+
+
+def make_device(t: Stand, name: str, major: int, minor: int, kind: int = modes.S_IFCHR) -> None:
     try:
-        os.mknod(t.tree / "char", modes.S_IFCHR | 0o600, os.makedev(1, 3))
+        os.mknod(t.tree / name, kind | 0o666, os.makedev(major, minor))
     except PermissionError:
         raise Skipped("no device can be made: not as root") from None
 

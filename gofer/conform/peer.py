@@ -82,11 +82,31 @@ class Peer:
     def read(self, mid: int, payload: bytes) -> Reader:
         return self.reader(self.call(mid, payload).payload)
 
+    largest_fd = 2**64 - 1
+    pread_head, pwrite_head = 8, 20  # bytes of a reply and of a request beside the data
     count = "<H"  # how a count, and the length of a string, are written
 
     @staticmethod
     def raw_fd(fd: int) -> bytes:
         return struct.pack("<Q", fd)
+
+    @staticmethod
+    def raw_pwrite(offset: int, fd: int, num_bytes: int) -> bytes:
+        return struct.pack("<QQI", offset, fd, num_bytes)
+
+    @staticmethod
+    def raw_getdents(fd: int, count: int) -> bytes:
+        return struct.pack("<Qi4x", fd, count)
+
+    def dirents(self, payload: bytes) -> list[Dirent]:
+        """Of a Getdents64's reply."""
+        r = self.reader(payload)
+        entries = []
+        for _ in range(r.take(r.count)):
+            ino, minor, major, off, kind = r.take("QIIQB")
+            entries.append(Dirent(ino, (major, minor), off, kind, r.string()))
+        r.done()
+        return entries
 
     def raw_count(self, number: int) -> bytes:
         return struct.pack(self.count, number)
@@ -209,7 +229,7 @@ class Peer:
 
     # PWrite: offset[8] fd[8] num_bytes[4] data -> count[8]
     def pwrite(self, fd: int, offset: int, data: bytes) -> int:
-        r = self.read(Mid.PWRITE, struct.pack("<QQI", offset, fd, len(data)) + data)
+        r = self.read(Mid.PWRITE, self.raw_pwrite(offset, fd, len(data)) + data)
         count = int(r.take("Q"))
         r.done()
         return count
@@ -291,17 +311,11 @@ class Peer:
     # Getdents64: open_fd[8] count[4, signed] pad[4] -> dirent*
     #             dirent: ino[8] dev_minor[4] dev_major[4] off[8] type[1] str name
     def getdents64(self, open_fd: int, count: int = 65536) -> list[Dirent]:
-        r = self.read(Mid.GETDENTS64, struct.pack("<Qi4x", open_fd, count))
-        entries = []
-        for _ in range(r.take("H")):
-            ino, minor, major, off, kind = r.take("QIIQB")
-            entries.append(Dirent(ino, (major, minor), off, kind, r.string()))
-        r.done()
-        return entries
+        return self.dirents(self.call(Mid.GETDENTS64, self.raw_getdents(open_fd, count)).payload)
 
     # DirStat: open_fd[8] count[4, signed] pad[4] -> n[2] and n times off[8] Statx str name
     def dirstat(self, open_fd: int, count: int = 65536) -> list[tuple[bytes, Stat]]:
-        r = self.read(Mid.DIRSTAT, struct.pack("<Qi4x", open_fd, count))
+        r = self.read(Mid.DIRSTAT, self.raw_getdents(open_fd, count))
         entries = []
         for _ in range(r.take("H")):
             r.take("Q")

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from gofer.conform.codec import (
     NO_ID,
     Created,
-    Dirent,
     Inode,
     Mid,
     Mounted,
@@ -63,11 +62,21 @@ class Peer2021(Peer):
 
     last_mid = LAST
     reader = Reader2021
+    largest_fd = 2**32 - 1
+    pread_head, pwrite_head = 4, 16
     count = "<I"
 
     @staticmethod
     def raw_fd(fd: int) -> bytes:
         return struct.pack("<I", fd)
+
+    @staticmethod
+    def raw_pwrite(offset: int, fd: int, num_bytes: int) -> bytes:
+        return struct.pack("<QII", offset, fd, num_bytes)
+
+    @staticmethod
+    def raw_getdents(fd: int, count: int) -> bytes:
+        return struct.pack("<Ii", fd, count)
 
     # Mount: str mount_path -> Inode max_message_size[4] n[2] mids[2*n]
     def mount(self, path: Name = "/") -> Mounted:
@@ -155,7 +164,7 @@ class Peer2021(Peer):
 
     # PWrite: offset[8] fd[4] num_bytes[4] data -> count[8]
     def pwrite(self, fd: int, offset: int, data: bytes) -> int:
-        r = self.read(Mid.PWRITE, struct.pack("<QII", offset, fd, len(data)) + data)
+        r = self.read(Mid.PWRITE, self.raw_pwrite(offset, fd, len(data)) + data)
         count = int(r.take("Q"))
         r.done()
         return count
@@ -245,14 +254,6 @@ class Peer2021(Peer):
 
     # Getdents64: open_fd[4] count[4, signed] -> dirent*
     #             dirent: ino[8] dev_minor[4] dev_major[4] off[8] type[1] str name
-    def getdents64(self, open_fd: int, count: int = 65536) -> list[Dirent]:
-        r = self.read(Mid.GETDENTS64, struct.pack("<Ii", open_fd, count))
-        entries = []
-        for _ in range(r.take("I")):
-            ino, minor, major, off, kind = r.take("QIIQB")
-            entries.append(Dirent(ino, (major, minor), off, kind, r.string()))
-        r.done()
-        return entries
 
     # FGetXattr: fd[4] size[4] str name -> str value
     def fgetxattr(self, fd: int, name: Name, size: int = 0) -> bytes:

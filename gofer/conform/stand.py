@@ -84,6 +84,17 @@ class Stand:
             raise Skipped("the served directory is not at hand (--tree)")
         return self.ground.tree
 
+    @property
+    def old(self) -> Peer2021:
+        """peer, where the dialect is that of 2021."""
+        expect(isinstance(self.peer, Peer2021), "this case is for the dialect of 2021")
+        return self.peer  # type: ignore[return-value]
+
+    def need(self, feature: str) -> None:
+        """For what only some of a case's values ask for."""
+        if lack := lacking((feature,), self.features):
+            raise Skipped(lack)
+
     def walk(self, *path: str | bytes) -> int:
         """The control FD of a path from `dir`."""
         return walked(self.peer, self.dir, *path)
@@ -211,7 +222,11 @@ def probed(stand: Stand) -> frozenset[str]:
 def _probe_host(stand: Stand, attempt: Callable[[str, Callable[[], object]], None]) -> None:
     tree, peer = stand.tree, stand.base
     os.mkfifo(tree / "fifo")
-    attempt("fifos", lambda: peer.openat(walked(peer, stand.dir, "fifo")))
+    both_ends = os.open(tree / "fifo", os.O_RDWR)  # a server may wait for the other one: that is for a case to find out
+    try:
+        attempt("fifos", lambda: peer.openat(walked(peer, stand.dir, "fifo")))
+    finally:
+        os.close(both_ends)
     with contextlib.suppress(PermissionError):
         os.mknod(tree / "null", modes.S_IFCHR | 0o666, os.makedev(1, 3))
         attempt("devices", lambda: peer.openat(walked(peer, stand.dir, "null")))

@@ -12,8 +12,10 @@ import errno
 import mmap
 import os
 import platform
+import select
 import socket
 import struct
+import time
 from typing import NamedTuple
 
 from gofer.conform.codec import expect
@@ -198,12 +200,22 @@ class ChannelTransport:
         self.sock.close()
 
     def _wait(self, value: int) -> bool:
-        """FUTEX_WAIT while the state is value; False when the patience is over."""
-        seconds, rest = divmod(self.patience, 1)
-        patience = ctypes.create_string_buffer(struct.pack("qq", int(seconds), int(rest * 1e9)))
-        if self._futex(_WAIT, value, ctypes.addressof(patience)) == 0:
-            return True
-        return ctypes.get_errno() != errno.ETIMEDOUT  # EAGAIN and EINTR: look again
+        """FUTEX_WAIT while the state is value, as long as the server lives; False when the patience is over."""
+        deadline = time.monotonic() + self.patience
+        piece = ctypes.create_string_buffer(struct.pack("qq", 0, 100_000_000))
+        while self._futex(_WAIT, value, ctypes.addressof(piece)) != 0 and ctypes.get_errno() == errno.ETIMEDOUT:
+            if self._hung_up():
+                raise ConnectionResetError(_CLOSED)
+            if time.monotonic() > deadline:
+                return False
+        return True  # or EAGAIN and EINTR: look again
+
+    def _hung_up(self) -> bool:
+        if self.sock.fileno() < 0:  # a case has closed it
+            return False
+        poll = select.poll()
+        poll.register(self.sock, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0)) and self.state == SERVER_ACTIVE
 
     def _futex(self, op: int, value: int, fourth: int = 0, second_word: int = 0, value3: int = 0) -> int:
         """futex(2) on the state word. Shared, not PRIVATE: the other side is another process."""

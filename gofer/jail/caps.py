@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ctypes import c_int, c_uint32, c_ulong
 from errno import EINVAL
 
+from gofer.cdata import c_int, c_uint32, c_ulong
 from gofer.sys import get_errno, libc, raise_errno
 
 CHOWN = 0
@@ -41,10 +41,12 @@ IDENTITY = frozenset((SETUID, SETGID))
 XATTRS = frozenset((SYS_ADMIN, SETFCAP))
 
 _VERSION_3 = 0x20080522
-_PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_prctl = libc["prctl"]
+_prctl.argtypes = (c_int, *[c_ulong] * 4)
 
 
 def limit(keep: frozenset[int]) -> frozenset[int]:
@@ -60,7 +62,7 @@ def limit(keep: frozenset[int]) -> frozenset[int]:
     mask = sum(1 << cap for cap in keep) & permitted
     _capset(mask)
     # Ambient capabilities went with the inheritable ones; kernels before 4.3 have none.
-    if libc["prctl"](c_int(_PR_CAP_AMBIENT), c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), *[c_ulong(0)] * 3) == -1:
+    if _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == -1:
         if get_errno() != EINVAL:
             raise_errno()
     return effective_set()
@@ -79,12 +81,10 @@ def describe(held: frozenset[int]) -> str:
 
 def _limit_bounding(keep: frozenset[int]) -> None:
     for number in range(64):
-        held = libc["prctl"](c_int(_PR_CAPBSET_READ), c_ulong(number), *[c_ulong(0)] * 3)
-        if held == -1:
-            return  # EINVAL: past the last one this kernel knows
-        if held == 1 and number not in keep:
-            if libc["prctl"](c_int(_PR_CAPBSET_DROP), c_ulong(number), *[c_ulong(0)] * 3) == -1:
-                raise_errno()
+        if number not in keep and _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == -1:
+            if get_errno() == EINVAL:  # past the last one this kernel knows
+                return
+            raise_errno()
 
 
 def _capget() -> tuple[int, int]:

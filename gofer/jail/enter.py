@@ -36,10 +36,10 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from ctypes import c_int, c_ulong
 from errno import EPERM
 
 from gofer import procself
+from gofer.cdata import c_int, c_ulong
 from gofer.jail import caps, landlock, namespaces, seccomp, supervisor
 from gofer.jail.posture import Policy, Posture
 from gofer.jail.witness import Witness

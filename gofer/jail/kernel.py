@@ -7,8 +7,8 @@ number on every architecture and are called by it: C libraries before 2022 lack 
 from __future__ import annotations
 
 import os
-from ctypes import byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_ulong, c_void_p, sizeof
 
+from gofer.cdata import byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_ulong, c_void_p, sizeof
 from gofer.sys import AT_EMPTY_PATH, libc, raise_errno
 
 CLONE_NEWNS = 0x20000

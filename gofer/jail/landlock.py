@@ -11,10 +11,9 @@ Rights that an older kernel does not know are not asked of it; see landlock(7) f
 
 from __future__ import annotations
 
-import ctypes
 import os
-from ctypes import c_int, c_int32, c_long, c_size_t, c_uint32, c_uint64, c_void_p
 
+from gofer.cdata import Structure, byref, c_int, c_int32, c_long, c_size_t, c_uint32, c_uint64, c_void_p
 from gofer.sys import libc, raise_errno
 
 TYPE_CHECKING = False
@@ -61,13 +60,13 @@ def restrict(trees: Iterable[tuple[int, bool, int]], version: int) -> None:
     handled = _HANDLED[min(version, 5)]
     attribute = _RulesetAttr(handled, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
-    ruleset = _syscall(_CREATE_RULESET, ctypes.byref(attribute), c_size_t(size), c_uint32(0))
+    ruleset = _syscall(_CREATE_RULESET, byref(attribute), c_size_t(size), c_uint32(0))
     if ruleset < 0:
         raise_errno()
     try:
         for fd, is_directory, allowed in trees:
             beneath = _PathBeneath(allowed & handled & (-1 if is_directory else _OF_FILES), fd)
-            if _syscall(_ADD_RULE, c_int(ruleset), c_int(1), ctypes.byref(beneath), c_uint32(0)) < 0:
+            if _syscall(_ADD_RULE, c_int(ruleset), c_int(1), byref(beneath), c_uint32(0)) < 0:
                 raise_errno()
         if _syscall(_RESTRICT_SELF, c_int(ruleset), c_uint32(0)) < 0:
             raise_errno()
@@ -75,13 +74,13 @@ def restrict(trees: Iterable[tuple[int, bool, int]], version: int) -> None:
         os.close(ruleset)
 
 
-class _RulesetAttr(ctypes.Structure):
+class _RulesetAttr(Structure):
     """struct landlock_ruleset_attr."""
 
     _fields_ = [("handled_access_fs", c_uint64), ("handled_access_net", c_uint64), ("scoped", c_uint64)]
 
 
-class _PathBeneath(ctypes.Structure):
+class _PathBeneath(Structure):
     """struct landlock_path_beneath_attr. It is packed, 12 bytes: the kernel does not read the four more that this has."""
 
     _fields_ = [("allowed_access", c_uint64), ("parent_fd", c_int32)]

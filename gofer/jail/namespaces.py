@@ -25,12 +25,11 @@ See enter.py for what that changes and when it is done.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
-from ctypes import c_long, c_size_t, c_uint, c_uint64
 from errno import ENOSYS, ESTALE
 
+from gofer.cdata import Structure, byref, c_long, c_size_t, c_uint, c_uint64, sizeof
 from gofer.jail import kernel
 from gofer.sys import AT_EMPTY_PATH, O_PATH, get_errno, libc
 
@@ -258,7 +257,7 @@ def _same(root: int, other: int | bytes) -> bool:
     return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
 
 
-class _MountAttr(ctypes.Structure):
+class _MountAttr(Structure):
     """struct mount_attr."""
 
     _fields_ = [
@@ -286,8 +285,8 @@ def _restrict_mounts(tree: int, read_only: bool, devices: bool) -> str:
             tree,
             b"",
             flags,
-            ctypes.byref(attribute),
-            c_size_t(ctypes.sizeof(attribute)),
+            byref(attribute),
+            c_size_t(sizeof(attribute)),
         )
         == 0
     ):

@@ -24,12 +24,23 @@ which glibc does when a thread ends (`prepare`).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
-from ctypes import c_long, c_uint, c_ulong, c_void_p
 from errno import EAGAIN, EINVAL, ENOENT, ENOSYS, EPERM
 
+from gofer.cdata import (
+    FUNCFLAG_CDECL,
+    Library,
+    Structure,
+    addressof,
+    byref,
+    c_char,
+    c_long,
+    c_uint,
+    c_ulong,
+    c_ushort,
+    c_void_p,
+)  # fmt: skip
 from gofer.jail import callnames
 from gofer.sys import MACHINE, get_errno, libc, raise_errno
 
@@ -220,12 +231,12 @@ def install(program: bytes, listen: bool = False) -> int:
     SPEC_ALLOW: before Linux 5.16 a filter also turned speculation off, which costs an interpreter dearly; it guards
     secrets inside one process from code in the same process, and here there is no such code.
     """
-    text = ctypes.create_string_buffer(program, len(program))
-    header = _Program(len(program) // 8, ctypes.addressof(text))
+    text = (c_char * len(program)).from_buffer_copy(program)
+    header = _Program(len(program) // 8, addressof(text))
     flags = _TSYNC | _SPEC_ALLOW | (_NEW_LISTENER | _TSYNC_ESRCH if listen else 0)
-    result = _seccomp(_SET_MODE_FILTER, flags, ctypes.byref(header))
+    result = _seccomp(_SET_MODE_FILTER, flags, byref(header))
     if result == -1 and get_errno() == EINVAL and not listen:  # Linux before 4.17
-        result = _seccomp(_SET_MODE_FILTER, _TSYNC, ctypes.byref(header))
+        result = _seccomp(_SET_MODE_FILTER, _TSYNC, byref(header))
     if result < 0 or result > 0 and not listen:  # above 0: the thread that could not follow
         raise_errno()
     return result
@@ -235,13 +246,13 @@ def available(action: str) -> bool:
     """Whether this kernel has filters with that action (kill-process and log: Linux 4.14)."""
     if MACHINE not in AUDIT_ARCH:
         return False
-    return _seccomp(_GET_ACTION_AVAIL, 0, ctypes.byref(c_uint(refusal(action) & 0xFFFF0000))) == 0
+    return _seccomp(_GET_ACTION_AVAIL, 0, byref(c_uint(refusal(action) & 0xFFFF0000))) == 0
 
 
 def prepare() -> None:
     """Load what glibc would load, and map executable, when a thread ends: afterwards the filter forbids it."""
     try:
-        ctypes.CDLL("libgcc_s.so.1")
+        Library("libgcc_s.so.1", FUNCFLAG_CDECL)
     except OSError:
         pass  # musl: it has its own
 
@@ -278,10 +289,10 @@ def _null(refuse: int, argument: int) -> Rule:
     return [*halves, (_RET, 0, 0, refuse), (_RET, 0, 0, ALLOW)]
 
 
-class _Program(ctypes.Structure):
+class _Program(Structure):
     """struct sock_fprog."""
 
-    _fields_ = [("len", ctypes.c_ushort), ("filter", c_void_p)]
+    _fields_ = [("len", c_ushort), ("filter", c_void_p)]
 
 
 _SET_MODE_FILTER, _GET_ACTION_AVAIL = 1, 2

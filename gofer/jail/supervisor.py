@@ -27,10 +27,10 @@ from _signal import (
     pthread_sigmask,
     signal,
 )  # fmt: skip
-from ctypes import c_int, c_ulong
 from time import monotonic
 
 from gofer import failure, signals, sink
+from gofer.cdata import c_int, c_ulong
 from gofer.jail.posture import REFUSED, REPORT
 from gofer.sys import libc, raise_errno
 
@@ -123,9 +123,9 @@ def _supervise(
     status = 1
     try:
         signal(SIGCHLD, SIG_DFL)  # were it ignored, the kernel would not keep the status
+        _stand_back(lifeline)
         _close_all(fds, {0, 1, 2, lifeline, *witness.fds, *charge.keep})
         events = _Events(witness, server)
-        _stand_back(lifeline)
         confine(server)
         status = _wait(server, charge, events, witness)
     except BaseException as error:

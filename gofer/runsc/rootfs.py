@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import os
 import stat
-from ctypes import byref
 from errno import EACCES, ENOSYS, EPERM
 
+from gofer.cdata import byref
 from gofer.jail import kernel
 from gofer.log import Log
 from gofer.runsc.errors import Fault

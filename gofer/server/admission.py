@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 from _socket import SO_PEERCRED, SOL_SOCKET, socket
-from ctypes import byref, c_int, c_uint, create_string_buffer
 
+from gofer.cdata import byref, c_char, c_int, c_uint
 from gofer.sys import libc
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
@@ -73,7 +73,7 @@ def _named(process: int, user: int) -> str:
 
 def _groups(sock: socket) -> tuple[int, ...]:
     """The peer's supplementary groups; none on a kernel that does not tell (before Linux 4.13)."""
-    room = create_string_buffer(_GROUPS_MOST * 4)  # more than Python's own getsockopt would fetch
+    room = (c_char * (_GROUPS_MOST * 4))()  # more than Python's own getsockopt would fetch
     size = c_uint(len(room))
     if libc["getsockopt"](c_int(sock.fileno()), c_int(SOL_SOCKET), c_int(_SO_PEERGROUPS), room, byref(size)) != 0:
         return ()

@@ -30,12 +30,12 @@ import _thread
 import mmap
 import os
 from _signal import SIGURG
-from ctypes import addressof, byref, c_char, c_uint32
 from errno import EIO
 from fcntl import fcntl
 from time import sleep
 
 from gofer import sys
+from gofer.cdata import addressof, byref, c_char, c_uint32
 from gofer.server import dispatch
 from gofer.server.busypoll import BusyPoll
 from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread

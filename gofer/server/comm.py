@@ -8,12 +8,12 @@ connection.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import struct
 from errno import EAGAIN, EINVAL, ENAMETOOLONG, ENOTDIR, EPERM, EROFS
 
+from gofer.cdata import byref, c_char, sizeof
 from gofer.server import busypoll, kernelfs
 from gofer.server.fds import MARKS, WALKABLE, ControlFD, HostFD, admit, reopen
 from gofer.server.kernelfs import CLOSED, KIND, READABLE, ROOT_BITS, ROOT_BYTE
@@ -144,10 +144,10 @@ class Communicator:
         self.warn = warn
         self.make_channel = make_channel
         self.wait = wait
-        self.statx_bytes = bytearray(ctypes.sizeof(Statx))
-        self.statx_buffer = ctypes.byref((ctypes.c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes))
-        self.statfs_bytes = bytearray(ctypes.sizeof(Statfs))
-        self.statfs_buffer = ctypes.byref((ctypes.c_char * len(self.statfs_bytes)).from_buffer(self.statfs_bytes))
+        self.statx_bytes = bytearray(sizeof(Statx))
+        self.statx_buffer = byref((c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes))
+        self.statfs_bytes = bytearray(sizeof(Statfs))
+        self.statfs_buffer = byref((c_char * len(self.statfs_bytes)).from_buffer(self.statfs_bytes))
         self._scratch: tuple[Any, memoryview] | None = None
 
     def stat(self, host: int) -> int:
@@ -266,8 +266,8 @@ class Communicator:
     def scratch(self) -> tuple[Any, memoryview]:
         """A buffer of SCRATCH_SIZE bytes, as ctypes takes it and as Python reads it; made at the first use."""
         if self._scratch is None:
-            buffer = (ctypes.c_char * SCRATCH_SIZE)()
-            self._scratch = ctypes.byref(buffer), memoryview(buffer).cast("B")
+            buffer = (c_char * SCRATCH_SIZE)()
+            self._scratch = byref(buffer), memoryview(buffer).cast("B")
         return self._scratch
 
     def must_write(self) -> None:

@@ -35,13 +35,13 @@ from _socket import (
     socket,
     socketpair,
 )
-from ctypes import addressof, c_char
 from errno import EMFILE, ENFILE, ENOMEM, ETOOMANYREFS
 from fcntl import ioctl
 from select import POLLIN, POLLOUT, poll
 from time import monotonic
 
 from gofer import sys
+from gofer.cdata import addressof, c_char
 from gofer.server import busypoll, dispatch
 from gofer.server.channel import SIGNAL, Channel, Windows
 from gofer.server.comm import Communicator, Export, Options

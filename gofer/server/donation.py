@@ -14,22 +14,10 @@ number of fds that there is none. Of everything else the fd is all that the mess
 from __future__ import annotations
 
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET
-from ctypes import (
-    POINTER,
-    Structure,
-    addressof,
-    byref,
-    c_int,
-    c_size_t,
-    c_uint32,
-    c_void_p,
-    create_string_buffer,
-    pointer,
-    sizeof,
-)
 from errno import ENOMEM, ETOOMANYREFS
 from fcntl import ioctl
 
+from gofer.cdata import Structure, addressof, byref, c_char, c_int, c_size_t, c_uint32, c_void_p, sizeof
 from gofer.server.fds import OpenFD
 from gofer.sys import raise_errno, sendmsg
 
@@ -95,7 +83,7 @@ class Msghdr(Structure):
     _fields_ = [
         ("msg_name", c_void_p),
         ("msg_namelen", c_uint32),
-        ("msg_iov", POINTER(Iovec)),
+        ("msg_iov", c_void_p),
         ("msg_iovlen", c_size_t),
         ("msg_control", c_void_p),
         ("msg_controllen", c_size_t),
@@ -117,12 +105,12 @@ class FDSender:
 
     def __init__(self, capacity: int) -> None:
         header = sizeof(Cmsghdr)
-        self._control = create_string_buffer(header + (4 * capacity + 7 & ~7))
+        self._control = (c_char * (header + (4 * capacity + 7 & ~7)))()
         self._fds = (c_int * capacity).from_buffer(self._control, header)
         self._cmsg = Cmsghdr.from_buffer(self._control)
         self._cmsg.cmsg_level, self._cmsg.cmsg_type = SOL_SOCKET, SCM_RIGHTS
         self._iovec = Iovec()
-        self._msg = Msghdr(None, 0, pointer(self._iovec), 1, addressof(self._control), 0, 0)
+        self._msg = Msghdr(None, 0, addressof(self._iovec), 1, addressof(self._control), 0, 0)
         self._reference = byref(self._msg)
         self._said = -1, -1  # the number of fds and the size that the structures now say
 

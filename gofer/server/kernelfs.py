@@ -12,11 +12,11 @@ nothing becomes another file system, so an ordinary tree is never asked, and no 
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from errno import EACCES, EPERM
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 
+from gofer.cdata import byref
 from gofer.sys import AT_EMPTY_PATH, AT_FDCWD, STATX_BASIC_STATS, Statfs, Statx, fstatfs, get_errno, raise_errno, statx
 
 KIND = 0xF000  # of a ControlFD's `kind`, the type of the inode; where the kernel has made that up, one of these stands beside:
@@ -47,7 +47,7 @@ def _mount_root() -> tuple[int, int]:
     Before Linux 5.8 none is: then those of the type, so that every inode is asked.
     """
     found = Statx()
-    if not statx(AT_FDCWD, b"/", 0, 0, ctypes.byref(found)) and found.stx_attributes_mask & _MOUNT_ROOT:
+    if not statx(AT_FDCWD, b"/", 0, 0, byref(found)) and found.stx_attributes_mask & _MOUNT_ROOT:
         return _ATTRIBUTES + 1, _MOUNT_ROOT >> 8
     return _MODE + 1, KIND >> 8
 
@@ -82,9 +82,9 @@ def judge(statfs: bytearray, statx: bytearray, within: int, read: bool) -> int:
 def judge_root(host: int, read: bool) -> int:
     """`judge` of the inode of an O_PATH fd that no walk has led to."""
     usage, found = Statfs(), Statx()
-    if statx(host, b"", AT_EMPTY_PATH, STATX_BASIC_STATS, ctypes.byref(found)):
+    if statx(host, b"", AT_EMPTY_PATH, STATX_BASIC_STATS, byref(found)):
         raise_errno()
-    if fstatfs(host, ctypes.byref(usage)):
+    if fstatfs(host, byref(usage)):
         return untold(get_errno())
     return judge(bytearray(usage), bytearray(found), 0, read)
 

@@ -13,7 +13,6 @@ clients' roots have (dup2(2) does so at once for all threads). FDs that a client
 from __future__ import annotations
 
 import _thread
-import ctypes
 import os
 import select
 from _weakref import ref
@@ -21,6 +20,7 @@ from errno import ENOENT
 from stat import S_IFDIR
 
 from gofer import sys
+from gofer.cdata import byref
 from gofer.procself import open_mountinfo, proc_path
 from gofer.server import kernelfs
 from gofer.server.fds import MountPoint, reopen
@@ -39,7 +39,7 @@ _waiting = False  # whether somebody waits for it
 def one_device(directory: int, root: int) -> bool:
     """True where no entry of directory can be on another device than the directory; root: the export's root fd."""
     buffer = sys.Statfs()
-    if sys.fstatfs(directory, ctypes.byref(buffer)):
+    if sys.fstatfs(directory, byref(buffer)):
         sys.raise_errno()
     if buffer.f_type not in _ONE_DEVICE:
         return False

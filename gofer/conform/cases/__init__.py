@@ -1,8 +1,9 @@
-"""The cases, a module for each group. A new one is a function here or there, and needs no other line: `gofer conform --list`."""
+"""The cases, a module for each group. A new one is a function in one of them and needs no other line: `gofer conform --list`."""
 
 from __future__ import annotations
 
 from gofer.conform.case import Case, cases_of
-from gofer.conform.cases import mount, walk
+from gofer.conform.cases import create, data, directory, mount, names, open, readonly, setstat, sockets, walk, xattr
 
-CASES: list[Case] = [case for module in (mount, walk) for case in cases_of(module)]
+_GROUPS = (mount, walk, open, create, data, directory, names, setstat, xattr, sockets, readonly)
+CASES: list[Case] = [case for module in _GROUPS for case in cases_of(module)]

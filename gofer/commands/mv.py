@@ -1,0 +1,77 @@
+"""`gofer mv`: another name on the same served tree."""
+
+from __future__ import annotations
+
+import stat
+from errno import EEXIST, EXDEV
+
+from gofer import Failure, sys
+from gofer.commands.common import Session, add_common, confirmed, operands
+from gofer.commands.make import into
+from gofer.output import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from typing import Any
+
+    from gofer.client.address import Address
+    from gofer.client.tree import Tree
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.usage = "%(prog)s [options] SERVER:FILE ... SERVER:NEW"
+    parser.description = "Rename files on a served tree, or move them into a directory, which is then the last word."
+    parser.add_argument("addresses", metavar="SERVER:PATH", nargs="+", help="what is moved, and where to; all on one server")
+    parser.add_argument("-f", "--force", action="store_true", help="never ask (the default)")
+    parser.add_argument("-i", "--interactive", action="store_true", help="ask before the place of another file is taken")
+    parser.add_argument("-n", "--no-clobber", action="store_true", help="take no other file's place")
+    parser.add_argument("-T", "--no-target-directory", action="store_true", help="NEW is a name, never a directory to move into")
+    parser.add_argument("--exchange", action="store_true", help="the two change places, at once")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell of each")
+    add_common(parser)
+
+
+def run(options: Any) -> int:
+    *sources, new = operands(options.addresses)
+    if not sources:
+        raise Failure(f"mv: where to? {printable(new.shown)} is what is to be moved; give its new name behind it")
+    if any((source.server, source.remote) != (new.server, new.remote) for source in sources):
+        raise Failure("mv: both names are on one server; get or put copies between two, rm removes")
+    with Session("mv", options) as session:
+        tree = session.tree(new)
+        if len(sources) > 1 and not stat.S_ISDIR(tree.resolve(new.path).stat.mode):
+            raise Failure(f"mv: {printable(new.shown)} is no directory, and {len(sources)} files are to go there")
+        for source in sources:
+            with session.each(source.shown):
+                _move(session, options, tree, source, new)
+    return session.status
+
+
+def _move(session: Session, options: Any, tree: Tree, source: Address, new: Address) -> None:
+    above, name = tree.parent(source.path)
+    there = into(tree, new, name, options)
+    directory, called = tree.parent(there.path)
+    try:
+        flags = sys.RENAME_EXCHANGE if options.exchange else sys.RENAME_NOREPLACE if options.no_clobber else 0
+        if options.interactive and not flags and tree.client.walkstat(directory.fd, [called]):
+            if not confirmed(f"gofer: mv: overwrite '{printable(there.shown)}'? "):
+                return
+        tree.flush()
+        if flags:
+            tree.client.renameat2(above.fd, name, directory.fd, called, flags)
+        else:
+            tree.client.renameat(above.fd, name, directory.fd, called)
+    except OSError as error:
+        if options.no_clobber and error.errno == EEXIST:
+            return
+        if error.errno == EXDEV:
+            why = "it lies on another file system of the server's: cp -a copies it there, rm -r removes it"
+            raise OSError(EXDEV, why) from None
+        raise
+    finally:
+        tree.drop(above.fd, directory.fd)
+    if options.verbose:
+        session.write(f"renamed '{printable(source.shown)}' -> '{printable(there.shown)}'\n".encode())
+
+

@@ -1,0 +1,140 @@
+"""`HOST:PATH` in a command: a server on the far side of a real ssh."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import GOFER, fails_in_one_line, run, wait_until
+from runsc import one_file_gofer
+from sshd import HOST, Sshd, sshd
+from transport import PATIENCE
+
+FAR = "/usr/bin:/bin"  # the PATH of a command there
+
+
+@pytest.fixture(scope="module")
+def one_file() -> Path:
+    return one_file_gofer()
+
+
+@pytest.fixture
+def far(spot: Path) -> Iterator[Sshd]:
+    with sshd(spot / "sshd", f"SetEnv PATH={FAR}\n") as server:
+        yield server
+
+
+def there(server: Sshd, *argv: str) -> "subprocess.CompletedProcess[str]":
+    return run(argv[0], "--ssh", server.command, *argv[1:])
+
+
+def test_a_command_reads_what_is_on_a_host_that_has_no_gofer(far: Sshd, spot: Path) -> None:
+    (spot / "file").write_text("contents\n")
+    os.symlink(spot / "file", spot / "link")
+    done = there(far, "cat", f"{HOST}:{spot}/link")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "contents\n", "")
+    assert there(far, "ls", f"{HOST}:{spot}").stdout.split() != []
+
+
+def test_nothing_is_written_on_the_host(far: Sshd, spot: Path) -> None:
+    home = spot / "home"
+    home.mkdir()
+    with sshd(spot / "other", f"SetEnv PATH={FAR} HOME={home} TMPDIR={home}\n") as server:
+        assert there(server, "cat", f"{HOST}:/etc/hostname").returncode == 0
+    assert os.listdir(home) == []
+
+
+def test_a_path_that_is_relative_begins_where_ssh_does(far: Sshd) -> None:
+    name = f"gofer-test-{os.getpid()}"
+    path = Path.home() / name
+    path.write_text("at home")
+    try:
+        assert there(far, "cat", f"{HOST}:{name}").stdout == "at home"
+    finally:
+        path.unlink()
+
+
+def test_a_gofer_of_the_same_version_that_is_there_is_used(spot: Path, one_file: Path) -> None:
+    tools = spot / "tools"
+    tools.mkdir()
+    (tools / "gofer").write_text(f'#!/bin/sh\necho "$@" >>{spot}/ran\nexec {one_file} "$@"\n')
+    (tools / "gofer").chmod(0o755)
+    with sshd(spot / "sshd", f"SetEnv PATH={tools}:{FAR}\n") as server:
+        assert there(server, "cat", f"{HOST}:/etc/hostname").returncode == 0
+        assert (spot / "ran").read_text() == "--version\nserve --stdio /\n"
+        assert there(server, "cat", "--remote-gofer=always", f"{HOST}:/etc/hostname").returncode == 0
+        assert there(server, "cat", "--remote-gofer=never", f"{HOST}:/etc/hostname").returncode == 0
+        assert there(server, "cat", f"--remote-gofer={tools}/gofer", f"{HOST}:/etc/hostname").returncode == 0
+        assert there(server, "cat", f"--remote-command=env A=b {tools}/gofer", f"{HOST}:/etc/hostname").returncode == 0
+        assert (spot / "ran").read_text().count("serve --stdio /\n") == 4
+
+
+def test_one_of_another_version_is_not_used_unless_it_is_asked_for(spot: Path) -> None:
+    tools = spot / "tools"
+    tools.mkdir()
+    (tools / "gofer").write_text(f'#!/bin/sh\necho "$@" >>{spot}/ran\necho gofer 0.0.1; exit 3\n')
+    (tools / "gofer").chmod(0o755)
+    with sshd(spot / "sshd", f"SetEnv PATH={tools}:{FAR}\n") as server:
+        assert there(server, "cat", f"{HOST}:/etc/hostname").returncode == 0
+        assert (spot / "ran").read_text() == "--version\n"
+        done = there(server, "cat", "--remote-gofer=never", f"{HOST}:/etc/hostname")
+        assert done.returncode == 1 and "gofer: " in done.stderr
+
+
+def test_the_one_file_program_sends_itself(far: Sshd, one_file: Path) -> None:
+    argv = [str(one_file), "cat", "--ssh", far.command, f"{HOST}:/etc/hostname"]
+    done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout, done.stderr) == (0, Path("/etc/hostname").read_bytes(), b"")
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (["--ssh", ""], ["--ssh must not be empty"]),
+        (["--ssh", "no-such-ssh"], ["cannot run no-such-ssh", "install an ssh client"]),
+        (["--ssh", "false"], ["what ran on far ended with status 1"]),
+        (["--ssh", "sh -c 'exit 255' --"], ["ssh could not reach far"]),
+        (["--ssh", "echo"], ["something there writes to stdout"]),
+        (["--ssh", "sh -c 'exit 127' --"], ["far has no python3"]),
+        (["--ssh", "sh -c 'exec sleep 1000' --", "--timeout", "0.2"], ["far: no answer within 0.2 s"]),
+    ],
+)
+def test_a_host_that_is_not_reached_is_told_in_one_line(options: list[str], words: list[str]) -> None:
+    fails_in_one_line(run("cat", *options, "far:/etc/hostname"), *words)
+
+
+def test_a_python_that_is_too_old_is_told(spot: Path) -> None:
+    old = "echo gofer-stage-1 3.6 3379 -; cat >/dev/null"
+    fails_in_one_line(run("cat", "--ssh", f"sh -c '{old}' --", "far:/x"), "far has Python 3.6", "needs 3.9")
+
+
+def test_a_host_without_a_gofer_is_told_when_nothing_may_be_sent(far: Sshd) -> None:
+    fails_in_one_line(there(far, "cat", "--remote-gofer=never", f"{HOST}:/x"), "has no gofer in its PATH", "auto")
+
+
+def test_a_key_that_is_refused_is_sshs_own_line_and_ours(far: Sshd, spot: Path) -> None:
+    os.unlink(spot / "sshd/user.pub")
+    done = there(far, "cat", f"{HOST}:/etc/hostname")
+    assert done.returncode == 1 and "Permission denied" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("gofer: ssh could not reach far")
+
+
+def test_a_session_that_is_cut_ends_the_command(far: Sshd, spot: Path) -> None:
+    os.mkfifo(spot / "out")
+    (spot / "big").write_bytes(bytes(8 << 20))
+    argv = [*GOFER, "cat", "--ssh", far.command, f"{HOST}:{spot}/big"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    with process:
+        assert process.stdout and process.stderr
+        assert process.stdout.read(1 << 20)
+        far.cut()
+        while process.stdout.read(1 << 20):
+            pass
+        assert process.wait(PATIENCE) == 1
+        assert process.stderr.read().decode().splitlines()[-1].startswith("gofer: far: ssh could not reach far, or was cut off")
+
+
+def test_the_far_server_ends_with_the_command(far: Sshd, spot: Path) -> None:
+    assert there(far, "cat", f"{HOST}:/etc/hostname").returncode == 0
+    wait_until(lambda: not far.sessions(), "ssh's session ends, and all that ran in it")
