@@ -1,0 +1,108 @@
+"""A client for many threads: each request goes over a channel that is free, FDs are one table for all.
+
+The socket is used where no channel is free, and for what only it can do. A thread that waits for an answer holds up nobody
+else, as long as there are others left: one more than the server's `--channels` can be waited for at once.
+"""
+
+from __future__ import annotations
+
+import _thread
+import struct
+from errno import EIO
+
+from gofer import wire
+from gofer.client.client import Client, checked
+from gofer.client.transport import ChannelTransport, Lost, SocketTransport
+from gofer.wire import MAX_MESSAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Union
+
+    Transport = Union[SocketTransport, ChannelTransport]
+
+MOST = 16  # channels; more threads than that would only wait for the interpreter
+
+
+class Pool(Client):
+    """root_raw: the control FD of the root, and its struct statx."""
+
+    def __init__(self, sock: socket.socket, channels: int = MOST) -> None:
+        self._free: list[Transport] = []
+        self._waiting: list[_thread.LockType] = []
+        super().__init__(sock)
+        self._channels: list[ChannelTransport] = []
+        try:
+            while len(self._channels) < channels:
+                self._channels.append(self.channel())
+        except Lost:
+            raise
+        except OSError:  # the server gives no more
+            pass
+        self._free = [self._socket, *self._channels]  # the socket last: a channel is faster
+        self.root_raw = self.root.fd, self.ask(wire.FSTAT, wire.FDID.bytes(self.root.fd))
+
+    @property
+    def transports(self) -> int:
+        return len(self._channels) + 1
+
+    def exchange(self, mid: int, request: bytes = b"") -> tuple[bytes, list[int]]:
+        if len(request) > MAX_MESSAGE_SIZE:
+            raise OSError(EIO, "request above the message size")
+        transport = self._take()
+        try:
+            if self.lost:
+                raise self.lost
+            return checked(mid, *transport.call(mid, request))
+        except Lost as lost:
+            self.lost = lost
+            raise
+        finally:
+            self._give(transport)
+
+    def _take(self) -> Transport:
+        if not hasattr(self, "_channels"):  # the first messages
+            return self.transport
+        while True:
+            try:
+                return self._free.pop()
+            except IndexError:
+                pass
+            bell = _thread.allocate_lock()
+            bell.acquire()
+            self._waiting.append(bell)
+            if self._free:  # given back meanwhile, by somebody who may not have seen us
+                try:
+                    self._waiting.remove(bell)
+                except ValueError:
+                    pass
+                continue
+            bell.acquire()
+
+    def _give(self, transport: Transport) -> None:
+        self._free.append(transport)
+        if self._waiting:
+            try:
+                self._waiting.pop(0).release()
+            except IndexError:
+                pass
+
+    def walk_raw(self, fd: int, names: list[bytes]) -> tuple[int, list[tuple[int, bytes]]]:
+        """As `walk`, without taking attributes apart."""
+        if len(names) == 1:
+            request = _WALK_ONE.pack(fd, 1, len(names[0])) + names[0]
+        else:
+            request = wire.FDID.bytes(fd) + wire.Count.bytes(len(names))
+            request += b"".join([wire.Count.bytes(len(name)) + name for name in names])
+        payload = self.ask(wire.WALK, request)
+        status, count = wire.WalkResp.read(payload)
+        return status, [wire.Inode.read(payload, wire.WalkResp.size + i * wire.Inode.size) for i in range(count)]
+
+    def close(self) -> None:
+        for channel in getattr(self, "_channels", ()):
+            channel.close()
+        super().close()
+
+
+_WALK_ONE = struct.Struct("<QHH")

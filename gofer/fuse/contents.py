@@ -1,0 +1,187 @@
+"""OPEN, CREATE, READ, WRITE, RELEASE, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EAGAIN, EEXIST, EINVAL, ENXIO, EOPNOTSUPP
+
+from gofer import sys, wire
+from gofer.fuse import kernel
+from gofer.fuse.names import owner, string
+from gofer.fuse.state import Handle, name_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.fuse.nodes import Node
+    from gofer.fuse.state import FileSystem, Reply, Request
+
+_NOT_YET = os.RWF_NOWAIT if hasattr(os, "RWF_NOWAIT") else 0
+_READ_ROOM = wire.MAX_MESSAGE_SIZE - 64  # bytes of one PRead or PWrite
+
+
+def open(fs: FileSystem, request: Request) -> Reply:
+    flags, _ = kernel.OpenIn.read(request.body)
+    node = fs.nodes.by_id(request.nodeid)
+    return _open(fs, request, node, fs.fd(request), flags)
+
+
+def _open(fs: FileSystem, request: Request, node: Node, fd: int, flags: int) -> bytes:
+    """The server is asked for just this access: what is donated, and what the kernel then opens itself, is no more."""
+    access = flags & (os.O_ACCMODE | os.O_TRUNC)
+    payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fd, access))
+    (fdid,) = wire.OpenAtResp.unpack(payload)
+    return opened(fs, request, Handle(node, fdid, _one(fds), access))
+
+
+def _one(fds: list[int]) -> int:
+    for more in fds[1:]:
+        os.close(more)
+    return fds[0] if fds else -1
+
+
+def opened(fs: FileSystem, request: Request, handle: Handle) -> bytes:
+    backing = fs.pass_through(handle)
+    fh = fs.opened(request, handle)
+    if backing:
+        handle.node.passed = True
+        return kernel.OpenOut.bytes(fh, kernel.FOPEN_PASSTHROUGH, backing)
+    return kernel.OpenOut.bytes(fh, fs.keep_cache(handle.node), 0)
+
+
+def create(fs: FileSystem, request: Request) -> Reply:
+    flags, mode, _, _ = kernel.CreateIn.read(request.body)
+    name, parent = name_of(request.body, kernel.CreateIn.size), fs.nodes.by_id(request.nodeid)
+    access, fd = flags & (os.O_ACCMODE | os.O_TRUNC), fs.fd(request)
+    body = wire.OpenCreateAtReq.bytes(fd, *owner(fs, request, parent), mode & 0o7777, access) + string(name)
+    try:
+        payload, fds = fs.exchange(wire.OPENCREATEAT, body)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return _open_existing(fs, request, parent, fd, name, flags)
+    control, raw, fdid = wire.OpenCreateAtResp.unpack(payload)
+    node = fs.told(request, parent, name, raw, control)
+    return fs.entry(node, raw) + opened(fs, request, Handle(node, fdid, _one(fds), access))
+
+
+def _open_existing(fs: FileSystem, request: Request, parent: Node, fd: int, name: bytes, flags: int) -> bytes:
+    """Somebody else has made it meanwhile."""
+    _, found = fs.pool.walk_raw(fd, [name])
+    if not found:
+        raise OSError(EEXIST, os.strerror(EEXIST))
+    control, raw = found[0]
+    node = fs.told(request, parent, name, raw, control)
+    if not stat.S_ISREG(node.mode):
+        raise OSError(EEXIST, os.strerror(EEXIST))
+    return fs.entry(node, raw) + _open(fs, request, node, fs.fd(request, node.id), flags)
+
+
+def release(fs: FileSystem, request: Request) -> Reply:
+    fs.released(kernel.ReleaseIn.read(request.body)[0])
+    return b""
+
+
+def read(fs: FileSystem, request: Request) -> Reply:
+    fh, offset, size, *_ = kernel.ReadIn.read(request.body)
+    handle = fs.handle(fh)
+    if handle.host >= 0:
+        into = request.out[:size]
+        return [into[: _from_host(request, handle.host, into, offset)]]
+    parts: list[bytes] = []
+    while size > 0:
+        part = fs.pool.pread(handle.fdid, min(size, _READ_ROOM), offset)
+        if not part:
+            break
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return parts
+
+
+def _from_host(request: Request, host: int, into: memoryview, offset: int) -> int:
+    """What is in memory is taken at once; for the rest the next request need not wait."""
+    done = 0
+    if _NOT_YET:
+        try:
+            done = os.preadv(host, [into], offset, _NOT_YET)
+            if done == len(into):
+                return done
+        except OSError as error:
+            if error.errno not in (EAGAIN, EOPNOTSUPP):
+                raise
+    request.aside()
+    while done < len(into):
+        more = os.preadv(host, [into[done:]], offset + done)
+        if not more:
+            break
+        done += more
+    return done
+
+
+def write(fs: FileSystem, request: Request) -> Reply:
+    fh, offset, size, *_ = kernel.WriteIn.read(request.body)
+    data = request.body[kernel.WriteIn.size : kernel.WriteIn.size + size]
+    handle = fs.handle(fh)
+    if handle.host >= 0:
+        return kernel.WriteOut.bytes(os.pwrite(handle.host, data, offset))
+    done = 0
+    while done < size:
+        part = data[done : done + _READ_ROOM]
+        body = wire.PWriteReq.bytes(offset + done, handle.fdid, len(part)) + bytes(part)
+        try:
+            wrote = int(wire.PWriteResp.unpack(fs.pool.ask(wire.PWRITE, body))[0])
+        except OSError:
+            if done:
+                break
+            raise
+        done += wrote
+        if wrote != len(part):
+            break
+    return kernel.WriteOut.bytes(done)
+
+
+def fsync(fs: FileSystem, request: Request) -> Reply:
+    fh, flags = kernel.FsyncIn.read(request.body)
+    handle = fs.handle(fh)
+    request.aside()
+    if handle.host < 0:
+        fs.pool.fsync(handle.fdid)
+    elif flags & kernel.FSYNC_FDATASYNC:
+        os.fdatasync(handle.host)
+    else:
+        os.fsync(handle.host)
+    return b""
+
+
+def fallocate(fs: FileSystem, request: Request) -> Reply:
+    fh, offset, length, mode = kernel.FallocateIn.read(request.body)
+    handle = fs.handle(fh)
+    if handle.host >= 0:
+        sys.fallocate(handle.host, mode, offset, length)
+    else:
+        fs.pool.fallocate(handle.fdid, mode, offset, length)
+    return b""
+
+
+def lseek(fs: FileSystem, request: Request) -> Reply:
+    fh, offset, whence = kernel.LseekIn.read(request.body)
+    handle = fs.handle(fh)
+    if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+        raise OSError(EINVAL, os.strerror(EINVAL))
+    if handle.host >= 0:
+        return kernel.LseekOut.bytes(os.lseek(handle.host, offset, whence))
+    size = fs.pool.fstat(handle.fdid).size  # the protocol tells no holes: all is data, and the end is a hole
+    if offset >= size:
+        raise OSError(ENXIO, os.strerror(ENXIO))
+    return kernel.LseekOut.bytes(offset if whence == os.SEEK_DATA else size)
+
+
+def copy_file_range(fs: FileSystem, request: Request) -> Reply:
+    fh_in, off_in, _, fh_out, off_out, length, flags = kernel.CopyFileRangeIn.read(request.body)
+    source, target = fs.handle(fh_in), fs.handle(fh_out)
+    if source.host < 0 or target.host < 0 or flags:
+        raise OSError(EOPNOTSUPP, "the kernel reads and writes, then")
+    request.aside()
+    return kernel.WriteOut.bytes(
+        os.copy_file_range(source.host, target.host, min(length, 1 << 30), off_in, off_out)
+    )

@@ -1,0 +1,272 @@
+"""The threads that answer the kernel, and what sees to it that each request is answered in time.
+
+Theory of operation
+-------------------
+One thread at a time reads requests, the `leader`, and serves what it has read itself: handing each to another thread would cost
+two switches, and the interpreter runs one thread at a time anyway. Where a request takes long, another thread leads on: at
+once where that is known beforehand (`aside`), else as soon as the `sentinel` sees it, which looks every few milliseconds while there is something
+to look at. So a request that hangs holds up others for a moment, once.
+
+A request that was read is answered, whatever happens, or whoever waits for it could not even be killed: with EIO when it has
+taken `timeout` seconds, with EINTR soon after the kernel has told that its process was interrupted. The thread that is at it goes on, and
+what comes of it is taken back (`undo`), as the kernel does not know of it. `_waiting` has all that are unanswered: who takes a
+request from it answers it.
+
+What may wait for the server is not the sentinel's business: closing FDs is that of a thread of its own (`tidy`).
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import struct
+import time
+from errno import EINTR, EIO, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTCONN, EOPNOTSUPP, EROFS
+
+from gofer.client.transport import Lost
+from gofer.fuse import kernel
+from gofer.fuse.state import Request
+from gofer.fuse.table import CHANGES, OPERATIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from gofer.fuse.state import FileSystem
+
+MOST = 32  # threads; what hangs beyond that waits in the kernel, where it can be killed
+WRITE_SIZE = 1 << 20  # of data in one request
+_ROOM = WRITE_SIZE + 4096  # the kernel insists on room for the largest request
+_TICK = 0.005  # seconds between two looks of the sentinel
+_SLOW = 0.004  # of a request, from when on another thread leads
+_LOOK_AT_ALL = 0.1  # between two looks at all that wait
+_SOON = 1.0  # after an interruption, until it is answered for a request that does not end
+_DROWSY = 20  # looks at nothing, after which the sentinel sleeps until there is something
+_LAST_ERRNO = 511  # the kernel takes none above
+_Header = kernel.OutHeader.bytes
+
+
+class Worker:
+    """A thread. began: when the request that it is at was read; 0: it is at none. bell: released when it is to lead."""
+
+    __slots__ = ("bell", "began")
+
+    def __init__(self) -> None:
+        self.bell = _thread.allocate_lock()
+        self.bell.acquire()
+        self.began = 0.0
+
+
+class Crew:
+    """log(line): for what goes wrong. finished: released when the file system is unmounted."""
+
+    def __init__(self, fs: FileSystem, log: Callable[[str], None]) -> None:
+        self._fs = fs
+        self._device = fs.device
+        self._log = log
+        self._lock = _thread.allocate_lock()
+        self._leader: Worker | None = None
+        self._idle: list[Worker] = []
+        self._number = 0
+        self._waiting: dict[int, float] = {}
+        self._interrupted: dict[int, float] = {}
+        self._asleep = False
+        self._alarm = _thread.allocate_lock()
+        self._alarm.acquire()
+        self._tidying = _thread.allocate_lock()
+        self._tidying.acquire()
+        self._over = False
+        self._refused: set[int] = set()
+        self.finished = _thread.allocate_lock()
+        self.finished.acquire()
+
+    def run(self) -> None:
+        """Until it is unmounted."""
+        _thread.start_new_thread(self._watch, ())
+        _thread.start_new_thread(self._tidy, ())
+        self._leader = Worker()
+        self._number = 1
+        self._work(self._leader)
+        self.finished.acquire()
+
+    # Threads
+
+    def _work(self, me: Worker) -> None:
+        buffer = memoryview(bytearray(_ROOM))
+        request = Request(memoryview(bytearray(WRITE_SIZE)), lambda: self._lead_on(me))
+        while self._leads(me):
+            try:
+                size = os.readv(self._device, [buffer])
+            except OSError as error:
+                if error.errno in (EINTR, ENOENT):  # the latter: it was interrupted before it was read
+                    continue
+                self._finish(error)
+                return
+            me.began = time.monotonic()
+            if self._asleep:
+                self._asleep = False
+                self._alarm.release()
+            self._serve(me, request, buffer[:size])
+            me.began = 0.0
+
+    def _leads(self, me: Worker) -> bool:
+        """Wait until it is this thread's turn; False at the end."""
+        while True:
+            with self._lock:
+                if self._over:
+                    return False
+                if self._leader is None:
+                    self._leader = me
+                if self._leader is me:
+                    return True
+                self._idle.append(me)
+            me.bell.acquire()
+
+    def _lead_on(self, old: Worker) -> None:
+        """Another thread than this one shall read what comes next."""
+        with self._lock:
+            if self._leader is not old or self._over:
+                return
+            if self._idle:
+                self._leader = self._idle.pop()
+                self._leader.bell.release()
+                return
+            self._leader = None
+            if self._number >= MOST:
+                return  # whoever is done first
+            self._number += 1
+            self._leader = new = Worker()
+        try:
+            _thread.start_new_thread(self._work, (new,))
+        except RuntimeError:  # no more threads for us: as above
+            with self._lock:
+                self._number -= 1
+                if self._leader is new:
+                    self._leader = None
+
+    def _finish(self, error: OSError) -> None:
+        if error.errno != ENODEV:
+            self._log(f"reading from the kernel failed: {error.strerror}")
+        with self._lock:
+            self._over = True
+            for worker in self._idle:
+                worker.bell.release()
+            self._idle.clear()
+        self.finished.release()
+
+    # Requests
+
+    def _serve(self, me: Worker, request: Request, message: memoryview) -> None:
+        _, opcode, unique, request.nodeid, request.uid, request.gid, _, _ = kernel.InHeader.read(message)
+        request.opcode, request.unique, request.body = opcode, unique, message[kernel.InHeader.size :]
+        if opcode == kernel.INTERRUPT:
+            self._interrupted[kernel.InterruptIn.read(request.body)[0]] = me.began
+            return
+        silent = opcode in (kernel.FORGET, kernel.BATCH_FORGET)
+        if not silent:
+            self._waiting[unique] = me.began
+        code, reply = self._outcome(opcode, request)
+        if request.held:
+            self._fs.nodes.unpin(request.held)
+        if not silent:
+            self._answer(unique, code, reply, request)
+
+    def _outcome(self, opcode: int, request: Request) -> tuple[int, object]:
+        operation = OPERATIONS.get(opcode)
+        if operation is None:
+            return ENOSYS, b""
+        if self._fs.options.read_only and opcode in CHANGES:
+            return EROFS, b""
+        try:
+            return 0, operation(self._fs, request)
+        except Lost:
+            return ENOTCONN, b""
+        except OSError as error:
+            code = error.errno or EIO
+            if code == ENOSYS:  # the kernel would never ask again
+                code = EOPNOTSUPP
+            return (code if 0 < code <= _LAST_ERRNO else EIO), b""
+        except (struct.error, ValueError):  # the server's reply is not what it should be
+            return EIO, b""
+        except MemoryError:
+            return ENOMEM, b""
+        except Exception as error:
+            self._log(f"fault in {kernel.NAMES.get(opcode, opcode)}: {type(error).__name__}: {error}")
+            return EIO, b""
+
+    def _answer(self, unique: int, code: int, reply: object, request: Request) -> None:
+        if self._waiting.pop(unique, None) is None:
+            taken = False  # it was answered in our place
+        elif code:
+            self._write([_Header(kernel.OutHeader.size, -code, unique)])
+            taken = False
+        elif isinstance(reply, list):
+            size = kernel.OutHeader.size + sum(map(len, reply))
+            taken = self._write([_Header(size, 0, unique), *reply] if len(reply) < 64 else
+                                [_Header(size, 0, unique), b"".join(reply)])  # fmt: skip
+        else:
+            assert isinstance(reply, bytes)
+            taken = self._write([_Header(kernel.OutHeader.size + len(reply), 0, unique), reply])
+        if request.undo:
+            if not taken:
+                for undo in reversed(request.undo):
+                    undo()
+            request.undo.clear()
+
+    def _write(self, parts: list[bytes]) -> bool:
+        """False where the kernel does not want it any more."""
+        try:
+            os.writev(self._device, parts)
+        except OSError:
+            return False
+        return True
+
+    # Watching
+
+    def _watch(self) -> None:
+        looked, quiet = 0.0, 0
+        while not self._over:
+            time.sleep(_TICK)
+            now, leader = time.monotonic(), self._leader
+            if leader is not None and leader.began and now - leader.began > _SLOW:
+                self._lead_on(leader)
+            if now - looked > _LOOK_AT_ALL:
+                looked = now
+                self._look_at_all(now)
+            if self._fs.nodes.to_close and self._tidying.locked():
+                self._tidying.release()
+            busy = self._waiting or self._interrupted or (leader is not None and leader.began)
+            quiet = 0 if busy else quiet + 1
+            if quiet >= _DROWSY:
+                self._sleep()
+                quiet = 0
+
+    def _sleep(self) -> None:
+        self._asleep = True
+        leader = self._leader
+        if leader is None or leader.began or self._waiting or self._over:  # it has just read one
+            if self._asleep:
+                self._asleep = False
+                return
+        self._alarm.acquire()
+
+    def _look_at_all(self, now: float) -> None:
+        timeout = self._fs.options.timeout
+        for unique, began in list(self._waiting.items()):
+            told = self._interrupted.get(unique)
+            if told is not None and now - told > _SOON:
+                self._give_up(unique, EINTR)
+            elif timeout and now - began > timeout:
+                self._give_up(unique, EIO)
+        for unique, told in list(self._interrupted.items()):
+            if unique not in self._waiting and now - told > _SOON:  # also one that was told of before it was read
+                self._interrupted.pop(unique, None)
+
+    def _give_up(self, unique: int, code: int) -> None:
+        if self._waiting.pop(unique, None) is not None:
+            self._write([_Header(kernel.OutHeader.size, -code, unique)])
+
+    def _tidy(self) -> None:
+        while not self._over:
+            self._tidying.acquire()
+            self._fs.nodes.close_now()

@@ -1,0 +1,136 @@
+"""/dev/fuse and mount(2): what becomes a file system of the kernel's, and what is taken away again."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENXIO, EPERM
+
+from gofer import Failure, failure
+from gofer.fuse import kernel
+from gofer.fuse.crew import WRITE_SIZE
+from gofer.sys import get_errno, libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.fuse.state import FileSystem
+
+_DEVICE = "/dev/fuse"
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+_PAGE = 4096
+_FLAGS = (
+    kernel.ASYNC_READ | kernel.ATOMIC_O_TRUNC | kernel.BIG_WRITES | kernel.AUTO_INVAL_DATA | kernel.DO_READDIRPLUS
+    | kernel.READDIRPLUS_AUTO | kernel.ASYNC_DIO | kernel.PARALLEL_DIROPS | kernel.MAX_PAGES | kernel.CACHE_SYMLINKS
+    | kernel.HANDLE_KILLPRIV_V2 | kernel.INIT_EXT
+)  # fmt: skip
+
+
+def open_device() -> int:
+    try:
+        return os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        remedy = "load the kernel's module (modprobe fuse)"
+        if error.errno in (EACCES, EPERM):
+            remedy = "who may mount may open it: in a container, it has to be let in (--device /dev/fuse)"
+        elif error.errno not in (ENOENT, ENODEV, ENXIO):
+            remedy = ""
+        raise failure(f"cannot open {_DEVICE}", error, remedy) from None
+
+
+def mount(device: int, place: str, source: str, kind: int, options: list[str], flags: int = 0) -> None:
+    """kind: the type of the root, stat.S_IF*."""
+    words = [f"fd={device}", f"rootmode={kind:o}", f"user_id={os.getuid()}", f"group_id={os.getgid()}", *options]
+    function = libc["mount"]
+    flags |= _MS_NOSUID | _MS_NODEV
+    if function(os.fsencode(source), os.fsencode(place), b"fuse.gofer", _ulong(flags), ",".join(words).encode()):
+        code = get_errno()
+        error = OSError(code, os.strerror(code))
+        remedy = "root may mount, and root of a user namespace in a mount namespace of its own" if code == EPERM else ""
+        raise failure(f"cannot mount on {place}", error, remedy)
+
+
+def read_only(on: bool) -> int:
+    return _MS_RDONLY if on else 0
+
+
+def _ulong(number: int) -> object:
+    from ctypes import c_ulong
+
+    return c_ulong(number)
+
+
+def umount(place: str, flags: int) -> None:
+    if libc["umount2"](os.fsencode(place), flags):
+        code = get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def check_place(place: str, kind: int) -> None:
+    """What is mounted on must be of the same type as what is mounted, and a directory empty, so that nothing is hidden unseen."""
+    try:
+        found = os.stat(place)
+        full = stat.S_ISDIR(found.st_mode) and bool(os.listdir(place))
+    except OSError as error:
+        raise failure(f"cannot mount on {place}", error, "give a directory that is there and answers") from None
+    if stat.S_ISDIR(kind) != stat.S_ISDIR(found.st_mode):
+        wanted = "a directory" if stat.S_ISDIR(kind) else "a regular file, as what is served is one"
+        raise Failure(f"cannot mount on {place}: it is not {wanted}; give one that is")
+    if is_mounted(place):
+        raise Failure(f"cannot mount on {place}: something is mounted there already; unmount it (gofer umount), or give another")
+    if full:
+        raise Failure(f"cannot mount on {place}: the directory is not empty; give an empty one")
+
+
+def is_mounted(place: str) -> bool:
+    return any(where == os.path.realpath(place) for _, where, _ in mounts())
+
+
+def mounts() -> list[tuple[str, str, str]]:
+    """(device "major:minor", place, type) of each mount that this process sees, in order."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            before, _, after = line.partition(" - ")
+            words = before.split(" ")
+            found.append((words[2], _unescaped(words[4]), after.split(" ")[0]))
+    return found
+
+
+def _unescaped(word: str) -> str:
+    for code in ("\\040", "\\011", "\\012", "\\134"):
+        word = word.replace(code, chr(int(code[1:], 8)))
+    return word
+
+
+def shake_hands(fs: FileSystem) -> None:
+    """The kernel's first request, and what both can do."""
+    while True:
+        try:
+            message = os.read(fs.device, WRITE_SIZE + _PAGE)
+            break
+        except InterruptedError:
+            continue
+    _, opcode, unique, *_ = kernel.InHeader.read(message)
+    major, minor, readahead, flags = kernel.InitIn.read(message, kernel.InHeader.size)
+    if opcode != kernel.INIT or major != kernel.VERSION or minor < kernel.LEAST_MINOR:
+        raise Failure(f"this kernel speaks FUSE {major}.{minor}, and {kernel.VERSION}.{kernel.LEAST_MINOR} is needed: Linux 5.4")
+    at = kernel.InHeader.size + kernel.InitIn.size
+    if flags & kernel.INIT_EXT and len(message) >= at + 4:
+        flags |= int.from_bytes(message[at : at + 4], "little") << 32
+    wanted = _FLAGS
+    if fs.options.writeback:
+        wanted |= kernel.WRITEBACK_CACHE
+    elif fs.options.passthrough:  # the kernel drops it without a word beside a write-back cache
+        wanted |= kernel.PASSTHROUGH
+    both = flags & wanted
+    fs.minor = min(minor, kernel.MINOR)
+    fs.passthrough = bool(both & kernel.PASSTHROUGH)
+    answer = kernel.InitOut.bytes(
+        kernel.VERSION, fs.minor, min(readahead, WRITE_SIZE), both & 0xFFFFFFFF, 16, 12, WRITE_SIZE, 1,
+        WRITE_SIZE // _PAGE, 0, both >> 32, 2 if fs.passthrough else 0,  # depth: what is donated may lie on an overlay
+    )  # fmt: skip
+    os.writev(fs.device, [kernel.OutHeader.bytes(kernel.OutHeader.size + len(answer), 0, unique), answer])
+
+
+__all__ = ["EBUSY", "EINVAL", "MNT_DETACH", "UMOUNT_NOFOLLOW"]

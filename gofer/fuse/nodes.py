@@ -1,0 +1,287 @@
+"""What the kernel knows of: nodes, and the control FDs that are held for some of them.
+
+Theory of operation
+-------------------
+The kernel keeps each node it has been told of until its memory is short, and a control FD is one of the server's fds: so a node is
+not an FD. It is where it was last seen (parent and name) and what was seen there (inode number, device, time of birth, type). A
+control FD is held for what is in use, and for the latest `budget` others; the clock hand that goes around them takes the FD
+of one that was not used since it came by last. What has lost its FD is walked to from its parent when it is needed again, and
+compared: ESTALE where something else is there now, never another file.
+
+One inode is one node, whatever names it has, as the kernel's page cache must be one. A number that was given anew, which
+the time of birth or the type tells, is another node; the old one is `stale` and keeps its FD, if it has one.
+
+A request `pins` a node whose FD it uses until it is answered; such an FD is neither taken nor closed. FDs are closed in
+batches, one message for many. `lock` guards all of this; no request is sent while it is held.
+"""
+
+from __future__ import annotations
+
+import _thread
+import struct
+from collections import deque
+from errno import EMFILE, ENFILE, ESTALE
+
+from gofer.fuse.kernel import ROOT_ID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.client.pool import Pool
+
+    Held = list["Node"]
+
+_CLOSES = 32  # FDs that are closed by one message
+_SEEN = struct.Struct("<28xH2xQ40xqI36xII")  # of struct statx: mode, ino, btime, dev
+_MASK = struct.Struct("<I")
+_BTIME = 0x800
+
+
+class Node:
+    """known: how often the kernel was told of it and has not forgotten. fd: its control FD; 0: none is held. use: see Use.
+
+    passed: written past the kernel's page cache since that was last used.
+    """
+
+    __slots__ = ("id", "parent", "name", "ino", "born", "mode", "known", "fd", "pins", "touched", "use", "passed")
+
+    def __init__(self, number: int, parent: Node | None, name: bytes, ino: int, born: int, mode: int) -> None:
+        self.id = number
+        self.parent = parent
+        self.name = name
+        self.ino = ino  # for the kernel: with the device in it, where that is not the root's
+        self.born = born
+        self.mode = mode
+        self.known = self.fd = self.pins = 0
+        self.touched = True
+        self.passed = False
+        self.use: Use | None = None
+
+
+class Use:
+    """Of a node that is open: how often; the id of what the kernel reads and writes in our place, 0: nothing."""
+
+    __slots__ = ("opens", "cached", "passing", "backing")
+
+    def __init__(self) -> None:
+        self.opens = self.cached = self.passing = self.backing = 0
+
+
+class Nodes:
+    """root: that of the tree, which always has an FD."""
+
+    def __init__(self, pool: Pool, budget: int) -> None:
+        self.lock = _thread.allocate_lock()
+        self._pool = pool
+        self._budget = max(budget, 8)
+        self._by_id: list[Node | None] = [None]
+        self._free: list[int] = []
+        self._by_ino: dict[int, Node] = {}
+        self._modes: dict[int, int] = {}
+        self._devices: dict[tuple[int, int], int] = {}
+        self._held: deque[Node] = deque()
+        self._closing: list[int] = []
+        fd, raw = pool.root_raw
+        self.root = self.seen(None, b"", raw, fd)
+        assert self.root.id == ROOT_ID
+        self._held.clear()
+
+    def __len__(self) -> int:
+        return len(self._by_ino)
+
+    @property
+    def held(self) -> int:
+        """How many control FDs there are."""
+        return sum(1 for node in list(self._held) if node.fd) + 1
+
+    def by_id(self, number: int) -> Node:
+        try:
+            node = self._by_id[number]
+        except IndexError:
+            node = None
+        if node is None:
+            raise OSError(ESTALE, "no such node")
+        return node
+
+    def identity(self, raw: bytes | memoryview) -> tuple[int, int, int]:
+        """(number for the kernel, time of birth, mode) of a struct statx."""
+        mode, ino, seconds, nanoseconds, major, minor = _SEEN.unpack(raw)
+        device = self._devices.get((major, minor))
+        if device is None:
+            device = self._devices.setdefault((major, minor), len(self._devices))
+        if device:  # so that two files on two devices are not taken for two names of one
+            ino = ino ^ device << 48 & 0xFFFFFFFFFFFFFFFF
+        born = seconds * 10**9 + nanoseconds if _MASK.unpack_from(raw)[0] & _BTIME else 0
+        return ino, born, self._modes.setdefault(mode, mode)
+
+    def seen(self, parent: Node | None, name: bytes, raw: bytes | memoryview, fd: int = 0) -> Node:
+        """The node of what was found there; the kernel will know of it once more. fd: a control FD on it, ours from now on."""
+        ino, born, mode = self.identity(raw)
+        with self.lock:
+            node = self._by_ino.get(ino)
+            if node is None or node.born != born or (node.mode ^ mode) & 0o170000:
+                node = Node(self._number(), parent, name, ino, born, mode)
+                self._by_id[node.id] = self._by_ino[ino] = node
+            elif node.parent is not None:
+                node.parent, node.name, node.mode = parent, name, mode
+            node.known += 1
+            if fd:
+                self._give(node, fd)
+        self._settle()
+        return node
+
+    def moved(self, parent: Node, name: bytes, raw: bytes) -> None:
+        """What is there now may be a node that was elsewhere."""
+        ino, born, mode = self.identity(raw)
+        with self.lock:
+            node = self._by_ino.get(ino)
+            if node is not None and node.born == born and node.parent is not None:
+                node.parent, node.name, node.mode = parent, name, mode
+
+    def forget(self, node: Node, times: int) -> None:
+        with self.lock:
+            node.known -= times
+            if node.known > 0 or node is self.root:
+                return
+            if self._by_ino.get(node.ino) is node:
+                del self._by_ino[node.ino]
+            if self._by_id[node.id] is node:
+                self._by_id[node.id] = None
+                self._free.append(node.id)
+            if not node.pins and not node.use:
+                self._drop(node)
+
+    def _number(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._by_id.append(None)
+        return len(self._by_id) - 1
+
+    # Control FDs
+
+    def fd(self, node: Node, held: Held) -> int:
+        """The control FD of a node, pinned until `unpin(held)`."""
+        with self.lock:
+            node.pins += 1
+            held.append(node)
+            node.touched = True
+            if node.fd:
+                return node.fd
+        return self._walk_again(node, held)
+
+    def unpin(self, held: Held) -> None:
+        with self.lock:
+            for node in held:
+                node.pins -= 1
+                if not node.pins and node.known <= 0 and not node.use:
+                    self._drop(node)
+        held.clear()
+
+    def _walk_again(self, node: Node, held: Held) -> int:
+        """Down from the nearest that has an FD; each on the way is compared, and gets one."""
+        way = [node]
+        while True:
+            top = way[-1].parent
+            if top is None:
+                raise OSError(ESTALE, "its place is not known any more")
+            with self.lock:
+                top.pins += 1
+                held.append(top)
+                top.touched = True
+                from_fd = top.fd
+            if from_fd:
+                break
+            way.append(top)
+        way.reverse()
+        try:
+            _, found = self._pool.walk_raw(from_fd, [each.name for each in way])
+        except OSError as error:
+            if error.errno not in (EMFILE, ENFILE) or not self.shed():
+                raise
+            _, found = self._pool.walk_raw(from_fd, [each.name for each in way])
+        stale = len(found) < len(way)
+        with self.lock:
+            for each, (fdid, raw) in zip(way, found):
+                ino, born, mode = self.identity(raw)
+                if stale or ino != each.ino or born != each.born or (mode ^ each.mode) & 0o170000:
+                    stale = True
+                    self._closing.append(fdid)
+                else:
+                    self._give(each, fdid)
+            fd = node.fd
+        self._settle()
+        if not fd:
+            raise OSError(ESTALE, "something else is there now")
+        return fd
+
+    def _give(self, node: Node, fd: int) -> None:
+        """lock is held."""
+        if node.fd:
+            self._closing.append(fd)
+            return
+        node.fd = fd
+        node.touched = True
+        self._held.append(node)
+
+    def _drop(self, node: Node) -> None:
+        """lock is held."""
+        if node.fd and node is not self.root:
+            self._closing.append(node.fd)
+            node.fd = 0
+
+    def _settle(self) -> None:
+        """Keep to the budget, and send what is to be closed."""
+        if len(self._held) > self._budget:
+            with self.lock:
+                self._turn(len(self._held) - self._budget)
+        if len(self._closing) >= _CLOSES:
+            self.close_now()
+
+    def _turn(self, many: int) -> int:
+        """Take so many FDs, of those not used for longest; returns how many. lock is held."""
+        taken = 0
+        for _ in range(2 * len(self._held)):
+            if taken >= many:
+                break
+            node = self._held.popleft()
+            if not node.fd:
+                taken += 1  # its place in the line was all that was left
+            elif node.pins or node.use or node.touched:
+                node.touched = False
+                self._held.append(node)
+            else:
+                self._drop(node)
+                taken += 1
+        return taken
+
+    def shed(self) -> bool:
+        """The server has too few fds: give half of ours back, and hold less from now on. False where there are none."""
+        with self.lock:
+            had = len(self._held)
+            self._budget = max(8, min(self._budget, had) // 2)
+            for node in self._held:
+                node.touched = False
+            gave = self._turn(had - self._budget) if had > self._budget else 0
+            waiting = bool(self._closing)
+        if waiting:
+            self.close_now()
+        return bool(gave or waiting)
+
+    def close_later(self, fdid: int) -> None:
+        with self.lock:
+            self._closing.append(fdid)
+        if len(self._closing) >= _CLOSES:
+            self.close_now()
+
+    def close_now(self) -> None:
+        """Whatever is to be closed. Errors are of no use to anybody."""
+        with self.lock:
+            closing, self._closing = self._closing, []
+        for at in range(0, len(closing), 1000):
+            try:
+                self._pool.close_fds(*closing[at : at + 1000])
+            except OSError:
+                return
+
+    @property
+    def to_close(self) -> int:
+        return len(self._closing)

@@ -1,0 +1,248 @@
+"""What all operations share: the file system, a request, a file that is open; and attributes as the kernel wants them."""
+
+from __future__ import annotations
+
+import _thread
+import fcntl
+import os
+import struct
+from errno import EBADF, EMFILE, ENFILE
+
+from gofer.fuse import kernel
+from gofer.fuse.nodes import Nodes, Use
+from gofer.wire import NO_ID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Union
+
+    from gofer.client.pool import Pool
+    from gofer.fuse.nodes import Node
+
+    Reply = Union[bytes, list[Any], None]  # None: there is none
+
+_STATX = struct.Struct("<II8xIIIH2x8xQQ8x" + "qI4x" * 4 + "IIII")
+_ATTR = "".join(kernel.Attr.codes.values())
+_Entry = struct.Struct("<" + "".join(code for code in kernel.EntryOut.codes.values() if code != kernel.ATTR) + _ATTR)
+_Attr = struct.Struct("<QI4x" + _ATTR)
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+YEAR = 365 * 86400
+
+
+class Options:
+    """As those of `gofer mount`. cache: none, auto, always. uid, gid: all files are shown as theirs; umask: without these bits."""
+
+    def __init__(
+        self, *, cache: str = "auto", read_only: bool = False, writeback: bool = False, passthrough: bool = True,
+        uid: int = NO_ID, gid: int = NO_ID, umask: int = 0, fd_budget: int = 1000, node_budget: int = 100_000,
+        timeout: float = 30.0, plain_listing: bool = False,
+    ) -> None:  # fmt: skip
+        self.cache = cache
+        self.read_only = read_only
+        self.writeback = writeback
+        self.passthrough = passthrough
+        self.uid, self.gid, self.umask = uid, gid, umask
+        self.fd_budget = fd_budget
+        self.node_budget = node_budget
+        self.timeout = timeout
+        self.plain_listing = plain_listing
+
+
+class Request:
+    """What a thread is at. held: nodes that it pins; undo: what is to be taken back where the kernel does not get the reply.
+
+    body: what follows the header; out: room for what is read. aside(): to be called before what may take long.
+    """
+
+    __slots__ = ("opcode", "unique", "nodeid", "uid", "gid", "body", "out", "held", "undo", "aside")
+
+    def __init__(self, out: memoryview, aside: Callable[[], None]) -> None:
+        self.opcode = self.unique = self.nodeid = self.uid = self.gid = 0
+        self.body = memoryview(b"")
+        self.out = out
+        self.held: list[Node] = []
+        self.undo: list[Callable[[], None]] = []
+        self.aside = aside
+
+
+class Handle:
+    """An open file or directory. fdid: the server's open FD; host: the donated fd, -1: none. listing: see directories.py."""
+
+    __slots__ = ("node", "fdid", "host", "flags", "passes", "listing")
+
+    def __init__(self, node: Node, fdid: int, host: int, flags: int) -> None:
+        self.node, self.fdid, self.host, self.flags = node, fdid, host, flags
+        self.passes = False
+        self.listing: Any = None
+
+
+class FileSystem:
+    """device: the fd of /dev/fuse, once mounted. keeps_ids: whether the server can give files to whoever makes them."""
+
+    def __init__(self, pool: Pool, options: Options, keeps_ids: bool) -> None:
+        self.pool = pool
+        self.options = options
+        self.keeps_ids = keeps_ids
+        self.nodes = Nodes(pool, options.fd_budget)
+        self.device = -1
+        self.minor = 0
+        self.passthrough = False
+        self.lists_stats = not options.plain_listing
+        self.valid = {"none": 0, "auto": 1, "always": YEAR}[options.cache]
+        self.negative = self.valid if options.cache == "always" else 0
+        self._handles: dict[int, Handle] = {}
+        self._next = 1
+        self._lock = _thread.allocate_lock()
+
+    # Attributes
+
+    def _view(self, node: Node, raw: Any) -> tuple[Any, ...]:
+        (
+            _, blksize, nlink, uid, gid, mode, _, size, blocks,
+            asec, ansec, _, _, csec, cnsec, msec, mnsec, major, minor, _, _,
+        ) = _STATX.unpack(raw)  # fmt: skip
+        options = self.options
+        if options.uid != NO_ID:
+            uid = options.uid
+        if options.gid != NO_ID:
+            gid = options.gid
+        if blksize & (blksize - 1) or not 512 <= blksize <= 1 << 20:
+            blksize = 4096
+        device = kernel.device_number(major, minor) if major or minor else 0
+        return (
+            node.ino, size, blocks, asec, msec, csec, ansec, mnsec, cnsec, mode & ~options.umask, nlink, uid, gid, device,
+            blksize, 0,
+        )  # fmt: skip
+
+    def entry(self, node: Node, raw: Any) -> bytes:
+        """struct fuse_entry_out."""
+        valid = self.valid
+        return _Entry.pack(node.id, 0, valid, valid, 0, 0, *self._view(node, raw))
+
+    def attr(self, node: Node, raw: Any) -> bytes:
+        """struct fuse_attr_out."""
+        return _Attr.pack(self.valid, 0, *self._view(node, raw))
+
+    def view_statx(self, node: Node, raw: bytearray) -> None:
+        """As `attr`, in a struct statx: what the options change."""
+        options = self.options
+        if options.uid != NO_ID:
+            _U32.pack_into(raw, 20, options.uid)
+        if options.gid != NO_ID:
+            _U32.pack_into(raw, 24, options.gid)
+        raw[28] &= ~options.umask & 0xFF
+        raw[29] &= ~options.umask >> 8 & 0xFF
+        _U64.pack_into(raw, 32, node.ino)
+
+    def keep_cache(self, node: Node) -> int:
+        """Whether what the kernel has of a file's data is to be kept at an open: it looks at time and size itself."""
+        passed, node.passed = node.passed, False
+        return 0 if passed or not self.valid else kernel.FOPEN_KEEP_CACHE
+
+    # Nodes and FDs
+
+    def fd(self, request: Request, nodeid: int = 0) -> int:
+        """The control FD of the request's node, or of another's."""
+        return self.nodes.fd(self.nodes.by_id(nodeid or request.nodeid), request.held)
+
+    def told(self, request: Request, parent: Node, name: bytes, raw: Any, fd: int = 0) -> Node:
+        """As `nodes.seen`, taken back where the kernel does not learn of it."""
+        node = self.nodes.seen(parent, name, raw, fd)
+        request.undo.append(lambda: self.nodes.forget(node, 1))
+        return node
+
+    def exchange(self, mid: int, body: bytes) -> tuple[bytes, list[int]]:
+        """One request that makes FDs, again where the server had none left and we have some to spare."""
+        try:
+            return self.pool.exchange(mid, body)
+        except OSError as error:
+            if error.errno not in (EMFILE, ENFILE) or not self.nodes.shed():
+                raise
+        return self.pool.exchange(mid, body)
+
+    # Open files
+
+    def handle(self, fh: int) -> Handle:
+        try:
+            return self._handles[fh]
+        except KeyError:
+            raise OSError(EBADF, "no such handle") from None
+
+    def opened(self, request: Request, handle: Handle) -> int:
+        """Its number for the kernel; closed again where the kernel does not get it."""
+        with self._lock:
+            fh, self._next = self._next, self._next + 1
+            self._handles[fh] = handle
+            use = handle.node.use
+            if use is None:
+                use = handle.node.use = Use()
+            use.opens += 1
+        request.undo.append(lambda: self.released(fh))
+        return fh
+
+    def released(self, fh: int) -> None:
+        with self._lock:
+            handle = self._handles.pop(fh, None)
+            if handle is None:
+                return
+            node, backing = handle.node, 0
+            use = node.use
+            assert use is not None
+            use.opens -= 1
+            if handle.passes:
+                use.passing -= 1
+                if not use.passing:
+                    backing, use.backing = use.backing, 0
+            else:
+                use.cached -= 1
+            if not use.opens:
+                node.use = None
+        if backing:
+            self._ioctl(kernel.DEV_IOC_BACKING_CLOSE, bytearray(struct.pack("=I", backing)))
+        if handle.host >= 0:
+            os.close(handle.host)
+        self.nodes.close_later(handle.fdid)
+        if node.known <= 0:
+            self.nodes.forget(node, 0)
+
+    def _ioctl(self, number: int, argument: bytearray) -> int:
+        """What the kernel returns; -1 where it refuses."""
+        try:
+            return fcntl.ioctl(self.device, number, argument, True)
+        except OSError:
+            return -1
+
+    def pass_through(self, handle: Handle) -> int:
+        """The id by which the kernel reads and writes the donated fd itself; 0: it shall ask. Before `opened`.
+
+        All opens of an inode go the same way while there are any: the kernel answers EIO to a mixture.
+        """
+        with self._lock:
+            node = handle.node
+            if node.use is None:
+                node.use = Use()
+            use = node.use
+            if use.passing or (self.passthrough and handle.host >= 0 and not use.cached and self._worth_it(handle)):
+                if not use.backing:
+                    found = self._ioctl(
+                        kernel.DEV_IOC_BACKING_OPEN, bytearray(kernel.BackingMap.bytes(handle.host, 0))
+                    )
+                    use.backing = max(found, 0)
+                if use.backing:
+                    use.passing += 1
+                    handle.passes = True
+                    return use.backing
+            use.cached += 1
+            return 0
+
+    def _worth_it(self, handle: Handle) -> bool:
+        """To read a small file through the page cache costs less than to set this up."""
+        return bool(handle.flags & os.O_ACCMODE) or os.fstat(handle.host).st_size >= _WORTH
+
+
+_WORTH = 65536
+
+
+def name_of(body: memoryview, at: int = 0) -> bytes:
+    """The name that ends a request, without its NUL."""
+    return bytes(body[at:-1])
