@@ -15,6 +15,8 @@ if hasattr(sys, "_jit") and sys._jit.is_enabled():  # CPython 3.14
 
 def main() -> int:
     """Do what the command line says; returns the exit status."""
+    if sys.argv[0].rpartition("/")[2] == "mount.gofer":  # as mount(8) calls what mounts the type gofer
+        sys.argv.insert(1, "mount")
     try:
         if sys.argv[1:2] == ["runsc"]:  # without what other commands need: every start of a container waits for this
             from gofer.runsc.redirect import launch

@@ -38,6 +38,8 @@ COMMANDS = {
     "xattr": ("xattr", "show and change extended attributes"),
     "sync": ("make", "have files written to their disk"),
     "edit": ("edit", "edit a file here, and put it back"),
+    "mount": ("mount", "mount what a server serves on a directory"),
+    "umount": ("mount", "unmount it again"),
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),

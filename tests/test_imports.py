@@ -54,12 +54,23 @@ LAYERS = """
     watch
     client: transport replies
     client: client
-    client: client2021 ahead
+    client: client2021 ahead pool
     client: reach
     client: address remote
     client: tree
     client: walk content
     client
+    fuse: kernel
+    fuse: nodes
+    fuse: state
+    fuse: names attributes directories
+    fuse: contents
+    fuse: table
+    fuse: crew
+    fuse: device
+    fuse: process
+    fuse: guard
+    fuse
     runsc: errors calls
     runsc: flags gojson guard
     runsc: features logs tracer
@@ -68,28 +79,17 @@ LAYERS = """
     runsc: rootfs
     runsc: gofer
     runsc
-<<<<<<< HEAD
     commands: charge options runsc stdio
-    commands: config common
+    commands: config common attrs names lscolors
     commands: modes xattr rm
     commands: make
     commands: mv edit
-    commands: serve look
-<<<<<<< HEAD
-=======
-    commands: charge options runsc
-    commands: config common attrs names lscolors
-    commands: serve lslines stat cat
+    commands: serve lslines stat cat mount
     commands: ls
->>>>>>> eb02b04 (wip)
     commands: selftest conform
-    commands: doctor
-=======
-    commands: selftest
     commands: doctor candidates
     commands: completions topics
     commands: help
->>>>>>> ada7309 (wip)
     commands
     cli
 """

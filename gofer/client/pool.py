@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import _thread
 import struct
+from _socket import SO_PEERCRED, SOL_SOCKET
 from errno import EIO
 
 from gofer import wire
 from gofer.client.client import Client, checked
-from gofer.client.transport import ChannelTransport, Lost, SocketTransport
+from gofer.client.transport import ChannelTransport, Lost, SocketTransport, set_timeout
 from gofer.wire import MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False
@@ -26,22 +27,30 @@ MOST = 16  # channels; more threads than that would only wait for the interprete
 
 
 class Pool(Client):
-    """root_raw: the control FD of the root, and its struct statx."""
+    """timeout: for the first messages; how long later ones may take is for who asks to see to.
 
-    def __init__(self, sock: socket.socket, channels: int = MOST) -> None:
+    peer_uid: the user that the server runs as.
+    """
+
+    shared = False
+
+    def __init__(self, sock: socket.socket, channel: bool = True, timeout: float = 0, most: int = MOST) -> None:
         self._free: list[Transport] = []
         self._waiting: list[_thread.LockType] = []
-        super().__init__(sock)
+        super().__init__(sock, timeout=timeout)
+        self._timeout = 0
         self._channels: list[ChannelTransport] = []
         try:
-            while len(self._channels) < channels:
+            while channel and len(self._channels) < most:
                 self._channels.append(self.channel())
         except Lost:
             raise
         except OSError:  # the server gives no more
             pass
+        set_timeout(sock, 0)
+        _, self.peer_uid, _ = struct.unpack("=iII", sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
         self._free = [self._socket, *self._channels]  # the socket last: a channel is faster
-        self.root_raw = self.root.fd, self.ask(wire.FSTAT, wire.FDID.bytes(self.root.fd))
+        self.shared = True
 
     @property
     def transports(self) -> int:
@@ -59,10 +68,11 @@ class Pool(Client):
             self.lost = lost
             raise
         finally:
-            self._give(transport)
+            if self.shared:
+                self._give(transport)
 
     def _take(self) -> Transport:
-        if not hasattr(self, "_channels"):  # the first messages
+        if not self.shared:  # the first messages
             return self.transport
         while True:
             try:

@@ -26,23 +26,24 @@ _NOT_ONE = "it is no gofer's, or one that is broken"
 
 
 @contextlib.contextmanager
-def reach(path: str, timeout: float, channel: bool = False) -> Iterator[Client]:
+def reach(path: str, timeout: float, channel: bool = False, kind: type[Client] = Client) -> Iterator[Client]:
     """A mounted client of the server at that socket. timeout: seconds that an answer may take; 0: any time.
 
-    channel: use one where the server gives one.
+    channel: use one where the server gives one. kind: what is to be made of the connection.
     """
-    with mounted(lambda: _connect(path, timeout), path, timeout, channel) as client:
+    with mounted(lambda: _connect(path, timeout), path, timeout, channel, kind=kind) as client:
         yield client
 
 
 @contextlib.contextmanager
 def mounted(
-    connect: Callable[[], socket], path: str, timeout: float, channel: bool = False, ended: Callable[[], str] = str
-) -> Iterator[Client]:
+    connect: Callable[[], socket], path: str, timeout: float, channel: bool = False, ended: Callable[[], str] = str,
+    kind: type[Client] = Client,
+) -> Iterator[Client]:  # fmt: skip
     """As `reach`, of what `connect` connects to. path: what it is called in messages. ended(): why it may have hung up."""
     mounted: Client | None = None
     try:
-        with _mount(connect(), timeout, path) as client:
+        with _mount(connect(), timeout, path, kind) as client:
             mounted = client
             if channel:
                 client.use_channel()
@@ -103,9 +104,9 @@ def is_socket(path: str) -> bool:
         return False
 
 
-def _mount(sock: socket, timeout: float, path: str) -> Client:
+def _mount(sock: socket, timeout: float, path: str, kind: type[Client]) -> Client:
     try:
-        return Client(sock, timeout=timeout)
+        return kind(sock, timeout=timeout)
     except OSError as error:
         if error.errno is None:  # Lost
             raise

@@ -2,15 +2,15 @@
 
 Theory of operation
 -------------------
-One thread at a time reads requests, the `leader`, and serves what it has read itself: handing each to another thread would cost
-two switches, and the interpreter runs one thread at a time anyway. Where a request takes long, another thread leads on: at
-once where that is known beforehand (`aside`), else as soon as the `sentinel` sees it, which looks every few milliseconds while there is something
-to look at. So a request that hangs holds up others for a moment, once.
+One thread at a time reads requests, the `leader`, and serves what it has read itself: handing each to another thread would
+cost two switches, and the interpreter runs one thread at a time anyway. Where a request takes long, another thread leads on:
+at once where that is known beforehand (`aside`), else as soon as the `sentinel` sees it, which looks every few milliseconds
+while there is something to look at. So a request that hangs holds up others for a moment, once.
 
 A request that was read is answered, whatever happens, or whoever waits for it could not even be killed: with EIO when it has
-taken `timeout` seconds, with EINTR soon after the kernel has told that its process was interrupted. The thread that is at it goes on, and
-what comes of it is taken back (`undo`), as the kernel does not know of it. `_waiting` has all that are unanswered: who takes a
-request from it answers it.
+taken `timeout` seconds, with EINTR soon after the kernel has told that its process was interrupted. The thread that is at it
+goes on, and what comes of it is taken back (`undo`), as the kernel does not know of it. `_waiting` has all that are
+unanswered: who takes a request from it answers it.
 
 What may wait for the server is not the sentinel's business: closing FDs is that of a thread of its own (`tidy`).
 """
@@ -186,7 +186,7 @@ class Crew:
             if code == ENOSYS:  # the kernel would never ask again
                 code = EOPNOTSUPP
             return (code if 0 < code <= _LAST_ERRNO else EIO), b""
-        except (struct.error, ValueError):  # the server's reply is not what it should be
+        except struct.error:  # the server's reply is not what it should be
             return EIO, b""
         except MemoryError:
             return ENOMEM, b""

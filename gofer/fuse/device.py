@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENXIO, EPERM
+from errno import EACCES, ENODEV, ENOENT, ENXIO, EPERM
 
 from gofer import Failure, failure
 from gofer.fuse import kernel
@@ -76,14 +76,16 @@ def check_place(place: str, kind: int) -> None:
     if stat.S_ISDIR(kind) != stat.S_ISDIR(found.st_mode):
         wanted = "a directory" if stat.S_ISDIR(kind) else "a regular file, as what is served is one"
         raise Failure(f"cannot mount on {place}: it is not {wanted}; give one that is")
-    if is_mounted(place):
+    if number_at(place):
         raise Failure(f"cannot mount on {place}: something is mounted there already; unmount it (gofer umount), or give another")
     if full:
         raise Failure(f"cannot mount on {place}: the directory is not empty; give an empty one")
 
 
-def is_mounted(place: str) -> bool:
-    return any(where == os.path.realpath(place) for _, where, _ in mounts())
+def number_at(place: str) -> str:
+    """The number, "major:minor", of what is mounted there, on top; "": nothing. place: without symbolic links."""
+    found = [number for number, where, _ in mounts() if where == place]
+    return found[-1] if found else ""
 
 
 def mounts() -> list[tuple[str, str, str]]:
@@ -131,6 +133,3 @@ def shake_hands(fs: FileSystem) -> None:
         WRITE_SIZE // _PAGE, 0, both >> 32, 2 if fs.passthrough else 0,  # depth: what is donated may lie on an overlay
     )  # fmt: skip
     os.writev(fs.device, [kernel.OutHeader.bytes(kernel.OutHeader.size + len(answer), 0, unique), answer])
-
-
-__all__ = ["EBUSY", "EINVAL", "MNT_DETACH", "UMOUNT_NOFOLLOW"]

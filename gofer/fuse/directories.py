@@ -1,8 +1,8 @@
 """OPENDIR, READDIR, READDIRPLUS, RELEASEDIR, FSYNCDIR.
 
-A directory is read as the server lists it, a batch at a time, and the kernel's offsets count its entries: 0 is before `.`. It may
-ask again for what did not fit into the buffer of who reads, so the last two batches are kept; whoever goes further back starts the
-listing anew. So a listing takes the same memory however long it is.
+A directory is read as the server lists it, a batch at a time, and the kernel's offsets count its entries: 0 is before `.`. It
+may ask again for what did not fit into the buffer of who reads, so the last two batches are kept; whoever goes further back
+starts the listing anew. So a listing takes the same memory however long it is.
 """
 
 from __future__ import annotations

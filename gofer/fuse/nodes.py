@@ -2,11 +2,11 @@
 
 Theory of operation
 -------------------
-The kernel keeps each node it has been told of until its memory is short, and a control FD is one of the server's fds: so a node is
-not an FD. It is where it was last seen (parent and name) and what was seen there (inode number, device, time of birth, type). A
-control FD is held for what is in use, and for the latest `budget` others; the clock hand that goes around them takes the FD
-of one that was not used since it came by last. What has lost its FD is walked to from its parent when it is needed again, and
-compared: ESTALE where something else is there now, never another file.
+The kernel keeps each node it has been told of until its memory is short, and a control FD is one of the server's fds: so a
+node is not an FD. It is where it was last seen (parent and name) and what was seen there (inode number, device, time of
+birth, type). A control FD is held for what is in use, and for the latest `budget` others; the clock hand that goes around
+them takes the FD of one that was not used since it came by last. What has lost its FD is walked to from its parent when it is
+needed again, and compared: ESTALE where something else is there now, never another file.
 
 One inode is one node, whatever names it has, as the kernel's page cache must be one. A number that was given anew, which
 the time of birth or the type tells, is another node; the old one is `stale` and keeps its FD, if it has one.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Held = list["Node"]
 
 _CLOSES = 32  # FDs that are closed by one message
-_SEEN = struct.Struct("<28xH2xQ40xqI36xII")  # of struct statx: mode, ino, btime, dev
+_SEEN = struct.Struct("<28xH2xQ40xqI44xII")  # of struct statx: mode, ino, btime, dev
 _MASK = struct.Struct("<I")
 _BTIME = 0x800
 
@@ -67,9 +67,9 @@ class Use:
 
 
 class Nodes:
-    """root: that of the tree, which always has an FD."""
+    """root: that of the tree, which always has an FD. It is made of (control FD, struct statx)."""
 
-    def __init__(self, pool: Pool, budget: int) -> None:
+    def __init__(self, pool: Pool, budget: int, root: tuple[int, bytes]) -> None:
         self.lock = _thread.allocate_lock()
         self._pool = pool
         self._budget = max(budget, 8)
@@ -80,7 +80,7 @@ class Nodes:
         self._devices: dict[tuple[int, int], int] = {}
         self._held: deque[Node] = deque()
         self._closing: list[int] = []
-        fd, raw = pool.root_raw
+        fd, raw = root
         self.root = self.seen(None, b"", raw, fd)
         assert self.root.id == ROOT_ID
         self._held.clear()

@@ -30,7 +30,7 @@ YEAR = 365 * 86400
 
 
 class Options:
-    """As those of `gofer mount`. cache: none, auto, always. uid, gid: all files are shown as theirs; umask: without these bits."""
+    """As those of `gofer mount`. cache: none, auto, always. uid, gid: all files are shown as theirs; umask: less these bits."""
 
     def __init__(
         self, *, cache: str = "auto", read_only: bool = False, writeback: bool = False, passthrough: bool = True,
@@ -77,13 +77,16 @@ class Handle:
 
 
 class FileSystem:
-    """device: the fd of /dev/fuse, once mounted. keeps_ids: whether the server can give files to whoever makes them."""
+    """root: a control FD, and its struct statx. device: the fd of /dev/fuse, once mounted.
 
-    def __init__(self, pool: Pool, options: Options, keeps_ids: bool) -> None:
+    keeps_ids: whether the server can give files to whoever makes them.
+    """
+
+    def __init__(self, pool: Pool, options: Options, root: tuple[int, bytes]) -> None:
         self.pool = pool
         self.options = options
-        self.keeps_ids = keeps_ids
-        self.nodes = Nodes(pool, options.fd_budget)
+        self.keeps_ids = pool.peer_uid == 0
+        self.nodes = Nodes(pool, options.fd_budget, root)
         self.device = -1
         self.minor = 0
         self.passthrough = False
@@ -98,7 +101,7 @@ class FileSystem:
 
     def _view(self, node: Node, raw: Any) -> tuple[Any, ...]:
         (
-            _, blksize, nlink, uid, gid, mode, _, size, blocks,
+            _, blksize, nlink, uid, gid, mode, size, blocks,
             asec, ansec, _, _, csec, cnsec, msec, mnsec, major, minor, _, _,
         ) = _STATX.unpack(raw)  # fmt: skip
         options = self.options
@@ -208,7 +211,7 @@ class FileSystem:
     def _ioctl(self, number: int, argument: bytearray) -> int:
         """What the kernel returns; -1 where it refuses."""
         try:
-            return fcntl.ioctl(self.device, number, argument, True)
+            return int(fcntl.ioctl(self.device, number, argument, True))
         except OSError:
             return -1
 

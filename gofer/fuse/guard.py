@@ -1,0 +1,178 @@
+"""The process that sees to it that nothing stays mounted: parent of the mount process, which can be killed at any time.
+
+It knows nothing of the server and nothing of what is in the file system. It waits: for the end of the mount process, after
+which it takes away what that has left; or for a signal that ends the mount, which it then takes away itself.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from errno import EBUSY, EINVAL, ENOENT
+from time import monotonic, sleep
+
+from gofer import Failure, signals
+from gofer.fuse import device, process
+from gofer.output import tell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from gofer.fuse.process import Plan
+
+_GRACE = 2.0  # seconds for the mount process to end once it is unmounted: those who have files open there keep it until then
+_SYNC = 5.0  # to write what programs have changed by mmap(2), before the file system is taken from under them
+
+
+def run(plan: Plan, ready: Callable[[], None], log: Callable[[str], None]) -> int:
+    """Mount, call ready() once it can be used, and wait for the end; returns the exit status. Failure where it cannot be done."""
+    stopping = set(signals.heeded())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*stopping, signal.SIGCHLD})
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.closerange(3, writer)
+        os.closerange(writer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        _mount_process(plan, writer, log)
+    os.close(writer)
+    charge = _Charge(pid, plan.place)
+    try:
+        said = _first_words(reader, charge, stopping)
+    finally:
+        os.close(reader)
+    if not said.startswith("+"):
+        charge.end()
+        raise Failure(said or "the mount process ended before it had mounted anything; its log says why")
+    charge.number = said[1:]
+    ready()
+    return charge.watch(stopping, log)
+
+
+def _mount_process(plan: Plan, writer: int, log: Callable[[str], None]) -> None:
+    """Never returns. What stops a program is for the guard, which unmounts: then this one ends."""
+    signals.ignore(*signals.STOPPING)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    status = 1
+
+    def mounted(number: str) -> None:
+        os.write(writer, f"+{number}".encode())
+        os.close(writer)
+
+    try:
+        status = process.run(plan, mounted, log)
+    except Failure as why:
+        _last_words(writer, str(why))
+    except OSError as error:
+        _last_words(writer, f"cannot mount: {error.strerror or error}; `gofer doctor` says what this host lacks")
+    finally:
+        os._exit(status)
+
+
+def _last_words(writer: int, words: str) -> None:
+    try:
+        os.write(writer, words.encode("utf-8", "surrogateescape"))
+    except OSError:  # it was mounted, so it is closed
+        tell(f"gofer: {words}")
+
+
+def _first_words(reader: int, charge: _Charge, stopping: set[int]) -> str:
+    """What the mount process says: `+` and a number, or why it could not. Nothing where it was told to stop."""
+    import select
+
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    while not poll.poll(50):
+        if stopping & signal.sigpending():
+            charge.end()
+            raise KeyboardInterrupt
+    said = b""
+    while part := os.read(reader, 65536):
+        said += part
+    return said.decode("utf-8", "surrogateescape")
+
+
+class _Charge:
+    """The mount process, and what it has mounted. number: of the device, "" as long as nothing is known to be mounted."""
+
+    def __init__(self, pid: int, place: str) -> None:
+        self.pid = pid
+        self.place = place
+        self.number = ""
+        self.status: int | None = None
+
+    def watch(self, stopping: set[int], log: Callable[[str], None]) -> int:
+        while not self.ended():
+            number = signal.sigwait({*stopping, signal.SIGCHLD})
+            if number in stopping:
+                self.stop(stopping)
+                return 0
+        assert self.status is not None
+        if self.status:
+            log("the mount process was killed: unmounted" if self.status < 0 else "the mount process failed: unmounted")
+        self.take_away()
+        return 1 if self.status else 0
+
+    def ended(self) -> bool:
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = -(status & 0x7F) or status >> 8
+        return self.status is not None
+
+    def stop(self, stopping: set[int]) -> None:
+        """Unmount, in order where nobody uses it; a second signal, or too long a wait, ends it at once."""
+        try:
+            if device.number_at(self.place) == self.number:
+                device.umount(self.place, device.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if error.errno == EBUSY:
+                self._sync(stopping)
+        self.take_away()
+        self._wait(_GRACE, stopping)
+        self.end()
+
+    def _sync(self, stopping: set[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _syncfs(self.place)
+            finally:
+                os._exit(0)
+        deadline = monotonic() + _SYNC
+        while monotonic() < deadline and not stopping & signal.sigpending():
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+            sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+
+    def _wait(self, seconds: float, stopping: set[int]) -> None:
+        deadline = monotonic() + seconds
+        while not self.ended() and monotonic() < deadline and not stopping & signal.sigpending():
+            signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+
+    def end(self) -> None:
+        """The mount process, now; and whatever it has mounted."""
+        if not self.ended():
+            os.kill(self.pid, signal.SIGKILL)
+            _, status = os.waitpid(self.pid, 0)
+            self.status = -(status & 0x7F) or status >> 8
+        self.take_away()
+
+    def take_away(self) -> None:
+        """Our mount, if it is still there. What stands on it, or in its place, is not ours."""
+        while self.number and device.number_at(self.place) == self.number:
+            try:
+                device.umount(self.place, device.MNT_DETACH | device.UMOUNT_NOFOLLOW)
+            except OSError as error:
+                if error.errno not in (EINVAL, ENOENT):
+                    tell(f"gofer: cannot unmount {self.place}: {error.strerror}; umount -l does so")
+                return
+
+
+def _syncfs(place: str) -> None:
+    from gofer.sys import libc
+
+    fd = os.open(place, os.O_RDONLY)
+    libc["syncfs"](fd)

@@ -1,0 +1,85 @@
+"""The mount process: reaches the server, mounts, and answers the kernel until it is unmounted."""
+
+from __future__ import annotations
+
+import gc
+import os
+import stat
+from errno import ENOTDIR
+from typing import NamedTuple
+
+from gofer import Failure, failure, wire
+from gofer.client.pool import Pool
+from gofer.client.reach import reach
+from gofer.client.transport import Lost
+from gofer.client.tree import Tree
+from gofer.fuse import device
+from gofer.fuse.crew import Crew
+from gofer.fuse.state import FileSystem, Options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from gofer.client.address import Address
+
+
+class Plan(NamedTuple):
+    """What is to be mounted where. words, flags: of mount(2). stays: in the foreground, where it may say something."""
+
+    address: Address
+    place: str
+    source: str
+    options: Options
+    words: tuple[str, ...]
+    flags: int
+    stays: bool
+
+
+def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) -> int:
+    """mounted(device): called once it can be used, with the number of what is mounted. Returns the exit status."""
+    with reach(plan.address.server, plan.options.timeout, kind=Pool) as pool:
+        assert isinstance(pool, Pool)
+        root = _root(pool, plan)
+        kind = stat.S_IFMT(int.from_bytes(root[1][28:30], "little"))
+        device.check_place(plan.place, kind)
+        fs = FileSystem(pool, plan.options, root)
+        fs.device = device.open_device()
+        device.mount(fs.device, plan.place, plan.source, kind, list(plan.words), plan.flags)
+        try:
+            device.shake_hands(fs)
+            number = device.number_at(plan.place)
+        except BaseException:
+            device.umount(plan.place, device.MNT_DETACH)
+            raise
+        crew = Crew(fs, log)
+        gc.collect()
+        gc.freeze()
+        mounted(number)
+        if not plan.stays:
+            leave()
+        crew.run()
+    return 0
+
+
+def leave() -> None:
+    """From now on nothing is said, and nobody's terminal, pipe or directory is kept."""
+    os.chdir("/")
+    nowhere = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
+
+
+def _root(pool: Pool, plan: Plan) -> tuple[int, bytes]:
+    """The control FD of what is to be mounted, and its struct statx."""
+    try:
+        node = Tree(pool).resolve(plan.address.path) if plan.address.path.strip(b"/") else pool.root
+        raw = pool.ask(wire.FSTAT, wire.FDID.bytes(node.fd))
+    except Lost:
+        raise
+    except OSError as error:
+        raise failure(f"cannot mount {os.fsdecode(plan.address.shown)}", error, "gofer ls shows what is there") from None
+    if not (stat.S_ISDIR(node.stat.mode) or stat.S_ISREG(node.stat.mode)):
+        raise Failure(f"cannot mount {os.fsdecode(plan.address.shown)}: {os.strerror(ENOTDIR)}; give a directory")
+    return node.fd, raw

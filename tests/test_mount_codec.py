@@ -1,0 +1,106 @@
+"""The codec of FUSE, against the kernel's own header and its own comments."""
+
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gofer.fuse import kernel
+from gofer.fuse.table import CHANGES, OPERATIONS
+from gofer.wire import Record
+
+RECORDS = {record.name: record for record in vars(kernel).values() if isinstance(record, Record)}
+NOTATION = re.compile(r"^# (\w+) +(\(?\w+\[\d+\].*)$")
+# Later than the header may be: what the kernel of a test's machine speaks is tried by mounting.
+SINCE = {"statx_out": 39, "statx_in": 39, "backing_map": 40, "notify_prune_out": 45}
+# What an older kernel's record has under another name, or not at all.
+OTHER_NAMES = {("open_out", "backing_id"): ("padding", 40), ("init_out", "max_stack_depth"): ("unused", 40)}
+
+
+def compiled(body: str) -> list[str]:
+    source = f"#include <stdio.h>\n#include <stddef.h>\n#include <linux/fuse.h>\nint main(void) {{ {body} return 0; }}"
+    program = Path("/tmp") / f"fuse-{struct.calcsize('P')}"
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        program = Path(place) / "program"
+        subprocess.run(["gcc", "-Wall", "-Werror", "-x", "c", "-", "-o", str(program)], input=source, text=True, check=True)
+        return subprocess.run([str(program)], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+
+
+def minor() -> int:
+    return int(compiled('printf("%d\\n", FUSE_KERNEL_MINOR_VERSION);')[0])
+
+
+def offsets(record: Record) -> dict[str, int]:
+    """Where each named field is."""
+    found, at = {}, 0
+    for field, code in record.codes.items():
+        if not field.startswith("_"):
+            found[field] = at
+        at += struct.calcsize("<" + code)
+    return found
+
+
+def test_sizes_and_offsets_are_those_of_the_kernels_header() -> None:
+    known = minor()
+    body, expected = [], []
+    for name, record in RECORDS.items():
+        if SINCE.get(name, 0) > known:
+            continue
+        exact = name not in ("setxattr_in", "init_in")  # of which we read the old part
+        if exact:
+            body.append(f'printf("{name} %zu\\n", sizeof(struct fuse_{name}));')
+            expected.append(f"{name} {record.size}")
+        for field, at in offsets(record).items():
+            other, since = OTHER_NAMES.get((name, field), (field, 0))
+            if since > known and other == "unused":
+                continue
+            there = other if since > known else field
+            body.append(f'printf("{name}.{field} %zu\\n", offsetof(struct fuse_{name}, {there}));')
+            expected.append(f"{name}.{field} {at}")
+    assert compiled("\n".join(body)) == expected
+    assert len(expected) > 150
+
+
+def test_the_numbers_are_those_of_the_kernels_header() -> None:
+    header = Path("/usr/include/linux/fuse.h").read_text()
+    for name, number in kernel.OPCODES.items():
+        match = re.search(rf"\bFUSE_{name}\s*=\s*(\d+)", header)
+        assert match is None or int(match[1]) == number, name
+    values = {name: value for name, value in vars(kernel).items() if isinstance(value, int) and name.isupper()}
+    checked = 0
+    for name, value in values.items():
+        match = re.search(rf"#define (?:FUSE_)?{name}\s+\((1U?L*) << (\d+)\)", header)
+        if match:
+            assert 1 << int(match[2]) == value, name
+            checked += 1
+    assert checked > 25
+    for opcode in OPERATIONS.keys() | CHANGES:
+        assert opcode in kernel.OPCODES.values()
+
+
+def notation() -> dict[str, str]:
+    lines = Path(kernel.__file__).read_text().splitlines()
+    return {match[1]: match[2] for match in map(NOTATION.match, lines) if match}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_the_notation_above_a_record_says_what_the_record_says(name: str) -> None:
+    told = [(field, int(size)) for field, size in re.findall(r"(\w+)\[(\d+)\]", notation()[name])]
+    record = RECORDS[name]
+    ours = [(field.strip("_2"), struct.calcsize("<" + code)) for field, code in record.codes.items()]
+    sizes = [size for _, size in ours]
+    assert sum(sizes) == record.size
+    if name not in ("statx_out", "init_in", "notify_prune_out", "dirent", "notify_inval_entry_out", "setxattr_in"):
+        assert [size for _, size in told] == sizes
+        assert [field for field, _ in told] == [field.strip("_") for field in record.codes]
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "packed"), [(1, 3, 0x103), (8, 256, 0x100800), (4095, 0xFFFFF, 0xFFFFFFFF), (0, 0, 0)]
+)
+def test_a_device_number_is_packed_as_the_kernel_does(major: int, minor: int, packed: int) -> None:
+    assert kernel.device_number(major, minor) == packed
