@@ -37,6 +37,7 @@ COMMANDS = {
     "truncate": ("make", "set the size of files"),
     "xattr": ("xattr", "show and change extended attributes"),
     "sync": ("make", "have files written to their disk"),
+    "shell": ("shell", "all of these with a current directory"),
     "edit": ("edit", "edit a file here, and put it back"),
     "mount": ("mount", "mount what a server serves on a directory"),
     "umount": ("mount", "unmount it again"),
@@ -143,7 +144,7 @@ def _failed(why: str) -> int:
 def parser(command: str, prog: str = "gofer") -> argparse.ArgumentParser:
     """That of one of COMMANDS. Its options have what tells of other commands: `commands`, what each does, and this function."""
     made = _parser_class()(prog=f"{prog} {command}", allow_abbrev=False, conflict_handler="resolve")  # -h: of ls, du
-    made.set_defaults(subcommand=command, commands={name: what for name, (_, what) in COMMANDS.items()}, parser=parser)
+    made.set_defaults(subcommand=command, commands={name: what for name, (_, what) in COMMANDS.items()}, parser=parser, do=_run)
     _module(command).add(made)
     return made
 

@@ -79,23 +79,24 @@ LAYERS = """
     runsc: rootfs
     runsc: gofer
     runsc
-    commands: charge options runsc stdio
+    commands: charge options stdio runsc
     commands: config common attrs names lscolors
-    commands: modes xattr rm
+    commands: modes xattr rm typed
     commands: make
     commands: mv edit
     commands: serve lslines stat cat mount
     commands: ls
-    commands: selftest conform
-    commands: doctor candidates
-    commands: completions topics
-    commands: help
+    commands: selftest conform candidates
+    commands: doctor completions topics
+    commands: prompt help
+    commands: shell
     commands
     cli
 """
 
 
 def _names(line: str) -> list[str]:
+    assert line[:7] not in ("<<<<<<<", "=======", ">>>>>>>"), "a conflict that nobody has resolved"
     room, colon, names = line.rpartition(":")
     return [f"{room.strip()}.{name}" if colon else name for name in names.split()]
 

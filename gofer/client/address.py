@@ -38,6 +38,18 @@ class Address(NamedTuple):
         return self._replace(path=below(self.path, name), shown=below(self.shown, name))
 
 
+_here: list[Address] = []  # what a word without a server begins at: the shell's current directory
+
+
+def enter(address: Address) -> None:
+    """From now on a word without a server means a path from there, or from the root of its server."""
+    _here[:] = [address]
+
+
+def here() -> Address | None:
+    return _here[0] if _here else None
+
+
 def below(directory: bytes, name: bytes) -> bytes:
     """The path of an entry. b"" is the root, as far as addresses go."""
     return directory + name if directory.endswith((b"/", b":")) else directory + b"/" + name
@@ -45,6 +57,8 @@ def below(directory: bytes, name: bytes) -> bytes:
 
 def parse(word: str) -> Address:
     """The address that a word means, where only an address can stand."""
+    if _here and ("/" in word.partition(":")[0] or ":" not in word) and not (":" in word and _socket(word)[0]):
+        return _address(_here[0].server, "", word)._replace(remote=_here[0].remote, path=from_here(word))
     if not word:
         raise Failure("an address must not be empty: give SERVER[:PATH], as in /run/gofer.sock:/etc")
     server, path = _socket(word)
@@ -52,7 +66,7 @@ def parse(word: str) -> Address:
         return _address(server, path, word)
     head, colon, path = word.partition(":")
     if not head:
-        return _address(default(), path, word)
+        return _address(default(), path, word)._replace(remote=bool(_here) and _here[0].remote)
     if not colon and os.environ.get("GOFER_SOCKET"):
         return _address(default(), word, word)
     return _address(head, path, word)._replace(remote="/" not in head and bool(colon))
@@ -75,15 +89,23 @@ def operands(words: Sequence[str]) -> list[Address]:
     Where all are of one server, `shown` is the path alone.
     """
     if not words:
-        words = [":"]
-    found = _as_before(words) or [parse(word) for word in words]
+        words = ["." if _here else ":"]
+    found = not _here and _as_before(words) or [parse(word) for word in words]
     if len({(address.server, address.remote) for address in found}) == 1:
-        found = [address._replace(shown=address.path or b"/") for address in found]
+        found = [address if _here else address._replace(shown=address.path or b"/") for address in found]
     return found
 
 
+def from_here(word: str) -> bytes:
+    """The path that a word without a server means in the shell."""
+    path = os.fsencode(word)
+    return path if path.startswith(b"/") else below(_here[0].path, path) if _here[0].path else path
+
+
 def default() -> str:
-    """The socket of $GOFER_SOCKET."""
+    """The socket of $GOFER_SOCKET; in the shell, that of the current directory."""
+    if _here:
+        return _here[0].server
     known = os.environ.get("GOFER_SOCKET")
     if not known:
         raise Failure("which server? give SERVER[:PATH], as in /run/gofer.sock:/etc, or set GOFER_SOCKET")

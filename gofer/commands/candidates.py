@@ -151,7 +151,7 @@ def _served(word: str, only: bool) -> Answer | None:
     try:
         if ":" in word:
             where = address.served(word)
-        elif only and os.environ.get("GOFER_SOCKET"):
+        elif only and (address.here() or os.environ.get("GOFER_SOCKET")):
             where = address.parse(word or "/")
         else:
             return _sockets(word) if only else None

@@ -88,6 +88,25 @@ def ssh_of(options: Any) -> Any:
     return SSH(options.ssh, options.remote_gofer, options.remote_command or "")
 
 
+class Kept:
+    """The connections of all commands that one process runs, one after the other: the shell's."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._trees: dict[tuple[str, int], Tree] = {}
+
+    def __enter__(self) -> Kept:
+        _kept[:] = [self]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _kept.clear()
+        self._stack.close()
+
+
+_kept: list[Kept] = []
+
+
 class Session:
     """One command's connections, its output and its exit status."""
 
@@ -95,8 +114,7 @@ class Session:
         self.status = 0
         self._command = command
         self._options = options
-        self._stack = contextlib.ExitStack()
-        self._trees: dict[tuple[str, int], Tree] = {}
+        self._stack, self._trees = (_kept[0]._stack, _kept[0]._trees) if _kept else (contextlib.ExitStack(), {})
         self._parts: list[bytes] = []
         self._size = 0
         self._most = 0 if os.isatty(1) else _BUFFERED
@@ -109,6 +127,9 @@ class Session:
     ) -> bool | None:
         if kind is None or issubclass(kind, (Failure, OSError)):
             self.flush()
+        if _kept and (kind is None or issubclass(kind, (Failure, OSError)) and not issubclass(kind, Lost)):
+            return None
+        self._trees.clear()  # what was broken off may leave an answer on its way
         return self._stack.__exit__(kind, error, trace)
 
     def tree(self, address: Address) -> Tree:
