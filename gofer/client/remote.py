@@ -215,7 +215,5 @@ def portable(magic: str) -> bytes:
 
 
 def _needed(names: list[str], magic: str) -> list[str]:
-    bundle = f"site-packages/{magic}.bundle"
-    if bundle in names:
-        return ["__main__.py", bundle]
-    return [name for name in names if name.endswith(".py")]
+    compiled = [name for name in names if name.startswith(f"site-packages/{magic}.")]
+    return ["__main__.py", *compiled] if compiled else [name for name in names if name.endswith(".py")]
