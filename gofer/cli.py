@@ -41,6 +41,8 @@ COMMANDS = {
     "edit": ("edit", "edit a file here, and put it back"),
     "mount": ("mount", "mount what a server serves on a directory"),
     "umount": ("mount", "unmount it again"),
+    "get": ("copy", "copy files and directories of a server here"),
+    "put": ("copy", "copy files and directories to a server"),
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),

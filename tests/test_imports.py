@@ -71,6 +71,13 @@ LAYERS = """
     fuse: process
     fuse: guard
     fuse
+    copy: data names sides commit progress
+    copy: local files
+    copy: remote
+    copy: remove transfer
+    copy: links
+    copy: engine
+    copy
     runsc: errors calls
     runsc: flags gojson guard
     runsc: features logs tracer
@@ -84,7 +91,7 @@ LAYERS = """
     commands: modes xattr rm typed
     commands: make
     commands: mv edit
-    commands: serve lslines stat cat mount
+    commands: serve lslines stat cat mount copy
     commands: ls
     commands: selftest conform candidates
     commands: doctor completions topics

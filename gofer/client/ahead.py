@@ -12,7 +12,7 @@ import itertools
 
 from gofer import wire
 from gofer.client.client import checked
-from gofer.client.transport import Lost, SocketTransport, close_all
+from gofer.client.transport import Lost, close_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Union
 
     from gofer.client.client import Client
+    from gofer.client.transport import SocketTransport
 
     Outcome = Union[tuple[bytes, list[int]], OSError]
 
@@ -27,17 +28,13 @@ WINDOW = 16  # as many fds as a server donates ahead
 
 
 def many(client: Client, calls: Iterable[tuple[int, bytes]], window: int = WINDOW) -> Iterator[Outcome]:
-    """What `client.exchange` would return or raise for each of calls, in order; what ends the connection is raised.
+    """What `client.exchange` would return or raise for each of calls, in order, by the socket; a Lost is raised.
 
     No other request may be made before the last outcome is taken, or the iterator closed: which waits for the answers that
     are due. window: how many are on their way at once; so many requests, or so many answers, have to fit a socket's buffer (some
     200 KiB).
     """
-    transport = client.transport
-    if not isinstance(transport, SocketTransport):  # a channel holds one message
-        for mid, request in calls:
-            yield _exchanged(client, mid, request)
-        return
+    transport = client.base  # a channel holds one message
     due: collections.deque[int] = collections.deque()
     source = iter(calls)
     try:
@@ -55,15 +52,6 @@ def many(client: Client, calls: Iterable[tuple[int, bytes]], window: int = WINDO
             outcome = _answer(client, transport, due.popleft())
             if not isinstance(outcome, OSError):
                 close_all(outcome[1])
-
-
-def _exchanged(client: Client, mid: int, request: bytes) -> Outcome:
-    try:
-        return client.exchange(mid, request)
-    except Lost:
-        raise
-    except OSError as error:
-        return error
 
 
 def _send(client: Client, transport: SocketTransport, batch: list[tuple[int, bytes]]) -> None:

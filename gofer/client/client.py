@@ -41,8 +41,8 @@ class Client:
 
     def __init__(self, sock: socket.socket, channel: bool = False, timeout: float = 0) -> None:
         self._timeout = timeout
-        self.transport: SocketTransport | ChannelTransport = SocketTransport(sock, timeout)
-        self._socket = self.transport
+        self.base = SocketTransport(sock, timeout)  # which takes requests ahead of their answers: see ahead.py
+        self.transport: SocketTransport | ChannelTransport = self.base
         self.lost: Lost | None = None
         try:
             payload, fds = self.exchange(wire.MOUNT, self._mount_request())
@@ -74,7 +74,7 @@ class Client:
     def close(self) -> None:
         """Hang up; the server then closes every FD of the connection."""
         self.transport.close()
-        self._socket.close()
+        self.base.close()
 
     def exchange(self, mid: int, request: bytes = b"") -> tuple[bytes, list[int]]:
         """One request; returns payload and donated fds. Raises the OSError that an Error reply tells."""

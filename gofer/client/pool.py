@@ -49,7 +49,7 @@ class Pool(Client):
             pass
         set_timeout(sock, 0)
         _, self.peer_uid, _ = struct.unpack("=iII", sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
-        self._free = [self._socket, *self._channels]  # the socket last: a channel is faster
+        self._free = [self.base, *self._channels]  # the socket last: a channel is faster
         self.shared = True
 
     @property

@@ -1,0 +1,367 @@
+"""One tree to another: what is there is compared, what differs is copied, and what cannot be is told and costs nothing else.
+
+    copy = Copy(source, target, options, complain, progress)
+    copy.entry(source_directory, node, target_directory, b"name", b"shown as")
+    copy.end()
+
+Directories are gone through depth first, some names at a time, so that memory does not grow with them. A file that has the same
+size and time on both sides is taken for the same; its mode and owner are made so. What a directory is to have itself it gets
+when all in it has its name.
+"""
+
+from __future__ import annotations
+
+import stat as modes
+from errno import EEXIST, EIO, ELOOP, EPERM
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+from gofer.copy import data
+from gofer.copy.commit import Commit, Complete
+from gofer.copy.links import Links
+from gofer.copy.local import privileged
+from gofer.copy.names import Exclude, part_name, possible
+from gofer.copy.remove import remove
+from gofer.copy.sides import SET_ID, Node
+from gofer.copy.transfer import Job, Parts, transfer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Callable
+
+    from gofer.client.replies import Stat
+    from gofer.copy.progress import Progress
+    from gofer.copy.sides import File, Found, Tree, Xattrs
+
+    Steps = Iterator["Steps"]
+
+_AT_ONCE = 32  # names
+_OPEN = 16  # files: as many fds as a server donates ahead
+_DEEPEST = 2000  # directories in each other: each is an fd or two
+_KINDS = {
+    modes.S_IFIFO: "FIFO", modes.S_IFSOCK: "socket", modes.S_IFCHR: "character device", modes.S_IFBLK: "block device",
+}  # fmt: skip
+_IN_THE_WAY = "a {} of that name is in its place, and stays: --delete removes it"
+
+
+class Options(NamedTuple):
+    """recursive, update, delete, exclude, dry_run, verify, resume, sync: as on the command line. trusted: --set-id."""
+
+    recursive: bool = False
+    update: bool = False
+    delete: bool = False
+    exclude: Exclude = Exclude(())
+    dry_run: bool = False
+    verify: bool = False
+    resume: bool = False
+    sync: bool = True
+    trusted: bool = True
+
+
+class Place(NamedTuple):
+    """A directory on both sides. target: None where it is not there, and would be made.
+
+    fresh: there is nothing in it. path: its names below what is copied, shown: as people see it. root, names: how to get there on
+    the target's side.
+    """
+
+    source: Any
+    target: Any
+    fresh: bool
+    path: bytes
+    shown: bytes
+    root: Any
+    names: tuple[bytes, ...]
+
+
+class Copy:
+    """complain(shown, error, target): an entry's OSError; target: whether it is that side's, None where that is not known.
+
+    did(verb, shown): with dry_run, what would be done.
+    """
+
+    def __init__(
+        self, source: Tree, target: Tree, options: Options, progress: Progress,
+        complain: Callable[[bytes, OSError, bool | None], None], did: Callable[[str, bytes], None],
+    ) -> None:  # fmt: skip
+        self.source, self.target, self.options, self.progress = source, target, options, progress
+        self.complain, self._did = complain, did
+        self.commit = Commit(target, complain, lambda _: progress.file(), options.sync)
+        self.untrusted = 0  # files that came without their set-id bits
+        self._links = Links(self)
+
+    def entry(self, source: Any, node: Node, target: Any, name: bytes, shown: bytes) -> None:
+        """Copy node, which is in the directory source, to that name in the directory target."""
+        place = Place(source, target, target is None, b"", shown, target, ())
+        (old,) = self.target.look(target, [name]) if target is not None else (None,)
+        if isinstance(old, OSError):
+            self.complain(shown, old, True)
+        elif modes.S_ISDIR(node.stat.mode):
+            self._run(self._below(place, node, name, shown, old))
+        else:
+            parts = None if self.options.dry_run or target is None else Parts(self, target)
+            job = self._plan(place, node, name, shown, old, parts)
+            if job:
+                transfer(self, source, target, [job], parts)
+            self._links.queue()
+
+    def inside(self, source: Any, node: Node, target: Any, shown: bytes) -> None:
+        """Copy what is in a directory into another, which becomes like it."""
+        xattrs = self.xattrs(source, node, shown)
+        self._run(self._directory(Place(source, target, target is None, b"", shown, target, ()), node.stat, xattrs))
+
+    def end(self) -> None:
+        self.commit.flush()
+
+    def _run(self, steps: Steps) -> None:
+        """Depth first, without Python's own stack: trees are deeper."""
+        stack = [steps]
+        while stack:
+            below = next(stack[-1], None)
+            if below is not None:
+                stack.append(below)
+            else:
+                stack.pop()
+
+    # Directories
+
+    def _below(self, place: Place, node: Node, name: bytes, shown: bytes, old: Node | None) -> Steps:
+        """A directory in a place."""
+        names = (*place.names, name)
+        try:
+            if len(names) > _DEEPEST:
+                raise OSError(ELOOP, f"more than {_DEEPEST} directories in each other: they may have no end")
+            source = self.source.enter(place.source, node)
+            xattrs = self.xattrs(place.source, node, shown)
+        except OSError as error:
+            self.complain(shown, error, False)
+            return
+        fresh = not old or not modes.S_ISDIR(old.stat.mode)
+        try:
+            if old and fresh and not self._cleared(place, old, shown):
+                return
+            if self.options.dry_run:
+                target = None if fresh or not old else self.target.enter(place.target, old)
+                if fresh:
+                    self._did("make", shown)
+            else:
+                target = (
+                    self.target.mkdir(place.target, name) if fresh or not old else self.target.enter(place.target, old)
+                )
+        except OSError as error:
+            self.complain(shown, error, True)
+            return
+        path = place.path + b"/" + name if place.names else b""
+        within = Place(source, target, fresh, path, shown, place.root, names)
+        yield from self._directory(within, self.attributes(node.stat), xattrs)
+
+    def _directory(self, place: Place, stat: Stat, xattrs: Xattrs) -> Steps:
+        parts = None if place.fresh or self.options.dry_run else Parts(self, place.target)
+        names, trouble = self.source.names(place.source), None
+        more = True
+        while more and not trouble:
+            chunk, trouble = _some(names)
+            more = bool(chunk)
+            for name in self._entries(place, chunk, parts):
+                (node,) = self.source.look(place.source, [name])
+                (old,) = (None,) if place.fresh else self.target.look(place.target, [name])
+                shown = below(place.shown, name)
+                if isinstance(node, Node) and not isinstance(old, OSError):
+                    yield self._below(place, node, name, shown, old)
+                elif isinstance(node, OSError) or isinstance(old, OSError):
+                    self.complain(shown, node or old, None)  # type: ignore[arg-type]
+        if trouble:
+            self.complain(place.shown, trouble, False)
+        elif self.options.delete and not place.fresh:
+            self._prune(place)
+        if not self.options.dry_run:
+            self.commit.then(place.shown, partial(self._finish, place, stat, xattrs))
+
+    def _finish(self, place: Place, stat: Stat, xattrs: Xattrs) -> None:
+        for error in self.target.settle_directory(place.target, stat, xattrs):
+            self.complain(place.shown, error, True)
+
+    def _entries(self, place: Place, chunk: Sequence[bytes], parts: Parts | None) -> list[bytes]:
+        """All but the directories among them, whose names are returned."""
+        self.progress.moved(0)
+        names = []
+        for name in chunk:
+            if not possible(name):
+                self.complain(below(place.shown, name), OSError(EIO, "a name that no file can have: not copied"), False)
+            elif not self.options.exclude((place.path + b"/" + name)[1:]):
+                names.append(name)
+        nodes = self.source.look(place.source, names)
+        olds: Sequence[Found] = [None] * len(names) if place.fresh else self.target.look(place.target, names)
+        directories, jobs = [], []
+        for name, node, old in zip(names, nodes, olds):
+            shown = below(place.shown, name)
+            if isinstance(node, OSError):
+                self.complain(shown, node, False)
+            elif isinstance(old, OSError):
+                self.complain(shown, old, True)
+            elif node and modes.S_ISDIR(node.stat.mode):
+                directories.append(name)
+            elif node:
+                job = self._plan(place, node, name, shown, old, parts)
+                jobs += [job] if job else []
+        for at in range(0, len(jobs), _OPEN):
+            transfer(self, place.source, place.target, jobs[at : at + _OPEN], parts)
+        self._links.queue()
+        return directories
+
+    def _prune(self, place: Place) -> None:
+        """Remove what the source does not have. What is excluded stays."""
+        self.commit.flush()  # there are names that are to be others yet
+        names, trouble = self.target.names(place.target), None
+        chunk = [b""]
+        while chunk and not trouble:
+            chunk, trouble = _some(names)
+            chosen = [
+                name for name in chunk if possible(name) and not self.options.exclude((place.path + b"/" + name)[1:])
+            ]
+            gone = [name for name, node in zip(chosen, self.source.look(place.source, chosen)) if node is None]
+            for name, old in zip(gone, self.target.look(place.target, gone)):
+                shown = below(place.shown, name)
+                error = self._removed(place, old, shown) if isinstance(old, Node) else old
+                if error:
+                    self.complain(shown, error, True)
+        if trouble:
+            self.complain(place.shown, trouble, True)
+
+    def _removed(self, place: Place, old: Node, shown: bytes) -> OSError | None:
+        self._did("delete", shown)
+        try:
+            if not self.options.dry_run:
+                remove(self.target, place.target, old)
+        except OSError as error:
+            return error
+        return None
+
+    def _cleared(self, place: Place, old: Node, shown: bytes) -> bool:
+        """Whether what is in the way of something else is gone."""
+        what = (
+            "directory" if modes.S_ISDIR(old.stat.mode) else "symbolic link" if modes.S_ISLNK(old.stat.mode) else "file"
+        )
+        error = self._removed(place, old, shown) if self.options.delete else OSError(EEXIST, _IN_THE_WAY.format(what))
+        if error:
+            self.complain(shown, error, True)
+        return not error
+
+    # What is no directory
+
+    def _plan(
+        self, place: Place, node: Node, name: bytes, shown: bytes, old: Node | None, parts: Parts | None
+    ) -> Job | None:
+        """Do what is to be done but for the contents of a regular file: a Job."""
+        if self.options.update and old and not modes.S_ISDIR(old.stat.mode) and old.stat.mtime >= node.stat.mtime:
+            self.progress.equal()
+            return None
+        if old and modes.S_ISDIR(old.stat.mode) and not self._cleared(place, old, shown):
+            return None
+        job = Job(node, name, shown)
+        if parts:
+            parts.keep(job)
+        if self._links.known(place, job, old):
+            return None
+        if old and self._equal(place, node, old):
+            self.progress.equal()
+            if not self.options.dry_run:
+                self._same_attributes(place, node, old, shown)
+            return None
+        if self.options.dry_run:
+            self._did("copy", shown)
+            return None
+        if modes.S_ISREG(node.stat.mode):
+            return job
+        try:
+            self._special(place, job)
+        except OSError as error:
+            self.complain(shown, error, None)
+        return None
+
+    def _equal(self, place: Place, node: Node, old: Node) -> bool:
+        """Whether the target has it already."""
+        kind = modes.S_IFMT(node.stat.mode)
+        if kind != modes.S_IFMT(old.stat.mode):
+            return False
+        if kind == modes.S_IFLNK:
+            return self.source.target(place.source, node) == self.target.target(place.target, old)
+        if kind != modes.S_IFREG:
+            return node.stat.rdev == old.stat.rdev
+        if (node.stat.size, node.stat.mtime) != (old.stat.size, old.stat.mtime):
+            return False
+        if not self.options.verify:
+            return True
+        (one,), (other,) = self.source.open(place.source, [node]), self.target.open(place.target, [old])
+        return (
+            not isinstance(one, OSError)
+            and not isinstance(other, OSError)
+            and data.same(one, other, self.progress.moved)
+        )
+
+    def _same_attributes(self, place: Place, node: Node, old: Node, shown: bytes) -> None:
+        stat = self.attributes(node.stat)
+        owned = (stat.uid, stat.gid) == (old.stat.uid, old.stat.gid)
+        if owned and (stat.mode == old.stat.mode or modes.S_ISLNK(stat.mode)):
+            return
+        try:
+            for error in self.target.settle_node(place.target, old, stat, None):
+                self.complain(shown, error, True)
+        except OSError as error:
+            self.complain(shown, error, True)
+
+    def _special(self, place: Place, job: Job) -> None:
+        node, kind = job.node, modes.S_IFMT(job.node.stat.mode)
+        part = part_name(job.name, node.stat)
+        if kind == modes.S_IFLNK:
+            text = self.source.target(place.source, node)
+            if not text or b"\0" in text:
+                raise OSError(EIO, "the target of a symbolic link that none can have")
+            made = self.target.symlink(place.target, part, text)
+        elif kind == modes.S_IFIFO or kind == modes.S_IFCHR and node.stat.rdev == (0, 0):
+            try:
+                made = self.target.mknod(place.target, part, node.stat.mode)
+            except PermissionError:
+                raise OSError(EPERM, f"it is a {_KINDS[kind]}, and that side makes none: not copied") from None
+        else:
+            raise OSError(EPERM, f"it is a {_KINDS.get(kind, 'file of an unknown type')}: not copied")
+        xattrs = self.xattrs(place.source, node, job.shown)
+        for error in self.target.settle_node(place.target, made, self.attributes(node.stat), xattrs):
+            self.complain(job.shown, error, True)
+        self.commit.add(Complete(place.target, part, job.name, job.shown, node.stat, None))
+
+    # Attributes
+
+    def attributes(self, stat: Stat) -> Stat:
+        """What the target is to have of it."""
+        if self.options.trusted or not stat.mode & SET_ID or modes.S_ISDIR(stat.mode):
+            return stat
+        self.untrusted += 1
+        return stat._replace(mode=stat.mode & ~SET_ID)
+
+    def xattrs(self, source: Any, node: Node, shown: bytes, file: File | None = None) -> Xattrs:
+        try:
+            found = self.source.xattrs(source, node, file)
+        except OSError as error:
+            self.complain(shown, error, False)
+            return {}
+        if self.options.trusted:
+            return found
+        return {name: value for name, value in found.items() if not privileged(name)}
+
+
+def below(shown: bytes, name: bytes) -> bytes:
+    return shown + name if shown.endswith((b"/", b":")) else shown + b"/" + name
+
+
+def _some(names: Iterator[bytes]) -> tuple[list[bytes], OSError | None]:
+    """The next names, and what has ended them early."""
+    chunk: list[bytes] = []
+    try:
+        for name in islice(names, _AT_ONCE):
+            chunk.append(name)
+    except OSError as error:
+        return chunk, error
+    return chunk, None
