@@ -86,7 +86,8 @@ LAYERS = """
     runsc: rootfs
     runsc: gofer
     runsc
-    commands: charge options stdio runsc
+    commands: notify options stdio runsc
+    commands: charge
     commands: config common attrs names lscolors
     commands: modes xattr rm typed
     commands: make

@@ -53,3 +53,9 @@ def test_shellcheck_finds_nothing() -> None:
     scripts = [path for path in ours() if is_shell(path)]
     assert CHECKOUT / "build.sh" in scripts and CHECKOUT / ".ci/run" in scripts
     finds_nothing("shellcheck", "--", *scripts)
+
+
+def test_no_file_has_the_marks_of_a_conflict() -> None:
+    """In a text, as a table in a test is, nothing else would notice."""
+    marks = re.compile(rb"^(<{7}|>{7}) \S", re.M)
+    assert [path for path in ours() if marks.search(path.read_bytes())] == []

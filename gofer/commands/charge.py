@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import subprocess
     from typing import Callable
 
+    from gofer.commands.notify import Notifier
     from gofer.watch.start import Onlooker
 
 _PATIENCE = 2.0  # seconds for a command to end, when there is no server for it
@@ -25,7 +26,7 @@ class ServeCharge(Charge):
 
     def __init__(
         self, log: Log, listening: Listening | None, words: list[str], in_command: Callable[[], None],
-        onlooker: Onlooker | None = None,
+        onlooker: Onlooker | None = None, notifier: Notifier | None = None,
     ) -> None:  # fmt: skip
         self._log = log
         self._onlooker = onlooker
@@ -36,11 +37,20 @@ class ServeCharge(Charge):
             self._command = Command(words, listening.path, in_command)
             self.processes = (self._command.pid,)
         self.keep = (*log.fds, *(listening.keep if listening else ()), *(onlooker.keep if onlooker else ()))
+        self._notifier = notifier
+        if notifier is not None:
+            self.keep = (*self.keep, *notifier.fds)
+            self.watched = notifier.watched
 
     def say(self, line: str) -> None:
         self._log.fatal(line)
 
+    def heard(self) -> bool:
+        return self._notifier is not None and self._notifier.heard()
+
     def in_server(self) -> None:
+        if self._notifier is not None:
+            self._notifier.in_server()
         if self._listening is not None:
             self._listening.forget()
         if self._command is not None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any
 
+    from gofer.commands.notify import Notifier
     from gofer.watch.start import Onlooker
 
 
@@ -87,6 +88,7 @@ class _Service:
         self._charge: Charge = Charge()
         self._crew = Crew()
         self._onlooker: Onlooker | None = None
+        self._notifier: Notifier | None = None
         self._server: Server | None = None
         self._stops = 0
 
@@ -118,6 +120,8 @@ class _Service:
             self._charge = Charge()
         if self._crew.index == 0:
             self._tell(posture)
+            if self._notifier is not None:
+                self._notifier.ready()
         if posture.in_user_namespace:
             for _, admission in self._listeners:
                 admission.in_user_namespace(posture.overflow_is_root)
@@ -125,7 +129,7 @@ class _Service:
         set_wakeup_fd(self._server.wake_fd, warn_on_full_buffer=False)
         pthread_sigmask(SIG_SETMASK, signals.unblocked(inherited))
         if self._charge.finished():
-            self._server.stop()
+            self._stop()
         gc.enable()
         try:
             self._server.run()
@@ -207,17 +211,28 @@ class _Service:
             pthread_sigmask(SIG_SETMASK, inherited)
             setrlimit(RLIMIT_NOFILE, fds_before)
 
-        self._charge = ServeCharge(self.log, self._listening, self._options.command, as_we_were, self._onlooker)
+        if os.environ.get("NOTIFY_SOCKET"):
+            from gofer.commands.notify import Notifier
+
+            self._notifier = Notifier(self._lines[0], self.log)
+        made = ServeCharge(self.log, self._listening, self._options.command, as_we_were, self._onlooker, self._notifier)
+        self._charge = made
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            if self._notifier is not None and not self._crew.index:
+                self._notifier.stopping()
+            self._server.stop()
 
     def _on_signal(self, number: int, frame: object) -> None:
         if number == SIGCHLD:
-            if self._charge.finished() and self._server is not None:
-                self._server.stop()
+            if self._charge.finished():
+                self._stop()
         elif not self._charge.on_signal(number):
             self._stops += 1
             if self._stops > 1 or self._server is None:
                 os._exit(self._charge.tidy(1))
-            self._server.stop()
+            self._stop()
 
     def _enter_jail(self) -> Posture:
         if self._policy.mode == "off":
@@ -251,6 +266,11 @@ class _Service:
             crew=self._crew,
             watch=self._onlooker.watch(self._crew.index) if self._onlooker else None,
         )
+        if self._notifier is not None:
+            if self._crew.index:
+                self._notifier.in_other_worker()
+            else:
+                self._server.beat(self._notifier.alive, self._notifier.every)
         for number, sock in enumerate(self._connected):
             if self._crew.mine(number):
                 refuse_fds(sock)

@@ -51,11 +51,12 @@ _SIGSET, _SIGINFO = 128, 128  # bytes of a C library's sigset_t, and of struct s
 class Charge:
     """What the supervisor sees to, besides the server. To be overridden where there is something.
 
-    keep: fds it needs for that. processes: pids it may have to signal.
+    keep: fds it needs for that. processes: pids it may have to signal. watched: an fd of these, -1: none, for `heard`.
     """
 
     keep: Sequence[int] = ()
     processes: Sequence[int] = ()
+    watched = -1
 
     def say(self, line: str) -> None:
         """What became of the server, for its log."""
@@ -66,6 +67,10 @@ class Charge:
 
     def on_signal(self, number: int) -> bool:
         """A signal has come, SIGCHLD among them; returns whether the server is to be left alone with it."""
+        return False
+
+    def heard(self) -> bool:
+        """There is something to read from `watched`; returns whether there may be more."""
         return False
 
     def finished(self) -> bool:
@@ -125,7 +130,7 @@ def _supervise(
         signal(SIGCHLD, SIG_DFL)  # were it ignored, the kernel would not keep the status
         _stand_back(lifeline)
         _close_all(fds, {0, 1, 2, lifeline, *witness.fds, *charge.keep})
-        events = _Events(witness, server)
+        events = _Events(witness, server, charge)
         confine(server)
         status = _wait(server, charge, events, witness)
     except BaseException as error:
@@ -145,12 +150,12 @@ def _stand_back(lifeline: int) -> None:
 
 
 class _Events:
-    """What the supervisor waits for: signals, by signalfd(2), and what a filter has refused.
+    """What the supervisor waits for: signals, by signalfd(2), what a filter has refused, and what its charge watches.
 
     Not by sigwait(3) and a thread: a process that has unshared its pid namespace can start none.
     """
 
-    def __init__(self, witness: Witness, server: int) -> None:
+    def __init__(self, witness: Witness, server: int, charge: Charge) -> None:
         mask = sum(1 << number - 1 for number in (*signals.heeded(), SIGCHLD))
         self._signals = libc["signalfd"](c_int(-1), mask.to_bytes(_SIGSET, "little"), c_int(os.O_CLOEXEC))
         if self._signals < 0:
@@ -158,6 +163,9 @@ class _Events:
         self._witness = witness
         self._poll = select.poll()
         self._poll.register(self._signals, select.POLLIN)
+        self._charge = charge
+        if charge.watched >= 0:
+            self._poll.register(charge.watched, select.POLLIN)
         witness.watch(server, self._poll)
 
     def signal(self, until: float | None) -> int:
@@ -170,7 +178,10 @@ class _Events:
             for fd, event in found:
                 if fd == self._signals:
                     return os.read(fd, _SIGINFO)[0]  # ssi_signo, below 256, in little-endian
-                self._witness.on_event(fd, event)
+                if fd != self._charge.watched:
+                    self._witness.on_event(fd, event)
+                elif not self._charge.heard():
+                    self._poll.unregister(fd)
 
 
 def _wait(server: int, charge: Charge, events: _Events, witness: Witness) -> int:

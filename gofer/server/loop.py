@@ -39,6 +39,8 @@ from gofer.server.workers import Crew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from gofer.log import Log
     from gofer.watch.hook import Watch
 
@@ -77,6 +79,8 @@ class Server:
         self._paused_until = 0.0  # not listening until then; 0: listening
         self._late_at = 0.0  # when to take what other workers have left; 0: they were left nothing
         self._listen_mask = EPOLLIN | EPOLLET if self._crew.size > 1 else EPOLLIN
+        self._beat: Callable[[], None] | None = None
+        self._beat_every = self._beat_at = 0.0
         self._stop_at: float | None = None  # when patience ends, once stopping
         self.met_9p = False  # of a client that has gone
         self._refused = False  # connections are being refused, and that was logged
@@ -104,6 +108,11 @@ class Server:
         refuse_fds(sock)
         self._listeners[sock.fileno()] = sock, export, admission
         self._epoll.register(sock.fileno(), self._listen_mask)
+
+    def beat(self, call: Callable[[], None], every: float) -> None:
+        """While the loop turns, call this every so many seconds; 0: never."""
+        self._beat, self._beat_every = call, every
+        self._beat_at = time.monotonic() if every else 0.0
 
     def add(self, sock: socket, export: Export) -> None:
         """Serve a connected AF_UNIX stream socket, of which the server becomes the owner, from `run` on.
@@ -142,14 +151,14 @@ class Server:
                     break
                 for fd, _ in poll(self._longest_turn()):
                     self._on_event(fd)
-                if self._late_at or self._paused_until or self._nag_at:
+                if self._late_at or self._paused_until or self._nag_at or self._beat_at:
                     self._tend()
         finally:
             self._close()
 
     def _longest_turn(self) -> float:
         """Seconds for which the loop may sleep; -1: until somebody wakes it."""
-        due = [when for when in (self._late_at, self._paused_until, self._nag_at, self._stop_at) if when]
+        due = [when for when in (self._late_at, self._paused_until, self._nag_at, self._beat_at, self._stop_at) if when]
         return max(0.0, min(due) - time.monotonic()) if due else -1
 
     def _tend(self) -> None:
@@ -168,6 +177,9 @@ class Server:
             for conn in self._hung_up:
                 conn.interrupt()
             self._nag_at = now + _NAG if self._hung_up else 0.0
+        if self._beat and 0 < self._beat_at <= now:
+            self._beat_at = now + self._beat_every
+            self._beat()
 
     def _watch(self, conn: Connection) -> None:
         """For its hang-up, which epoll(7) tells in any case."""
