@@ -57,6 +57,7 @@ LAYERS = """
     client: client2021 ahead pool
     client: reach
     client: address remote
+    client: way
     client: tree
     client: walk content
     client
@@ -88,12 +89,12 @@ LAYERS = """
     runsc
     commands: notify options stdio runsc
     commands: charge
-    commands: config common attrs names lscolors
+    commands: config common attrs names patterns lscolors
     commands: modes xattr rm typed
     commands: make
     commands: mv edit
-    commands: serve lslines stat cat mount copy
-    commands: ls
+    commands: serve lslines stat cat mount copy findexpr head du df links sum tree sides
+    commands: ls find tail diff
     commands: selftest conform candidates
     commands: doctor completions topics
     commands: prompt help

@@ -17,12 +17,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP
+from errno import EFBIG, EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP
 
 from gofer import wire
 from gofer.client.reach import reach
 from gofer.client.replies import Stat
 from gofer.client.transport import Lost
+from gofer.client.way import LONGEST_TARGET, Way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
     from gofer.client.remote import SSH
     from gofer.client.replies import Dirent, Inode
 
-MOST_LINKS = 40  # as in Linux
-LONGEST_TARGET = 4096  # of a symbolic link: PATH_MAX
+MOST = 1 << 22  # entries of a directory that are sorted: a hostile server's has no end
 _DROPPED = 64  # FDs that wait for one Close message: each is an fd of the server's
-_STEPS = 256  # components of one Walk: a server makes an fd of each
 
 
 @contextlib.contextmanager
@@ -82,10 +81,13 @@ class Tree:
 
     def resolve(self, path: bytes, follow: bool = True) -> Inode:
         """What has that path. follow: also where it is itself a symbolic link; a `/` at its end means that, too."""
-        found = _Way(self, path, follow)
-        while found.left:
-            found.go()
-        return found.end()
+        return Way(self, path, follow).end()
+
+    def canonical(self, path: bytes, missing: int = 1) -> bytes:
+        """The path without symbolic links, `.` and `..`. missing: how many at its end need not exist; -1: none need."""
+        way = Way(self, path, True, missing)
+        self.drop(way.end().fd)
+        return b"/" + b"/".join(way.names)
 
     def parent(self, path: bytes) -> tuple[Inode, bytes]:
         """The directory that the last component stands in, and that component, as it is to be looked up, made or removed there.
@@ -138,7 +140,23 @@ class Tree:
         """
         with self._listed(directory) as opened:
             while entries := self.some_entries(opened, at_once):
-                yield from entries
+                for entry in entries:
+                    yield entry if entry.type else self._typed(directory, entry)
+
+    def sorted(self, directory: int) -> list[tuple[bytes, int]]:
+        """Name and S_IFMT bits of each entry, by name. EFBIG where there are more than anybody can want to hold."""
+        found = []
+        for entry in self.entries(directory):
+            found.append((entry.name, entry.type << 12))
+            if len(found) > MOST:
+                raise OSError(EFBIG, f"more than {MOST} entries, which are not sorted")
+        found.sort()
+        return found
+
+    def _typed(self, directory: int, entry: Dirent) -> Dirent:
+        """With its type, which some file systems do not tell in the directory; as it is where it cannot be looked at."""
+        found = [attributes for _, attributes, error in self._ask(directory, entry.name, _untold(entry)) if not error]
+        return entry._replace(type=found[0].mode >> 12) if found else entry
 
     def stats(self, directory: int, at_once: int = 65536) -> Iterator[tuple[bytes, Stat, OSError | None]]:
         """As `entries`, with the attributes of each; where they are not to be had, why, and a Stat with nothing but the type."""
@@ -188,83 +206,6 @@ class Tree:
     def _check(self, names: list[bytes]) -> None:
         if not all(map(_can_be, names)):
             raise self.client.give_up("a directory entry with a name that none can have")
-
-
-class _Way:
-    """One path on its way from the root. nodes: where it is, below the root; left: what is still to go, the next one last."""
-
-    def __init__(self, tree: Tree, path: bytes, follow: bool) -> None:
-        self._tree = tree
-        self._nodes: list[Inode] = []
-        self._links = 0
-        self._follow = follow
-        self.left = _components(path)
-
-    def go(self) -> None:
-        """Some components further."""
-        names: list[bytes] = []
-        while self.left and len(names) < _STEPS and self.left[-1] not in (b".", b".."):
-            names.append(self.left.pop())
-        if names:
-            self._walk(names)
-        elif not stat.S_ISDIR(self._here().stat.mode):
-            self._fail(ENOTDIR)
-        elif self.left.pop() == b".." and self._nodes:
-            self._tree.drop(self._nodes.pop().fd)
-
-    def end(self) -> Inode:
-        here = self._here()
-        self._tree.drop(*(node.fd for node in self._nodes[:-1]))
-        return here
-
-    def _here(self) -> Inode:
-        return self._nodes[-1] if self._nodes else self._tree.root
-
-    def _walk(self, names: list[bytes]) -> None:
-        try:
-            status, inodes = self._tree.walk(self._here().fd, names)
-        except OSError:
-            self._tree.drop(*(node.fd for node in self._nodes))
-            raise
-        self._nodes += inodes
-        if status == wire.WALK_MISSING:
-            self._fail(ENOENT)
-        self.left += reversed(names[len(inodes) :])
-        if inodes and stat.S_ISLNK(inodes[-1].stat.mode):
-            if self.left or self._follow:
-                self._enter_link()
-        elif status == wire.WALK_SYMLINK:
-            raise self._tree.client.give_up("a Walk that stops at a symbolic link where there is none")
-
-    def _enter_link(self) -> None:
-        link = self._nodes.pop()
-        try:
-            target = self._tree.target(link)
-        finally:
-            self._tree.drop(link.fd)
-        self._links += 1
-        if self._links > MOST_LINKS:
-            self._fail(ELOOP)
-        if not target:  # which Linux does not allow
-            self._fail(ENOENT)
-        if target.startswith(b"/"):
-            self._tree.drop(*(node.fd for node in self._nodes))
-            self._nodes = []
-        self.left += _components(target)
-        if len(self.left) > 2 * LONGEST_TARGET:
-            self._fail(ENAMETOOLONG)
-
-    def _fail(self, code: int) -> NoReturn:
-        self._tree.drop(*(node.fd for node in self._nodes))
-        _fail(code)
-
-
-def _components(path: bytes) -> list[bytes]:
-    """From the last to the first. A `/` at the end is a `.`: what is before it is a directory, or a link to one."""
-    names = [name for name in path.split(b"/") if name]
-    if names and path.endswith(b"/"):
-        names.append(b".")
-    return names[::-1]
 
 
 def _can_be(name: bytes) -> bool:

@@ -52,12 +52,14 @@ class Walk:
 
     bad(path, error): is told of what cannot be looked at; what is known of it comes all the same. stats: attributes of each
     entry, not only its type. leaving: directories come once more when all that is in them has. follow: symbolic links below the
-    root, too. one_device: nothing on other file systems. deepest: how far down.
+    root, too. one_device: nothing on other file systems. deepest: how far down. in_order: the entries of each directory by
+    name, without stats.
     """
 
     def __init__(
         self, tree: Tree, root: Inode, served: bytes, bad: Callable[[bytes, OSError], None], *,
         stats: bool = False, leaving: bool = False, follow: bool = False, one_device: bool = False, deepest: int = DEEPEST,
+        in_order: bool = False,
     ) -> None:  # fmt: skip
         self._tree = tree
         self._root = root
@@ -68,12 +70,18 @@ class Walk:
         self._follow = follow
         self._one_device = one_device
         self._deepest = deepest
+        self._in_order = in_order
         self._skip = False
         self._levels: list[_Level] = []
 
     def skip(self) -> None:
         """Do not go into what was the last to come."""
         self._skip = True
+
+    @property
+    def directory(self) -> int:
+        """The control FD of the one that the last to come stands in. There is none for the root."""
+        return self._levels[-1].fd
 
     def __iter__(self) -> Iterator[Found]:
         root, self._skip = self._root, False
@@ -103,6 +111,10 @@ class Walk:
                     followed = self._target(path)
                     if followed:
                         kind, attributes = stat.S_IFMT(followed.stat.mode), followed.stat
+                        if kind == stat.S_IFDIR and self._is_above(attributes):
+                            self._tree.drop(followed.fd)
+                            self._bad(path, _loop())
+                            continue
                 if kind != stat.S_IFDIR:
                     if followed:
                         self._tree.drop(followed.fd)
@@ -153,11 +165,14 @@ class Walk:
         found = node.stat
         if not stat.S_ISDIR(found.mode):
             raise OSError(ENOTDIR, os.strerror(ENOTDIR))
-        if any((level.attributes.ino, level.attributes.dev) == (found.ino, found.dev) for level in self._levels):
-            raise OSError(ELOOP, "it is a directory that it is itself in: not gone into again")
+        if self._is_above(found):
+            raise _loop()
         if depth >= DEEPEST:
             raise OSError(ENAMETOOLONG, f"more than {DEEPEST} directories in each other: not gone into")
         return not self._one_device or found.dev == self._root.stat.dev
+
+    def _is_above(self, found: Stat) -> bool:
+        return any((level.attributes.ino, level.attributes.dev) == (found.ino, found.dev) for level in self._levels)
 
     def _entries(self, fd: int, path: bytes, at_once: int) -> Iterator[Entry]:
         try:
@@ -167,21 +182,17 @@ class Walk:
                         self._bad(path + b"/" + name, error)
                     yield name, stat.S_IFMT(attributes.mode), attributes if attributes.mask else None
                 return
+            if self._in_order:
+                for name, kind in self._tree.sorted(fd):
+                    yield name, kind, None
+                return
             for entry in self._tree.entries(fd, at_once):
-                kind = entry.type << 12
-                yield entry.name, kind or self._kind(fd, path, entry.name), None
+                yield entry.name, entry.type << 12, None
         except Lost:
             raise
         except OSError as error:
             self._bad(path, error)
 
-    def _kind(self, fd: int, path: bytes, name: bytes) -> int:
-        """Of an entry whose type its directory does not tell: some file systems do not."""
-        try:
-            for attributes in self._tree.client.walkstat(fd, [name])[:1]:
-                return stat.S_IFMT(attributes.mode)
-        except Lost:
-            raise
-        except OSError as error:
-            self._bad(path + b"/" + name, error)
-        return 0
+
+def _loop() -> OSError:
+    return OSError(ELOOP, "it is a directory that it is itself in: not gone into again")

@@ -9,6 +9,7 @@ import stat
 from errno import EFBIG, ELOOP, ENAMETOOLONG
 
 from gofer.client.transport import Lost
+from gofer.client.tree import MOST
 from gofer.client.walk import DEEPEST
 from gofer.commands import attrs
 from gofer.commands.common import Session, add_addresses, add_common, below, operands
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from gofer.client.replies import Inode
     from gofer.client.tree import Tree
 
-MOST = 1 << 22  # entries of a directory that is sorted: a hostile server's has no end
 _FLAGS = (
     ("-l", "long", "mode, links, owner, group, size, time and name, one entry a line"),
     ("-a", "all", "names that begin with a dot, too"),
