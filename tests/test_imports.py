@@ -49,13 +49,14 @@ LAYERS = """
     watch: messages record
     watch: ring paths
     watch: lines hook files
-    watch: watcher
+    watch: watcher summary
     watch: start
-    watch
     client: transport replies
     client: client
     client: client2021 ahead pool
     client: reach
+    watch: player
+    watch
     client: address remote
     client: way
     client: tree

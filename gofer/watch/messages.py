@@ -82,49 +82,56 @@ class Stat:
     """The 144 bytes of a Statx."""
 
     __slots__ = ("raw",)
-    _READ = struct.Struct("<28xH10xQ").unpack_from  # stx_mode, stx_size
+    _READ = struct.Struct("<20xIIH10xQ").unpack_from  # stx_uid, stx_gid, stx_mode, stx_size
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
 
     @property
     def mode(self) -> int:
-        return int(self._READ(self.raw)[0])
+        return int(self._READ(self.raw)[2])
 
     @property
     def size(self) -> int:
-        return int(self._READ(self.raw)[1])
+        return int(self._READ(self.raw)[3])
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        uid, gid, _, _ = self._READ(self.raw)
+        return uid, gid
 
 
 def request(mid: int, payload: bytes, size: int, old: bool = False) -> list[Field]:
     """The fields of a request. payload: what was kept of its `size` bytes. old: in the dialect of 2021."""
-    shape = _shape(mid, old)
-    return _fields(shape[0], shape[1], payload, size, old) if shape else [("", Data(size, payload))]
+    its = shape(mid, old)
+    return _fields(its[0], its[1], payload, size, old) if its else [("", Data(size, payload))]
 
 
 def reply(mid: int, payload: bytes, size: int, old: bool = False) -> list[Field]:
     """Those of the reply to it, which is no Error."""
-    shape = _shape(mid, old)
-    return _fields(shape[2], shape[3], payload, size, old) if shape else [("", Data(size, payload))]
+    its = shape(mid, old)
+    return _fields(its[2], its[3], payload, size, old) if its else [("", Data(size, payload))]
 
 
-def _shape(mid: int, old: bool) -> tuple[str, str, str, str] | None:
+def shape(mid: int, old: bool) -> tuple[str, str, str, str] | None:
+    """Its line of SHAPES, in that dialect."""
     return (_SHAPES_2021.get(mid) if old else None) or SHAPES.get(mid)
 
 
-def _record(name: str, old: bool) -> Record | None:
-    record: Record | None = (getattr(wire2021, name, None) if old else None) or getattr(wire, name, None)
-    return record
+def record(name: str, old: bool) -> Record | None:
+    """The record of that name, in that dialect."""
+    found: Record | None = (getattr(wire2021, name, None) if old else None) or getattr(wire, name, None)
+    return found
 
 
 def _fields(name: str, rest: str, payload: bytes, size: int, old: bool) -> list[Field]:
     found: list[Field] = []
-    record, at = _record(name, old), 0
+    first, at = record(name, old), 0
     try:
-        if record is not None:
-            for field, value in zip(record.fields, record.read(payload)):
+        if first is not None:
+            for field, value in zip(first.fields, first.read(payload)):
                 found.append((field, Stat(value) if field == "statx" else value))
-            at = record.size
+            at = first.size
         reader = _Reader(payload, at, size, wire2021 if old else wire)
         for word in rest.split():
             found.append(reader.take(word))
