@@ -54,6 +54,7 @@ COMMANDS = {
     "get": ("copy", "copy files and directories of a server here"),
     "put": ("copy", "copy files and directories to a server"),
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
+    "replay": ("replay", "show what `serve --trace-out` has recorded, or play it again against a server"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
     "help": ("help", "tell of a command, or of a topic: addresses, environment, config, exit-status"),

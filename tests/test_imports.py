@@ -94,7 +94,7 @@ LAYERS = """
     commands: modes xattr rm typed
     commands: make
     commands: mv edit
-    commands: serve lslines stat cat mount copy findexpr head du df links sum tree sides
+    commands: serve lslines stat cat mount copy replay findexpr head du df links sum tree sides
     commands: ls find tail diff
     commands: selftest conform candidates
     commands: doctor completions topics

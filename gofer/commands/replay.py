@@ -35,8 +35,8 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the trace")
     parser.add_argument("filter", metavar="FILTER", nargs="?", default="", type=explaining(trace_filter), help="which requests")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--summary", action="store_true", help="tables: by message, by connection, the hottest files and directories")
-    how.add_argument("--against", metavar="SERVER", help="play it again, as fast as it is answered, and show each reply that differs")
+    how.add_argument("--summary", action="store_true", help="tables: by message, by connection, hottest files and directories")
+    how.add_argument("--against", metavar="SERVER", help="play it again, as fast as it is answered; show each reply that differs")
     parser.add_argument("--json", action="store_true", help="a JSON object for each request, or of the summary")
     parser.add_argument("--timed", action="store_true", help="with --against: each request at its time")
     parser.add_argument(

@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 
 from gofer import failure
-from gofer.watch.record import LOST, MAGIC, START, VERSION, Start, build
+from gofer.watch.record import LOST, MAGIC, START, VERSION, Start, build, clocks
 from gofer.watch.ring import entries
 from gofer.wire import Count
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -49,22 +45,17 @@ class TraceFile:
     def fds(self) -> set[int]:
         return {fd for fd in (self.fd, self._directory) if fd >= 0}
 
-    def begin(self, clocks: Callable[[], tuple[int, int]]) -> str:
-        """Say when and what; returns why not. Again where a trace is resumed."""
-        wall, clock = clocks()
-        self._clocks = clocks
+    def begin(self, now: tuple[int, int]) -> str:
+        """Say when and what; returns why not. Again where a trace is resumed. now: `clocks()`."""
+        wall, clock = now
         body = Start.bytes(VERSION, wall, clock, self._data) + Count.bytes(len(self._what)) + self._what
         return self._write(MAGIC * (not self._size) + build(START, body=body, time=clock))
 
     def put(self, piece: memoryview) -> str:
         """Write whole records; returns why they are lost, "" if they are not."""
-        if self._limit and self._size and self._size + len(piece) > self._limit:
-            why = self._turn()
-            if why:
-                return why
         if self._lost:
             told, self._lost = self._lost, 0
-            if self._write(build(LOST, asked=told, time=self._clocks()[1])):
+            if self._write(build(LOST, asked=told, time=clocks()[1])):
                 self._lost = told
         why = self._write(piece)
         if why:
@@ -88,16 +79,21 @@ class TraceFile:
                 rest = rest[os.write(self.fd, rest) :]
         except OSError as e:
             if self._regular and len(rest) < len(data):
-                try:
-                    os.ftruncate(self.fd, self._size)  # a half record would end what can be read
+                try:  # a half record would end what can be read
+                    os.ftruncate(self.fd, os.fstat(self.fd).st_size - len(data) + len(rest))
                 except OSError:
                     pass
             return e.strerror or str(e)
         self._size += len(data)
         return ""
 
-    def _turn(self) -> str:
-        """FILE.1 becomes FILE.2, FILE becomes FILE.1; another FILE."""
+    def turn(self) -> str:
+        """Where it is large enough: FILE.1 becomes FILE.2, FILE becomes FILE.1; another FILE. Returns why not.
+
+        `fresh` then says that the new one knows of nobody yet.
+        """
+        if not self._limit or self._size < self._limit:
+            return ""
         names = [self._name, *(f"{self._name}.{number}" for number in range(1, self._keep + 1))]
         try:
             for old, new in reversed([*zip(names, names[1:])]):
@@ -110,4 +106,5 @@ class TraceFile:
             return e.strerror or str(e)
         os.close(self.fd)
         self.fd, self._size, self.fresh = fd, 0, True
-        return self.begin(self._clocks)
+        return self.begin(clocks())
+

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import _thread
 import os
-from time import perf_counter_ns as clock
-from time import time_ns
 
 from gofer import wire
 from gofer.server import dispatch
@@ -185,10 +183,5 @@ def _path_of(host: int) -> bytes | None:
         return os.readlink(b"%d" % host)
     except OSError:
         return None
-
-
-def clocks() -> tuple[int, int]:
-    """The time of day, and the clock of records, at the same moment."""
-    return time_ns(), clock()
 
 

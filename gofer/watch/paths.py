@@ -70,11 +70,11 @@ class Paths:
                 peer.fds.clear()
             return seen
         if entry.kind == CLIENT and len(entry.request) == Client.size:
-            peer = self.peers[entry.conn] = Peer()
+            peer = self.peers.setdefault(entry.conn, Peer())
             peer.fileno, peer.pid, peer.uid, peer.worker, dialect = Client.unpack(entry.request)
             peer.old = dialect == 2021
-        elif entry.kind == KNOWN and entry.conn in self.peers:
-            self.peers[entry.conn].fds[int.from_bytes(entry.request[:8], "little")] = entry.request[8:]
+        elif entry.kind == KNOWN:
+            self.peers.setdefault(entry.conn, Peer()).fds[int.from_bytes(entry.request[:8], "little")] = entry.request[8:]
         elif entry.kind == GONE:
             self.peers.pop(entry.conn, None)
         elif entry.kind == START:

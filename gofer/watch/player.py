@@ -1,7 +1,7 @@
 """Plays a trace again, against any server: `gofer replay --against`.
 
-Each connection of the trace is one of ours, over its socket; its FDs are mapped to those that the server gives now. What differs from
-the recorded reply is told, where it may not: not the FDs, inode numbers, times and sizes of directories, which are the tree's.
+Each connection of the trace is one of ours, over its socket; its FDs are mapped to those that the server gives now. What differs
+from the recorded reply is told, where it may not: not FDs, inode numbers, times and sizes of directories, which are the tree's.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ class _Connection:
 
 
 def _compare(entry: Entry, before: list[Field], now: list[Field]) -> None:
-    old, new = ([_comparable(name, value) for name, value in fields if name not in _FDS | _OF_THE_TREE] for fields in (before, now))
+    old, new = (
+        [_comparable(name, value) for name, value in fields if name not in _FDS | _OF_THE_TREE] for fields in (before, now)
+    )
     if entry.mid in (wire.GETDENTS64, wire.DIRSTAT, wire.FLISTXATTR):  # in whatever order the file system has them
         old, new = ([sorted(each) if isinstance(each, list) else each for each in fields] for fields in (old, new))
     if entry.mid in (wire.PREAD, wire.PWRITE) and not any(isinstance(value, Data) and value.kept for _, value in before):

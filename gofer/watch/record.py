@@ -6,6 +6,8 @@ reader believes no length.
 
 from __future__ import annotations
 
+from time import perf_counter_ns, time_ns
+
 from gofer.wire import U8, U16, U32, U64, Record
 
 TYPE_CHECKING = False
@@ -64,12 +66,17 @@ class Sorter:
 
     def until(self, time: int | None) -> list[Entry]:
         """What comes before that time; None: all."""
-        self._waiting.sort(key=lambda one: one.end)  # stable: what a thread says stays in its order
+        self._waiting.sort(key=_order)  # stable: what a thread says stays in its order
         count = len(self._waiting)
         if time is not None:
-            count = sum(one.end <= time for one in self._waiting)
+            count = sum(_order(one) <= time for one in self._waiting)
         ready, self._waiting = self._waiting[:count], self._waiting[count:]
         return ready
+
+
+def _order(one: Entry) -> int:
+    """KNOWN goes first: that an FD is such a file is no less true before, as none is ever used again."""
+    return 0 if one.kind == KNOWN else one.end
 
 
 class Broken(Exception):
@@ -89,6 +96,11 @@ def entry(memory: bytes | memoryview, at: int, end: int) -> tuple[Entry | None, 
     return Entry(values, bytes(memory[at + Head.size : at + size])), at + size
 
 
+def clocks() -> tuple[int, int]:
+    """The time of day, and the clock of records, at the same moment."""
+    return time_ns(), perf_counter_ns()
+
+
 def build(kind: int, conn: int = 0, body: bytes = b"", time: int = 0, *, asked: int = 0, mid: int = 0) -> bytes:
     """A record that is no RPC."""
     head = Head.bytes(Head.size + len(body), kind, 0, mid, conn, 0, 0, asked, 0, len(body), time, 0)
@@ -97,7 +109,7 @@ def build(kind: int, conn: int = 0, body: bytes = b"", time: int = 0, *, asked: 
 
 def read_file(read: Callable[[int], bytes]) -> Iterator[Entry]:
     """Every record of a file, in order; what is cut off at its end is left out. Broken where it is no trace."""
-    if read(len(MAGIC)) != MAGIC:
+    if not MAGIC.startswith(read(len(MAGIC))):  # less of it: a file that has just been begun
         raise Broken
     sorter = Sorter()
     for one in _records(read):

@@ -17,12 +17,12 @@ from __future__ import annotations
 import os
 from _signal import SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, alarm, pthread_sigmask, signal
 from select import POLLIN, poll
+from time import sleep
 
 from gofer.jail import kernel
 from gofer.watch import lines
-from gofer.watch.hook import clocks
 from gofer.watch.paths import Paths
-from gofer.watch.record import LOST, MARK, START, VERSION, Sorter, Start, build, entry
+from gofer.watch.record import LOST, MARK, START, VERSION, Sorter, Start, build, clocks, entry
 from gofer.watch.ring import entries
 
 TYPE_CHECKING = False
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gofer.watch.ring import Rings
 
 _OFTEN, _SELDOM = 10, 160  # milliseconds between two looks at the rings: where something comes, where nothing does
+_ANSWER = 0.02  # seconds until workers have told who is connected: then it stands at the beginning of a new file
 _END = 8  # seconds that it may take for its own end
 TELL_AGAIN = b"t"  # to a worker: who is connected, with which FDs
 
@@ -48,7 +49,8 @@ class Watcher:
         self._rings = rings
         self._asks = asks
         self._out = out
-        self._shown = Shown(wanted, what) if wanted is not None else None
+        self._began = clocks()
+        self._shown = Shown(wanted, what, self._began) if wanted is not None else None
         self._pause = _SELDOM
         self._ending = False
         self._poll = poll()
@@ -65,7 +67,7 @@ class Watcher:
         signal(SIGTERM, self._hurry)
         pthread_sigmask(SIG_SETMASK, ())
         if self._out is not None and self._tracing:
-            self._tell(self._out.begin(clocks))
+            self._tell(self._out.begin(self._began))
         while True:
             for fd, _ in self._poll.poll(self._pause if self._tracing else None):
                 self._on_event(fd)
@@ -106,9 +108,11 @@ class Watcher:
                 ring.take(len(piece))
         if came and self._out is not None:
             self._tell(self._out.put(memoryview(build(MARK, time=now))))
+            self._tell(self._out.turn())
             if self._out.fresh:
                 self._out.fresh = False
                 self._ask(TELL_AGAIN)
+                sleep(_ANSWER)
         if self._shown is not None:
             self._shown.show(None if self._ending else now)
         return came
@@ -135,12 +139,12 @@ class Watcher:
 class Shown:
     """Records as lines on stderr. This process may wait for whoever reads there; nobody waits for this process."""
 
-    def __init__(self, wanted: lines.Filter, what: bytes) -> None:
+    def __init__(self, wanted: lines.Filter, what: bytes, now: tuple[int, int]) -> None:
         self._wanted = wanted
         self._paths = Paths()
         self._clock = lines.Clock()
         self._sorter = Sorter()
-        wall, clock = clocks()
+        wall, clock = now
         first = build(START, body=Start.bytes(VERSION, wall, clock, 0) + bytes(2) + what, time=clock)
         start, _ = entry(first, 0, len(first))
         assert start is not None
