@@ -60,7 +60,7 @@ LAYERS = """
     client: address remote
     client: way
     client: tree
-    client: walk content
+    client: walk content stream
     client
     fuse: kernel
     fuse: nodes

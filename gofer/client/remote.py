@@ -13,6 +13,7 @@ person who has upgraded one of them; LISAFS itself is the same.
 
 from __future__ import annotations
 
+import _thread
 import base64
 import contextlib
 import os
@@ -22,14 +23,14 @@ import subprocess
 from typing import NamedTuple
 
 from gofer import Failure, __version__
+from gofer.client.client import Client
 from gofer.client.reach import mounted
 from gofer.output import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from gofer.client.client import Client
+    from typing import IO
 
 _HELLO = "gofer-stage-1"
 _LONGEST = 1000  # bytes of the far side's line
@@ -73,11 +74,11 @@ class SSH(NamedTuple):
 
 
 @contextlib.contextmanager
-def reach(host: str, path: str, timeout: float, ssh: SSH) -> Iterator[Client]:
+def reach(host: str, path: str, timeout: float, ssh: SSH, kind: type[Client] = Client) -> Iterator[Client]:
     """A mounted client of a server of that path there. As reach.reach, which is for this machine."""
     far = Remote(host, path, timeout, ssh)
     try:
-        with mounted(lambda: far.socket, host, timeout, ended=far.why_ended) as client:
+        with mounted(lambda: far.socket, host, timeout, ended=far.why_ended, kind=kind) as client:
             yield client
     finally:
         far.close()
@@ -96,7 +97,9 @@ class Remote:
         try:
             argv = [*self._words_of_ssh(), "--", host, self._command()]
             with theirs:
-                self._process = subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno())
+                self._process = subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE)
+            assert self._process.stderr
+            _thread.start_new_thread(_pass_on, (self._process.stderr,))
         except OSError as error:
             self.socket.close()
             why = f"cannot run {self._words_of_ssh()[0]}: {error.strerror}"
@@ -189,6 +192,16 @@ class Remote:
             raise Failure(f"{self.host}: {error.strerror}; see what ssh has said above") from None
         self.socket.settimeout(None)
         return line.decode("utf-8", "replace").rstrip("\n")
+
+
+def _pass_on(said: IO[bytes]) -> None:
+    """What ssh says goes to stderr as long as that is ours: a mount in the background leaves it, and ssh would keep it."""
+    with said:
+        while data := os.read(said.fileno(), 4096):
+            try:
+                os.write(2, data)
+            except OSError:
+                pass
 
 
 def portable(magic: str) -> bytes:

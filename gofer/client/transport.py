@@ -76,6 +76,13 @@ class SocketTransport:
         except OSError as error:
             raise self._lost(error) from None
 
+    def end(self) -> None:
+        """Hang up, from whatever thread: whoever reads or sends is told so. `close` is still to come."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it is over already
+            pass
+
     def answer(self) -> tuple[int, bytes, list[int]]:
         """The next reply: its message id, payload and donated fds."""
         head, fds = wire.SocketHeader.size, []

@@ -6,6 +6,7 @@ import os
 
 from gofer import Failure, failure
 from gofer.client.address import parse
+from gofer.commands.common import add_ssh, ssh_of
 from gofer.commands.options import count, explaining, octal_mode, seconds, user
 from gofer.output import tell
 
@@ -22,6 +23,7 @@ _NOT_FOR_US = {
 _FLAGS = {"ro": 1, "noexec": 8, "sync": 16, "noatime": 1024, "nodiratime": 2048}  # of mount(2)
 _SWITCHES = {"allow-other", "writeback", "foreground", "no-passthrough", "default-permissions"}
 _VALUES = {"uid", "gid", "umask", "cache", "timeout", "fd-budget", "node-budget", "name"}
+_VALUES |= {"ssh", "remote-gofer", "remote-command"}
 
 
 def add(parser: ArgumentParser) -> None:
@@ -32,7 +34,7 @@ def add(parser: ArgumentParser) -> None:
         "Mount what a server serves on a directory. Returns when the file system can be used; `gofer umount DIR` ends it, "
         "and so do SIGTERM and Ctrl-C. Called as mount.gofer it is what mount(8) and /etc/fstab call for the type gofer."
     )
-    parser.add_argument("address", metavar="SERVER[:PATH]", help="the server's socket, and what of it to mount (default: all)")
+    parser.add_argument("address", metavar="SERVER[:PATH]", help="the server's socket, or HOST, and what of it to mount")
     parser.add_argument("place", metavar="DIR", help="an empty directory")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--foreground", action="store_true", help="stay, until it is unmounted")
@@ -90,6 +92,7 @@ def add(parser: ArgumentParser) -> None:
     )
     words = "as in /etc/fstab: these, or ro, noexec, noatime"
     parser.add_argument("-o", dest="words", action="append", default=[], metavar="OPTION,...", help=words)
+    add_ssh(parser)
     parser.add_argument("-f", "-n", "-s", "-v", dest="_", action="store_true", help="for mount(8): nothing")
     parser.add_argument("-t", dest="_", metavar="TYPE", help="for mount(8): nothing")
 
@@ -124,8 +127,6 @@ def run(options: Any) -> int:
     from gofer.fuse.state import Options
 
     address = parse(options.address)
-    if address.remote:
-        raise Failure(f"{address.server}: servers on other machines are not reached; give a socket of this one")
     chosen = Options(
         cache=options.cache, read_only=options.read_only, writeback=options.writeback, passthrough=options.passthrough,
         uid=options.uid, gid=options.gid, umask=options.umask, fd_budget=options.fd_budget, node_budget=options.node_budget,
@@ -138,7 +139,7 @@ def run(options: Any) -> int:
         words.append("default_permissions")
     source = options.name or os.fsdecode(address.shown)
     place = os.path.realpath(options.place)
-    plan = Plan(address, place, source.replace(",", "_"), chosen, tuple(words), flags, options.foreground)
+    plan = Plan(address, place, source.replace(",", "_"), chosen, tuple(words), flags, options.foreground, ssh_of(options))
     if options.foreground:
         return guard.run(plan, lambda: None, lambda line: tell(f"gofer: {line}"))
     return _in_background(plan)
@@ -185,7 +186,8 @@ def _in_background(plan: Any) -> int:
         status = 1
         try:
             os.close(reader)
-            os.setsid()
+            if not plan.address.remote:  # ssh may have to ask for a password, at the terminal
+                os.setsid()
             status = guard.run(plan, lambda: _ready(writer), lambda line: None)
         except Failure as why:
             os.write(writer, str(why).encode("utf-8", "surrogateescape"))

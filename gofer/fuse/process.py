@@ -19,9 +19,11 @@ from gofer.fuse.state import FileSystem, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from contextlib import AbstractContextManager
+    from typing import Any, Callable
 
     from gofer.client.address import Address
+    from gofer.client.client import Client
 
 
 class Plan(NamedTuple):
@@ -34,11 +36,12 @@ class Plan(NamedTuple):
     words: tuple[str, ...]
     flags: int
     stays: bool
+    ssh: Any = None
 
 
 def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) -> int:
     """mounted(device): called once it can be used, with the number of what is mounted. Returns the exit status."""
-    with reach(plan.address.server, plan.options.timeout, kind=Pool) as pool:
+    with _reached(plan) as pool:
         assert isinstance(pool, Pool)
         root = _root(pool, plan)
         kind = stat.S_IFMT(int.from_bytes(root[1][28:30], "little"))
@@ -62,9 +65,23 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) 
     return 0
 
 
+def _reached(plan: Plan) -> AbstractContextManager[Client]:
+    if not plan.address.remote:
+        return reach(plan.address.server, plan.options.timeout, kind=Pool)
+    from gofer.client import remote
+    from gofer.client.stream import Stream
+
+    path = os.fsdecode(plan.address.path) or "."
+    return remote.reach(plan.address.server, path, plan.options.timeout, plan.ssh, kind=Stream)
+
+
 def leave() -> None:
     """From now on nothing is said, and nobody's terminal, pipe or directory is kept."""
     os.chdir("/")
+    try:
+        os.setsid()
+    except PermissionError:  # it leads a session already
+        pass
     nowhere = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nowhere, fd)
@@ -74,7 +91,8 @@ def leave() -> None:
 def _root(pool: Pool, plan: Plan) -> tuple[int, bytes]:
     """The control FD of what is to be mounted, and its struct statx."""
     try:
-        node = Tree(pool).resolve(plan.address.path) if plan.address.path.strip(b"/") else pool.root
+        path = b"" if plan.address.remote else plan.address.path.strip(b"/")  # of a far server it is the root
+        node = Tree(pool).resolve(path) if path else pool.root
         raw = pool.ask(wire.FSTAT, wire.FDID.bytes(node.fd))
     except Lost:
         raise
