@@ -19,7 +19,7 @@ from typing import Any, Callable
 
 import pytest
 
-pytest.register_assert_rewrite("peer", "peer2021", "codec", "transport", "hosts", "runsc", "engines", "engine_checks")
+pytest.register_assert_rewrite("peer", "peer2021", "codec", "transport", "hosts", "runsc", "engines", "engine_checks", "copies")
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 

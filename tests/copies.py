@@ -3,7 +3,10 @@
 import os
 import random
 import stat
+import subprocess
 from pathlib import Path
+
+from hosts import run
 
 NAMES = [
     b"plain", b"with space", b"-rf", b"--", b"new\nline", b"tab\tand \x1b[31m", b"quote'\"`$(x)", b"back\\slash", b"\xff\xfe",
@@ -95,6 +98,17 @@ def differences(one: "dict[bytes, tuple[object, ...]]", other: "dict[bytes, tupl
 
 def _short(found: "tuple[object, ...] | None") -> str:
     return repr(found)[:200]
+
+
+def copy(*argv: object, status: int = 0) -> "subprocess.CompletedProcess[str]":
+    """Run get or put, quietly; without a word, unless it ends with a status."""
+    done = run(*map(str, argv), "-q", errors="surrogateescape")
+    assert done.returncode == status and (status or not done.stderr) and not done.stdout, done
+    return done
+
+
+def equal(one: Path, other: Path) -> None:
+    assert differences(look(one), look(other)) == []
 
 
 def parts(tree: Path) -> "list[str]":

@@ -1,6 +1,9 @@
 """`gofer get` and `gofer put`: what arrives is what was there, all of it or nothing of a file."""
 
+import os
 import shutil
+import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -8,50 +11,303 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from copies import differences, fill, look, parts
-from hosts import CALM, GOFER
-
-WITHOUT_FDS = pytest.mark.serve("--donate", "no")
-PRIVILEGED = pytest.mark.serve("--xattrs", "all")
-
-
-def done(*argv: object, status: int = 0) -> "subprocess.CompletedProcess[bytes]":
-    """Quiet, unless something is told."""
-    words = [*GOFER, *map(str, argv), "-q"]
-    result = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=CALM)
-    assert result.returncode == status and (status or not result.stderr), result
-    return result
+from copies import copy, differences, equal, fill, look, parts
+from disks import tmpfs
+from hosts import CALM, Server, fails_in_one_line, run
+from prison import USER, as_user
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory beside what is served."""
     path = Path(tempfile.mkdtemp(prefix="place-"))
+    os.chmod(path, 0o755)
     yield path
     shutil.rmtree(path)
 
 
-def equal(one: Path, other: Path) -> None:
-    assert differences(look(one), look(other)) == []
-
-
-@pytest.fixture(params=["fds", "messages"])
-def way(request: pytest.FixtureRequest) -> str:
-    """Over donated fds, or all over the socket."""
-    return str(request.param)
-
-
-def options(way: str) -> "tuple[str, ...]":
-    return () if way == "fds" else ("--donate", "no")
-
-
-def test_a_tree_arrives_whole_and_again_at_the_server(start: Start, spot: Path, place: Path, way: str) -> None:
+@pytest.mark.parametrize("donate", ["yes", "no"])
+def test_a_tree_arrives_whole_and_again_at_the_server(start: Start, spot: Path, place: Path, donate: str) -> None:
     fill(spot)
-    server = start(*options(way))
+    server = start("--donate", donate)
     here, there = place / "here", spot / "again"
-    done("get", "-r", f"{server.path}:/.", here)
+    copy("get", "-r", f"{server.path}:/.", here)
     equal(spot, here)
     assert (here / "sparse").stat().st_blocks * 512 < 1 << 20 and (here / "end").stat().st_blocks * 512 < 1 << 20
-    done("put", "-r", here, f"{server.path}:/again")
+    copy("put", "-r", here, f"{server.path}:/again")
     equal(here, there)
     assert (there / "hole").stat().st_blocks == 0 and not parts(place) and not parts(spot)
+    shutil.rmtree(there)  # what remains is the same: nothing is copied
+    before = changes(here)
+    done = run("get", "-r", f"{server.path}:/.", str(here))
+    assert "gofer: 0 files, 0 bytes in " in done.stderr and "are there already" in done.stderr
+    assert before == changes(here)
+
+
+def changes(tree: Path) -> "dict[str, int]":
+    """When each file was last changed in any way."""
+    found = [os.path.join(directory, name) for directory, _, names in os.walk(tree) for name in names]
+    return {path: os.lstat(path).st_ctime_ns for path in found}
+
+
+@pytest.mark.parametrize("donate", ["yes", "no"])
+def test_acls_and_set_id_bits_come_along_and_inherited_acls_go(start: Start, spot: Path, place: Path, donate: str) -> None:
+    (spot / "d").mkdir()
+    (spot / "plain").write_bytes(b"p")
+    (spot / "d/acl").write_bytes(b"a")
+    (spot / "set").write_bytes(b"s")
+    os.chown(spot / "set", 1000, 1000)
+    os.chmod(spot / "set", 0o6755)
+    subprocess.run(["setfacl", "-m", "u:1000:r", "d/acl"], cwd=spot, check=True)
+    subprocess.run(["setfacl", "-m", "d:u:1000:rwx", "d"], cwd=spot, check=True)
+    (place / "into").mkdir()
+    (spot / "into").mkdir()
+    for into in (place / "into", spot / "into"):
+        subprocess.run(["setfacl", "-m", "d:u:1001:rwx", into], check=True)
+    server = start("--donate", donate)
+    copy("get", "-r", "--set-id", f"{server.path}:/d", f"{server.path}:/plain", f"{server.path}:/set", place / "into")
+    copy("put", "-r", place / "into/d", place / "into/plain", place / "into/set", f"{server.path}:/into")
+    for name in ("d", "plain", "set"):
+        for copied in (place / "into" / name, spot / "into" / name):
+            assert look_at(spot / name) == look_at(copied)
+    assert look_at(spot / "d/acl") == look_at(spot / "into/d/acl") and os.listxattr(spot / "into/d/acl")
+    equal(spot / "d", spot / "into/d")
+
+
+def look_at(path: Path) -> "tuple[object, ...]":
+    status = path.stat()
+    xattrs = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    return status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, xattrs
+
+
+@pytest.mark.slow
+def test_copies_get_the_names_that_cp_would_give_them(server: Server, place: Path) -> None:
+    """And so do the same copies to a server, and a name with a `/` behind it, `.`, and the target of a link."""
+    (server.tree / "d/e").mkdir(parents=True)
+    for name in ("f", "d/g", "d/e/h"):
+        (server.tree / name).write_text(name)
+    os.symlink("f", server.tree / "l")
+    os.symlink("d", server.tree / "m")
+    for number, (sources, target) in enumerate((
+        (["f"], "new"), (["f"], "dir"), (["f"], "dir/"), (["f", "d/g"], "dir"), (["l"], "new"), (["l"], "dir"),
+        (["-r", "d"], "new"), (["-r", "d"], "new/"), (["-r", "d"], "dir"), (["-r", "d/"], "dir"), (["-r", "d/."], "dir"),
+        (["-r", "d/."], "new"), (["-r", "l"], "new"), (["-r", "m"], "dir"), (["-r", "m/."], "dir"), (["-r", "d", "f"], "dir"),
+    )):  # fmt: skip
+        flags, names = [word for word in sources if word == "-r"], [word for word in sources if word != "-r"]
+        found = []
+        for way in ("cp", "get", "put"):
+            base = (server.tree if way == "put" else place) / f"{number}{way}"
+            (base / "dir").mkdir(parents=True)
+            ours = [f"{server.path}:/{name}" for name in names]
+            if way == "cp":
+                theirs = [os.path.join(server.tree, name) for name in names]
+                subprocess.run(["cp", *flags, *theirs, os.path.join(base, target)], check=True)
+            elif way == "get":
+                copy("get", *flags, *ours, os.path.join(base, target))
+            else:
+                copy("put", *flags, *(os.path.join(server.tree, name) for name in names), f"{server.path}:/{number}put/{target}")
+            found.append({name: (entry[0], entry[5]) for name, entry in look(base).items()})
+        assert found[0] == found[1] == found[2], (sources, target)
+
+
+@pytest.mark.slow
+def test_what_differs_is_copied_and_what_only_looks_so_gets_its_mode(server: Server, place: Path) -> None:
+    for name in ("same", "longer", "newer", "mode"):
+        (server.tree / name).write_text(name)
+    copy("get", "-r", f"{server.path}:/.", place / "t")
+    inode = (place / "t/same").stat().st_ino, (place / "t/mode").stat().st_ino
+    (server.tree / "longer").write_text("longer now")
+    os.utime(server.tree / "newer", ns=(5, 5))
+    os.chmod(server.tree / "mode", 0o600)
+    os.chown(server.tree / "mode", 1000, 1000)
+    copy("get", "-r", f"{server.path}:/.", place / "t")
+    equal(server.tree, place / "t")
+    assert inode == ((place / "t/same").stat().st_ino, (place / "t/mode").stat().st_ino)
+    copy("put", "-r", f"{place}/t/.", f"{server.path}:/")
+    equal(server.tree, place / "t")
+
+
+@pytest.mark.slow
+def test_update_leaves_alone_what_is_newer(server: Server, place: Path) -> None:
+    for tree in (server.tree, place):
+        for name in ("older", "newer"):
+            (tree / name).write_text(f"{tree.name} {name}")
+    os.utime(place / "older", ns=(5, 5))
+    os.utime(server.tree / "newer", ns=(5, 5))
+    copy("get", "-r", "--update", f"{server.path}:/.", place)
+    assert (place / "older").read_text() == f"{server.tree.name} older"
+    assert (place / "newer").read_text() == f"{place.name} newer"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["get", "put"])
+def test_delete_makes_a_mirror_of_what_is_not_excluded(server: Server, place: Path, way: str) -> None:
+    source, target = (server.tree, place / "t") if way == "get" else (place / "t", server.tree)
+    for name in ("a/b/c", "kind/x", "keep/y"):
+        (source / name).mkdir(parents=True)
+    (source / "file").write_text("new")
+    (source / "skip.o").write_text("not to be copied")
+    for name in ("a/gone/deep/er", "file/is/a/directory", "keep/out"):
+        (target / name).mkdir(parents=True)
+    (target / "a/gone/file").write_text("x")
+    (target / "kind").mkdir(exist_ok=True)
+    (target / "kind/x").write_text("a file, and a directory there")
+    os.symlink("/etc", target / "a/link")
+    for name in ("mine.o", "keep/mine.o"):
+        (target / name).write_text("stays")
+    words = [f"{server.path}:/.", target] if way == "get" else [f"{source}/.", f"{server.path}:/"]
+    before = look(target)
+    done = run(way, "-r", "-n", "--delete", "--exclude=*.o", "--exclude=keep/out", *map(str, words))
+    assert done.returncode == 0 and look(target) == before
+    told = {line.split()[0] + " " + line.rsplit("/", 1)[1] for line in done.stdout.splitlines()}
+    assert told >= {"delete gone", "delete link", "delete file", "delete x", "copy file", "make b"}, done.stdout
+    copy(way, "-r", "--delete", "--exclude=*.o", "--exclude=keep/out", *words)
+    left = {name for name in look(target) if name not in look(source)}
+    assert left == {b"mine.o", b"keep/mine.o", b"keep/out"} and b"skip.o" not in look(target)
+    assert (target / "file").read_text() == "new" and (target / "kind/x").is_dir() and Path("/etc/passwd").exists()
+
+
+@pytest.mark.slow
+def test_what_is_in_the_way_stays_without_delete_and_the_rest_goes_on(server: Server, place: Path) -> None:
+    (server.tree / "a").mkdir()
+    for name in ("a/file", "b", "c"):
+        (server.tree / name).write_text("new")
+    (place / "a").write_text("a file")
+    (place / "b/kept").mkdir(parents=True)
+    done = copy("get", "-r", f"{server.path}:/.", place, status=1)
+    assert sorted(done.stderr.splitlines()) == [
+        "gofer: get /a: a file of that name is in its place, and stays: --delete removes it",
+        "gofer: get /b: a directory of that name is in its place, and stays: --delete removes it",
+    ]
+    assert (place / "a").read_text() == "a file" and (place / "b/kept").is_dir() and (place / "c").read_text() == "new"
+
+
+@pytest.mark.slow
+def test_verify_finds_what_size_and_time_do_not_tell(server: Server, place: Path) -> None:
+    (server.tree / "f").write_bytes(b"x" * 3_000_000)
+    copy("get", f"{server.path}:/f", place)
+    status = (place / "f").stat()
+    with open(place / "f", "r+b") as file:
+        file.seek(1_500_000)
+        file.write(b"y")
+    os.utime(place / "f", ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy("get", f"{server.path}:/f", place)
+    assert b"y" in (place / "f").read_bytes()
+    copy("get", "--verify", f"{server.path}:/f", place)
+    equal(server.tree, place)
+
+
+@pytest.mark.slow
+def test_hard_links_are_made_anew_where_they_have_come_apart(server: Server, place: Path) -> None:
+    (server.tree / "a").write_text("one file")
+    for name in ("b", "c"):
+        os.link(server.tree / "a", server.tree / name)
+    copy("get", "-r", f"{server.path}:/.", place)
+    (place / "b").unlink()
+    shutil.copy2(place / "a", place / "b")
+    assert (place / "b").stat().st_nlink == 1
+    copy("get", "-r", f"{server.path}:/.", place)
+    equal(server.tree, place)
+
+
+@pytest.mark.slow
+@pytest.mark.serve("--donate", "no")
+def test_what_the_kernel_makes_up_has_no_size_and_is_copied_all_the_same(start: Start, place: Path) -> None:
+    server = start("--kernel-files", "read", "--donate", "no", tree=Path("/proc"))
+    copy("get", f"{server.path}:/version", place)
+    assert (place / "version").read_bytes() == Path("/proc/version").read_bytes()
+
+
+@pytest.mark.slow
+def test_what_is_no_file_is_made_or_told(server: Server, place: Path) -> None:
+    os.mkfifo(server.tree / "fifo", 0o640)
+    os.mknod(server.tree / "char", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    os.mknod(server.tree / "block", stat.S_IFBLK | 0o600, os.makedev(7, 0))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(server.tree / "sock"))
+    (server.tree / "file").write_text("x")
+    done = copy("get", "-r", f"{server.path}:/.", place, status=1)
+    assert sorted(done.stderr.splitlines()) == [
+        "gofer: get /block: Operation not permitted",
+        "gofer: get /char: it is a character device: not copied",
+        "gofer: get /sock: it is a socket: not copied",
+    ]
+    assert sorted(path.name for path in place.iterdir()) == ["fifo", "file"]
+    assert (place / "fifo").stat().st_mode == (server.tree / "fifo").stat().st_mode
+    done = copy("put", "-r", place / "fifo", f"{server.path}:/new", status=1)
+    assert done.stderr == f"gofer: put {place}/fifo: it is a FIFO, and that side makes none: not copied\n"
+
+
+@pytest.mark.slow
+def test_a_user_gets_what_is_to_be_had_as_his_own(start: Start, spot: Path, place: Path) -> None:
+    fill(spot, 1)
+    os.chmod(spot, 0o755)
+    server = start("--allow-uid", str(USER), "--allow-uid", "0", "--mode", "0666")
+    os.chmod(server.place, 0o755)
+    os.chown(place, USER, USER)
+    with as_user(USER) as (command, how):
+        words = [*command, "get", "-r", f"{server.path}:/.", f"{place}/t", "-q"]
+        done = subprocess.run(words, capture_output=True, timeout=CALM, **how)
+    assert done.returncode == 0 and not done.stderr, done
+    assert differences(plain(look(place / "t")), plain(look(spot))) == []
+    assert {entry[2] for entry in look(place / "t").values()} == {USER}
+
+
+def plain(found: "dict[bytes, tuple[object, ...]]") -> "dict[bytes, tuple[object, ...]]":
+    """Without owners, and links between directories that the user has shut to himself."""
+    return {name: (*entry[:2], *entry[4:7]) for name, entry in found.items()}
+
+
+# What goes wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["get", ":/f"], ["get: where to?", "--help"]),
+        (["get", ":/f", ":/d", "{place}/none"], ["{place}/none: it is not a directory", "several files"]),
+        (["get", ":/none", "{place}"], ["get /none: No such file or directory"]),
+        (["get", ":/f/x", "{place}"], ["get /f/x: Not a directory"]),
+        (["get", ":/f", "{place}/no/where"], ["get: cannot copy into {place}/no: No such file or directory"]),
+        (["get", ":/f", "{place}/none/"], ["{place}/none/: it is not a directory"]),
+        (["get", ":/d", "{place}"], ["get /d: it is a directory: -r copies it"]),
+        (["get", "--delete", ":/f", "{place}"], ["--delete makes a directory like another: it needs -r"]),
+        (["put", "{place}/none", ":/"], ["put {place}/none: No such file or directory"]),
+        (["put", "{place}", ":/"], ["put {place}: it is a directory: -r copies it"]),
+        (["put", "{place}/f", ":/no/where"], ["put: there is no place for /no/where on the server: No such file or directory"]),
+        (["put", "{place}/f", "{place}/f", ":/none"], [":/none: it is not a directory"]),
+        (["put", "{place}/f", "{place}/nobody:/"], ["{place}/nobody", "gofer serve"]),
+    ],
+)
+def test_what_cannot_be_copied_is_one_line(server: Server, place: Path, words: "list[str]", told: "list[str]") -> None:
+    (server.tree / "d").mkdir()
+    for tree in (server.tree, place):
+        (tree / "f").write_text("x")
+    words = [word.format(place=place) for word in words]
+    done = run(*words, "-q", env={**os.environ, "GOFER_SOCKET": str(server.path)})
+    fails_in_one_line(done, *(word.format(place=place) for word in told))
+    assert not parts(place) and not parts(server.tree)
+
+
+@pytest.mark.slow
+def test_a_server_that_takes_no_change_tells_how_it_would(start: Start, spot: Path, place: Path) -> None:
+    (place / "f").write_text("x")
+    server = start("--read-only")
+    done = run("put", str(place / "f"), f"{server.path}:/", "-q")
+    fails_in_one_line(done, f"put {place}/f: Read-only file system", "--read-only")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["get", "put"])
+def test_a_full_disk_costs_what_does_not_fit_and_nothing_half_stays(start: Start, spot: Path, place: Path, way: str) -> None:
+    with tmpfs("2M") as small:
+        source, target = (spot, small) if way == "get" else (place, small)
+        (source / "big").write_bytes(b"x" * 4_000_000)
+        (source / "small").write_bytes(b"y" * 1000)
+        server = start(tree=small if way == "put" else spot)
+        words = [f"{server.path}:/.", small] if way == "get" else [f"{place}/.", f"{server.path}:/"]
+        done = copy(way, "-r", *words, status=1)
+        assert done.stderr.count("\n") == 1 and "/big: No space left on device" in done.stderr
+        assert [path.name for path in target.iterdir()] == ["small"]
+        server.stop()

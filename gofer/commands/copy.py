@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
     from typing import Any
 
+    from gofer.client.replies import Inode
     from gofer.client.tree import Tree
 
 _HELP = {
@@ -138,7 +139,8 @@ class _Copier:
         self.progress.end()
         untrusted = sum(copy.untrusted for copy in self._copies.values())
         if untrusted:
-            tell(f"gofer: {untrusted} files are here without their set-user-id or set-group-id bit: --set-id keeps it")
+            without = "without a set-user-id or set-group-id bit that the server has: --set-id keeps it"
+            tell(f"gofer: {untrusted} file{'s are' if untrusted > 1 else ' is'} here {without}")
 
     def end(self) -> None:
         """After whatever has happened; nothing where all went its way."""
@@ -148,7 +150,7 @@ class _Copier:
         except Lost:
             return
         if kept:
-            tell(f"gofer: {kept} large files are begun: --resume goes on with them")
+            tell(f"gofer: {kept} large file{'s are' if kept > 1 else ' is'} half done: --resume goes on")
 
     def descends(self, node: Node, shown: bytes) -> bool:
         if modes.S_ISDIR(node.stat.mode) and not self.recursive:
@@ -185,14 +187,13 @@ class _Get(_Copier):
         self.progress.expect(None if directory else node.stat.size)
         if into and name in _ITSELF:
             if not directory:
-                raise OSError(EISDIR, "a server of one file: give its copy a name")
-            copy.inside(node.key, node, Fd(os.open(place, _DIRECTORY)), shown)
+                raise OSError(EISDIR, "it is all that this server has: give its copy a name")
+            copy.inside(node.key, node, _opened(place), shown)
         elif into:
-            copy.entry(None, node, Fd(os.open(place, _DIRECTORY)), name, shown)
+            copy.entry(None, node, _opened(place), name, shown)
         else:
             parent, _, own = place.rstrip(b"/").rpartition(b"/")
-            above = parent or (b"/" if place.startswith(b"/") else b".")
-            copy.entry(None, node, Fd(os.open(above, _DIRECTORY)), own, shown)
+            copy.entry(None, node, _opened(parent or (b"/" if place.startswith(b"/") else b".")), own, shown)
 
 
 class _Put(_Copier):
@@ -219,6 +220,14 @@ class _Put(_Copier):
             return None
         return FD(inode.fd, []) if modes.S_ISDIR(inode.stat.mode) else None
 
+    def _parent(self, tree: Tree, path: bytes) -> tuple[Inode, bytes]:
+        try:
+            return tree.parent(path)
+        except Lost:
+            raise
+        except OSError as error:
+            raise Failure(f"put: there is no place for {printable(path)} on the server: {error.strerror}") from None
+
     def _one(self, copy: Copy, tree: Tree, word: bytes, into: FD | None, path: bytes) -> None:
         itself = word.rstrip(b"/").rpartition(b"/")[2] in _ITSELF
         place = word if itself or self.recursive and not word.endswith(b"/") else os.path.realpath(word)
@@ -235,8 +244,16 @@ class _Put(_Copier):
         elif into is not None:
             copy.entry(parent, node, into, os.path.basename(word.rstrip(b"/")), word)
         else:
-            directory, own = tree.parent(path)
+            directory, own = self._parent(tree, path)
             copy.entry(parent, node, FD(directory.fd, []), own, word)
+
+
+def _opened(path: bytes) -> Fd:
+    """A directory of the destination, as it was named: links are followed."""
+    try:
+        return Fd(os.open(path, _DIRECTORY))
+    except OSError as error:
+        raise Failure(f"get: cannot copy into {printable(path)}: {error.strerror}") from None
 
 
 def _plain(word: bytes) -> bytes:

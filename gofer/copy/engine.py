@@ -99,7 +99,7 @@ class Copy:
         if isinstance(old, OSError):
             self.complain(shown, old, True)
         elif modes.S_ISDIR(node.stat.mode):
-            self._run(self._below(place, node, name, shown, old))
+            self._run(self._below(place, node, name, shown, old, b""))
         else:
             parts = None if self.options.dry_run or target is None else Parts(self, target)
             job = self._plan(place, node, name, shown, old, parts)
@@ -127,7 +127,7 @@ class Copy:
 
     # Directories
 
-    def _below(self, place: Place, node: Node, name: bytes, shown: bytes, old: Node | None) -> Steps:
+    def _below(self, place: Place, node: Node, name: bytes, shown: bytes, old: Node | None, path: bytes) -> Steps:
         """A directory in a place."""
         names = (*place.names, name)
         try:
@@ -153,7 +153,6 @@ class Copy:
         except OSError as error:
             self.complain(shown, error, True)
             return
-        path = place.path + b"/" + name if place.names else b""
         within = Place(source, target, fresh, path, shown, place.root, names)
         yield from self._directory(within, self.attributes(node.stat), xattrs)
 
@@ -169,7 +168,7 @@ class Copy:
                 (old,) = (None,) if place.fresh else self.target.look(place.target, [name])
                 shown = below(place.shown, name)
                 if isinstance(node, Node) and not isinstance(old, OSError):
-                    yield self._below(place, node, name, shown, old)
+                    yield self._below(place, node, name, shown, old, place.path + b"/" + name)
                 elif isinstance(node, OSError) or isinstance(old, OSError):
                     self.complain(shown, node or old, None)  # type: ignore[arg-type]
         if trouble:

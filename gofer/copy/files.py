@@ -15,7 +15,7 @@ from errno import EIO
 
 from gofer import sys, wire
 from gofer.client.ahead import many
-from gofer.client.transport import Garbled, close_all
+from gofer.client.transport import close_all
 from gofer.copy.data import SHORT
 
 TYPE_CHECKING = False
@@ -71,10 +71,11 @@ class RemoteFile(FD):
         spans = ((begin, min(step, until - begin)) for begin in range(start, until, step))
         calls = ((wire.PREAD, wire.PReadReq.bytes(begin, self.key, count)) for begin, count in spans)
         for outcome in many(tree.client, calls, _AHEAD if self.size else 1):
-            data = payload_of(outcome)[wire.PReadResp.size :]
+            payload = payload_of(outcome)
+            data = payload[wire.PReadResp.size :]
             expected = min(step, until - at)
-            if len(data) > expected:
-                raise Garbled("more data than was asked for")
+            if wire.PReadResp.read(payload)[0] != len(data) or len(data) > expected:
+                raise tree.client.give_up("a PRead with more data than was asked for, or less than it says")
             if self.sparse:
                 yield from _without_holes(at, data)
             else:

@@ -66,9 +66,10 @@ class Links:
                 copy.progress.equal()
                 return
             target.link(first.root, first.names, place.target, part)
-        except FileNotFoundError:  # it could not be copied by its first name: so this one is
+        except (FileNotFoundError, PermissionError):  # it was not copied by its first name, or we have shut its directory
             first.root, first.names = place.root, (*place.names, job.name)
             transfer(copy, place.source, place.target, [job], None)
+            copy.commit.flush()  # before what comes next in the line: this directory may be shut, too
             return
         (error,) = target.rename([(place.target, part, job.name)])
         if error:

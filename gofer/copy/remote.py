@@ -70,14 +70,16 @@ class RemoteTree:
 
     def names(self, directory: FD) -> Iterator[bytes]:
         """Of which each may be no name at all: see names.possible."""
-        count = 0
-        with self.client.opened(directory.key) as opened:
-            while entries := self.client.getdents64(opened, 65536):
-                for entry in entries:
-                    yield entry.name
-                count += len(entries)
-                if count > _MOST_NAMES:
-                    raise OSError(EIO, "a directory without an end")
+        opened, host = self.client.openat(directory.key, os.O_RDONLY)
+        if host >= 0:
+            os.close(host)
+        listing, count = FD(opened, self.trash), 0
+        while entries := self.client.getdents64(listing.key, 65536):
+            for entry in entries:
+                yield entry.name
+            count += len(entries)
+            if count > _MOST_NAMES:
+                raise OSError(EIO, "a directory without an end")
 
     def enter(self, directory: FD, node: Node) -> FD:
         found: FD = node.key

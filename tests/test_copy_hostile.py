@@ -1,0 +1,271 @@
+"""Copies from and to a server that is an attacker: nothing is made outside of the destination, nothing waits for ever."""
+
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from codec import Mid
+from copies import copy, parts
+from hostile_server import Hostile, Node
+from hosts import CALM, GOFER, fails_in_one_line, run, wait_until
+
+pytestmark = pytest.mark.slow
+
+SHORT = "it ended before the size that it was said to have: it was changed meanwhile, or the server lies"
+WHOLE = b"what the file has, whoever carries it"
+
+
+@pytest.fixture
+def here(spot: Path) -> Path:
+    """The destination, beside what must stay as it is."""
+    (spot / "out").mkdir()
+    (spot / "out/precious").write_text("mine")
+    (spot / "here").mkdir()
+    return spot / "here"
+
+
+@pytest.fixture
+def untouched(here: Path) -> Iterator[None]:
+    yield
+    out = here.parent / "out"
+    assert os.listdir(out) == ["precious"] and (out / "precious").read_text() == "mine"
+    assert not parts(here.parent)
+
+
+NAMES = [b"", b".", b"..", b"/", b"a/b", b"../out/precious", b"/etc/passwd", b"nul\0name", b"n" * 256, b"n" * 5000]
+
+
+def test_a_name_that_no_file_can_have_is_told_and_leads_nowhere(here: Path, untouched: None) -> None:
+    root = Node(entries={**{name: Node(WHOLE) for name in NAMES}, b"good": Node(WHOLE)})
+    with Hostile(here.parent / "s", root) as server:
+        done = copy("get", "-r", f"{server.path}:/.", here, status=1)
+    assert done.stderr.count(": a name that no file can have: not copied\n") == len(NAMES) == done.stderr.count("\n")
+    assert os.listdir(here) == ["good"]
+
+
+def test_a_name_that_is_a_link_first_and_a_directory_then_leads_nowhere(here: Path, untouched: None) -> None:
+    directory = Node(entries={b"precious": Node(WHOLE)})
+    link = Node(target=bytes(here.parent / "out"))
+    root = Node(entries=lambda: iter([b"a"] * 2 + [b"x"] * 300 + [b"a"] * 2))
+    answers = iter([link, link, *[Node(WHOLE)] * 300, *[directory] * 10])
+
+    root.child = lambda name: next(answers)  # type: ignore[method-assign]
+    with Hostile(here.parent / "s", root) as server:
+        copy("get", "-r", f"{server.path}:/.", here, status=1)
+    assert (here / "a").is_symlink()
+
+
+def test_a_link_at_the_destination_is_replaced_or_told_and_never_followed(here: Path, untouched: None) -> None:
+    os.symlink("../out", here / "d")
+    os.symlink("../out/precious", here / "f")
+    os.symlink("../out/new", here / "dangling")
+    nodes = {b"d": Node(entries={b"precious": Node(WHOLE)}), b"f": Node(WHOLE), b"dangling": Node(WHOLE)}
+    with Hostile(here.parent / "s", Node(entries=nodes)) as server:
+        done = copy("get", "-r", f"{server.path}:/.", here, status=1)
+        assert done.stderr == "gofer: get /d: a symbolic link of that name is in its place, and stays: --delete removes it\n"
+        assert (here / "f").read_bytes() == (here / "dangling").read_bytes() == WHOLE and not (here / "f").is_symlink()
+        copy("get", "-r", "--delete", f"{server.path}:/.", here)
+    assert (here / "d/precious").read_bytes() == WHOLE
+
+
+def test_a_directory_that_is_swapped_for_a_link_while_it_is_filled_leads_nowhere(here: Path, untouched: None) -> None:
+    def swap() -> "list[int]":
+        os.rename(here / "d", here / "moved")
+        os.symlink("../out", here / "d")
+        return []
+
+    inner = Node(entries={b"precious": Node(WHOLE, fds=swap), b"sub": Node(entries={b"f": Node(WHOLE)})})
+    with Hostile(here.parent / "s", Node(entries={b"d": inner})) as server:
+        copy("get", "-r", f"{server.path}:/.", here)
+    assert (here / "moved/precious").read_bytes() == WHOLE and (here / "moved/sub/f").read_bytes() == WHOLE
+
+
+def test_a_size_that_is_not_reached_is_told_and_leaves_nothing(here: Path, untouched: None) -> None:
+    sizes = [len(WHOLE) + 1, 10 * 1024**3, 2**63 - 1, 2**64 - 1]
+    nodes = {b"liar%d" % size: Node(WHOLE, size=size) for size in sizes}
+    with Hostile(here.parent / "s", Node(entries={**nodes, b"good": Node(WHOLE)})) as server:
+        done = copy("get", "-r", f"{server.path}:/.", here, status=1)
+    assert sorted(done.stderr.splitlines()) == sorted(f"gofer: get /liar{size}: {SHORT}" for size in sizes)
+    assert os.listdir(here) == ["good"]
+
+
+def test_no_more_is_taken_than_the_size_says_and_without_one_no_more_than_sense_does(here: Path, untouched: None) -> None:
+    endless = Node()
+    nodes = {b"short": Node(WHOLE, size=4), b"none": Node(WHOLE, size=0), b"endless": endless}
+    with Hostile(here.parent / "s", Node(entries=nodes)) as server:
+        copy("get", f"{server.path}:/short", f"{server.path}:/none", here)
+        assert (here / "short").read_bytes() == WHOLE[:4] and (here / "none").read_bytes() == WHOLE
+        server.answers[Mid.PREAD] = lambda payload: _zeros(payload)
+        done = copy("get", f"{server.path}:/endless", here, status=1)
+    assert done.stderr == "gofer: get /endless: it has size 0, and no end\n"
+
+
+def _zeros(payload: bytes) -> "tuple[bytes, list[int]]":
+    _, _, count = struct.unpack_from("<QQI", payload)
+    return struct.pack("<Q", count) + b"x" * count, []
+
+
+def test_more_data_than_was_asked_for_ends_the_connection(here: Path, untouched: None) -> None:
+    with Hostile(here.parent / "s", Node(entries={b"f": Node(WHOLE)})) as server:
+        server.answers[Mid.PREAD] = lambda payload: (struct.pack("<Q", 100000) + bytes(100000), [])
+        done = run("get", "-q", f"{server.path}:/f", str(here))
+    fails_in_one_line(done, "does not speak LISAFS", "a PRead with more data than was asked for")
+    assert os.listdir(here) == []
+
+
+def _pipe() -> "list[int]":
+    reader, writer = os.pipe()
+    return [reader, writer]
+
+
+def _of(path: str, flags: int) -> "Callable[[], list[int]]":
+    return lambda: [os.open(path, flags)]
+
+
+def _socket() -> "list[int]":
+    return [socket.socket(socket.AF_UNIX).detach()]
+
+
+def _file(flags: int) -> "Callable[[], list[int]]":
+    def make() -> "list[int]":
+        memory = os.memfd_create("x")
+        os.write(memory, WHOLE)
+        opened = os.open(f"/proc/self/fd/{memory}", flags)
+        os.close(memory)
+        return [opened]
+
+    return make
+
+
+ODD = {
+    "a pipe": _pipe, "a device": _of("/dev/zero", os.O_RDWR), "a terminal": _of("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
+    "a directory": _of("/", os.O_RDONLY), "a path": _of("/etc/passwd", os.O_PATH), "a socket": _socket,
+    "an event": lambda: [os.pidfd_open(os.getpid())], "a file for writing": _file(os.O_WRONLY), "a file of proc": _of(
+        "/proc/self/environ", os.O_RDONLY), "a file": _file(os.O_RDONLY), "many": lambda: [*_pipe(), *_pipe()],
+}  # fmt: skip
+
+
+def test_a_donated_fd_that_is_none_of_a_file_is_not_read(here: Path, untouched: None) -> None:
+    nodes = {what.encode(): Node(WHOLE, fds=fds) for what, fds in ODD.items()}
+    with Hostile(here.parent / "s", Node(entries=nodes)) as server:
+        copy("get", "-r", f"{server.path}:/.", here)
+        assert {path.name: path.read_bytes() for path in here.iterdir()} == dict.fromkeys(ODD, WHOLE)
+        assert server.asked.count(Mid.PREAD) == len(ODD) - 1  # all but the one that is
+
+
+def test_a_donated_fd_that_is_none_of_a_new_file_is_not_written(here: Path, untouched: None) -> None:
+    full = _of(str(here.parent / "out/precious"), os.O_RDWR)
+    fds = [full, *(fds for what, fds in ODD.items() if what != "a file")]
+    for number in range(len(fds)):
+        (here / f"{number}").write_bytes(WHOLE)
+    made, wrote, new = iter(fds), [0], Node()
+
+    def pwrite(payload: bytes) -> "tuple[bytes, list[int]]":
+        wrote[0] += len(payload) - 20
+        return struct.pack("<Q", len(payload) - 20), []
+
+    with Hostile(here.parent / "s", Node(entries={})) as server:
+        server.answers[Mid.OPENCREATEAT] = lambda _: (struct.pack("<Q144sQ", 1, new.statx(), 2), next(made)())
+        server.answers[Mid.PWRITE] = pwrite
+        server.answers[Mid.SETSTAT] = lambda _: (bytes(8), [])
+        for mid in (Mid.FSYNC, Mid.RENAMEAT):
+            server.answers[mid] = lambda _: (b"", [])
+        copy("put", "-r", f"{here}/.", f"{server.path}:/")
+    assert wrote == [len(WHOLE) * len(fds)]
+
+
+def test_directories_in_each_other_without_an_end_are_told(here: Path, untouched: None) -> None:
+    endless = Node(entries={})
+    endless.entries[b"d"] = endless
+    with Hostile(here.parent / "s", endless) as server:
+        done = run("get", "-n", "-r", f"{server.path}:/.", str(here))
+    assert done.returncode == 1 and done.stdout.count("\n") == 2000
+    assert done.stderr.endswith(": more than 2000 directories in each other: they may have no end\n"), done.stderr[-200:]
+
+
+def test_a_directory_without_an_end_takes_no_memory_and_can_be_interrupted(here: Path) -> None:
+    root = Node(entries=lambda: iter(lambda: b"x", None))
+    root.every = Node(b"data")
+    with Hostile(here.parent / "s", root) as server:
+        words = [*GOFER, "get", "-r", f"{server.path}:/.", str(here)]
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: server.asked.count(Mid.GETDENTS64) > 30, "3000 names are listed")
+        peak = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "VmHWM" in line)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=CALM)[1]
+    assert process.returncode == 130 and not said, said
+    assert int(peak.split()[1]) < 64 << 10
+    assert set(os.listdir(here)) <= {"x"} and not parts(here)
+
+
+def test_what_would_give_rights_is_left_out_unless_the_server_is_trusted(here: Path, untouched: None) -> None:
+    xattrs = {b"user.a": b"1", b"trusted.b": b"2", b"security.capability": bytes.fromhex("01000002" + "00" * 16), b"odd": b"3"}
+    nodes = {b"set": Node(WHOLE, mode=stat.S_IFREG | 0o6755), b"x": Node(WHOLE, xattrs=xattrs)}
+    with Hostile(here.parent / "s", Node(entries=nodes)) as server:
+        done = run("get", "-r", f"{server.path}:/.", str(here))
+        assert "gofer: 1 file is here without a set-user-id or set-group-id bit that the server has: --set-id" in done.stderr
+        assert (here / "set").stat().st_mode & 0o7777 == 0o755
+        assert os.listxattr(here / "x") == ["user.a"]
+        subprocess.run(["rm", "-rf", str(here / "set"), str(here / "x")], check=True)
+        copy("get", "-r", "--set-id", f"{server.path}:/.", here)
+        assert (here / "set").stat().st_mode & 0o7777 == 0o6755
+        assert sorted(os.listxattr(here / "x")) == ["security.capability", "trusted.b", "user.a"]
+
+
+ENTRIES = [
+    (Node(target=b"a\0b"), "the target of a symbolic link that none can have"),
+    (Node(mode=stat.S_IFLNK | 0o777), "the target of a symbolic link that none can have"),
+    (Node(target=b"x" * 5000), "File name too long"),
+    (Node(mode=stat.S_IFSOCK | 0o777), "it is a socket: not copied"),
+    (Node(mode=0o777), "it is a file of an unknown type: not copied"),
+    (Node(WHOLE, mtime=(1, 10**9)), "a time that is none"),
+    (Node(WHOLE, mtime=(1, (1 << 30) - 2)), "a time that is none"),
+]
+
+
+def test_an_entry_that_cannot_be_so_is_told_and_costs_no_other(here: Path, untouched: None) -> None:
+    nodes = {b"%d" % number: node for number, (node, _) in enumerate(ENTRIES)}
+    with Hostile(here.parent / "s", Node(entries={**nodes, b"good": Node(WHOLE)})) as server:
+        done = copy("get", "-r", f"{server.path}:/.", here, status=1)
+    told = [f"gofer: get /{number}: {words}" for number, (_, words) in enumerate(ENTRIES)]
+    assert sorted(done.stderr.splitlines()) == told
+    assert (here / "good").read_bytes() == WHOLE
+
+
+def test_owners_and_times_at_the_ends_of_their_range_are_no_matter(here: Path, untouched: None) -> None:
+    nodes = {
+        b"%d %d" % (owner, seconds): Node(WHOLE, uid=owner, gid=owner, mtime=(seconds, 999_999_999))
+        for owner in (0xFFFFFFFF, 0xFFFFFFFE)
+        for seconds in (2**63 - 1, -(2**63))
+    }
+    with Hostile(here.parent / "s", Node(entries=nodes)) as server:
+        copy("get", "-r", f"{server.path}:/.", here)
+    assert sorted(path.stat().st_uid for path in here.iterdir()) == [0, 0, 0xFFFFFFFE, 0xFFFFFFFE]
+
+
+@pytest.mark.parametrize(
+    "mid, answer",
+    [(Mid.WALK, b""), (Mid.OPENAT, b"\1"), (Mid.GETDENTS64, b"\xff" * 40), (Mid.PREAD, b"\1"), (Mid.PREAD, b"\xff" * 40),
+     (Mid.FLISTXATTR, b"\xff" * 40)],
+    ids=str,
+)  # fmt: skip
+def test_a_reply_that_is_none_is_one_line(here: Path, untouched: None, mid: Mid, answer: bytes) -> None:
+    with Hostile(here.parent / "s", Node(entries={b"f": Node(WHOLE), b"d": Node(entries={})})) as server:
+        server.answers[mid] = lambda _: (answer, [])
+        done = run("get", "-q", "-r", f"{server.path}:/.", str(here))
+    fails_in_one_line(done, "does not speak LISAFS")
+
+
+def test_every_message_may_fail_and_costs_no_more_than_its_entry(here: Path, untouched: None) -> None:
+    with Hostile(here.parent / "s", Node(entries={b"f": Node(WHOLE), b"l": Node(target=b"t")})) as server:
+        for mid in (Mid.WALK, Mid.OPENAT, Mid.GETDENTS64, Mid.PREAD, Mid.FLISTXATTR, Mid.READLINKAT):
+            server.answers = {mid: 5}
+            done = copy("get", "-r", f"{server.path}:/.", here, status=1)
+            assert all(line.endswith("Input/output error") for line in done.stderr.splitlines()), (mid, done.stderr)
