@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM
+from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISGID
 
 from gofer import sys
 from gofer.procself import proc_path
 from gofer.server import attrs
 from gofer.server.comm import MASK_BYTE1, STATX_MASK
 from gofer.server.fds import HostFD, reopen
+from gofer.server.kernelfs import KIND
 from gofer.sys import (
     AT_EMPTY_PATH,
     STATX_ATIME,
@@ -20,7 +21,11 @@ from gofer.sys import (
     STATX_MTIME,
     STATX_SIZE,
     STATX_UID,
+    UTIME_OMIT,
+    fchmodat2,
     statx_silent,
+    timespecs,
+    utimensat,
 )
 from gofer.wire import NO_ID, FStatFSReq, FStatFSResp, FStatReq, SetStatReq, SetStatResp, Statx
 
@@ -34,7 +39,7 @@ _NAMELEN = sys.Statfs.f_namelen.offset
 _Answer = struct.Struct("<56s8s").pack_into
 _OWNER = STATX_UID | STATX_GID
 _TIMES = STATX_ATIME | STATX_MTIME
-_SUPPORTED = STATX_MODE | _OWNER | STATX_SIZE | _TIMES
+_UNSUPPORTED = 0xFFFFFFFF & ~(STATX_MODE | _OWNER | STATX_SIZE | _TIMES)
 
 
 def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -50,13 +55,17 @@ def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def setstat(comm: Communicator, req: memoryview, reply: memoryview, request: Record = SetStatReq) -> int:
     """Each change is tried; what fails is told in the reply, with the last errno. The message itself succeeds."""
-    comm.must_write()
+    if comm.read_only:
+        comm.must_write()
     fdid, mask, mode, uid, gid, size, asec, ansec, msec, mnsec = request.unpack(req)
-    node = comm.changeable(fdid)
-    if mask & ~_SUPPORTED:
+    node = comm.control[fdid]
+    if node.kind > KIND:
+        comm.changeable(fdid)
+    if mask & _UNSUPPORTED:
         raise OSError(EPERM, "SetStat of an attribute that cannot be set")
     failed = 0
     errno: int | None = 0
+    # The most frequent system calls are made here, not in functions of their own, which only see to what they would not do.
     # The owner before the mode, as chown clears set-id bits; times last, as a truncation sets them.
     if mask & STATX_SIZE:
         try:
@@ -70,18 +79,23 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview, request: Rec
             failed, errno = failed | mask & _OWNER, e.errno
     if mask & STATX_MODE:
         try:
-            if node.kind == stat.S_IFLNK:
+            if node.kind == S_IFLNK:
                 raise OSError(EOPNOTSUPP, "a symlink has no mode")
-            attrs.chmod(node.host, mode & 0o7777)
+            if mode & S_ISGID:
+                attrs.chmod(node.host, mode & 0o7777)
+            elif fchmodat2(node.host, b"", mode & 0o7777, AT_EMPTY_PATH):
+                attrs.chmod_otherwise(node.host, mode & 0o7777)
         except OSError as e:
             failed, errno = failed | STATX_MODE, e.errno
     if mask & _TIMES:
         try:
             if not mask & STATX_ATIME:
-                ansec = sys.UTIME_OMIT
+                ansec = UTIME_OMIT
             if not mask & STATX_MTIME:
-                mnsec = sys.UTIME_OMIT
-            _set_times(node.host, sys.timespecs(asec, ansec, msec, mnsec))
+                mnsec = UTIME_OMIT
+            times = timespecs(asec, ansec, msec, mnsec)
+            if utimensat(node.host, b"", times, AT_EMPTY_PATH):
+                _set_times_otherwise(node.host, times)
         except OSError as e:
             failed, errno = failed | mask & _TIMES, e.errno
     SetStatResp.pack(reply, 0, failed, errno or 0)
@@ -90,9 +104,9 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview, request: Rec
 
 def _truncate(comm: Communicator, node: ControlFD, size: int) -> None:
     """Through an fd opened for it: truncate(2) of a path would wait for a lease by itself, for as long as it likes."""
-    if node.kind == stat.S_IFDIR:
+    if node.kind == S_IFDIR:
         raise OSError(EISDIR, "a directory has no size to set")
-    if node.kind != stat.S_IFREG or size > sys.MAX_OFFSET:
+    if node.kind != S_IFREG or size > sys.MAX_OFFSET:
         raise OSError(EINVAL, "not a size this file can have")
     try:
         writer = HostFD(_open_writer(comm, node))
@@ -113,10 +127,10 @@ def _open_writer(comm: Communicator, node: ControlFD) -> int:
         return comm.open_leased(node.host, os.O_WRONLY | os.O_NONBLOCK)
 
 
-def _set_times(host: int, times: bytes) -> None:
-    if sys.utimensat(host, b"", times, AT_EMPTY_PATH):
-        if sys.get_errno() != EINVAL or sys.utimensat(sys.AT_FDCWD, proc_path(host), times, 0):  # Linux before 5.8
-            sys.raise_errno()
+def _set_times_otherwise(host: int, times: bytes) -> None:
+    """Where utimensat(2) on the fd itself has failed: Linux before 5.8 has none."""
+    if sys.get_errno() != EINVAL or utimensat(sys.AT_FDCWD, proc_path(host), times, 0):
+        sys.raise_errno()
 
 
 def fstatfs(comm: Communicator, req: memoryview, reply: memoryview, request: Record = FStatFSReq) -> int:

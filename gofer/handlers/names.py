@@ -65,7 +65,8 @@ def renameat2(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def readlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     (fdid,) = ReadLinkAtReq.unpack(req)
-    return pack_str(reply, 0, target_of(comm.control[fdid]))
+    node = comm.control[fdid]
+    return pack_str(reply, 0, os.readlink(b"", dir_fd=node.host) if node.kind == stat.S_IFLNK else target_of(node))
 
 
 def target_of(node: ControlFD) -> bytes:

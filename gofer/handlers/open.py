@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import EINVAL, EISDIR, ENXIO, EPERM, EROFS
+from errno import EAGAIN, EINVAL, EISDIR, ENXIO, EPERM, EROFS
 from stat import S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 
-from gofer.server.fds import ControlFD, HostFD, MountPoint, OpenFD, admit, reopen
+from gofer.server.fds import MARKS, ControlFD, HostFD, MountPoint, OpenFD, admit
 from gofer.server.kernelfs import KIND, READABLE
-from gofer.sys import O_ACCMODE, Statx
+from gofer.sys import AT_FDCWD, O_ACCMODE, Statx, get_errno, raise_errno
+from gofer.sys import openat as open_at
 from gofer.wire import OpenAtReq, OpenAtResp
 
-_FLAGS, _O_NONBLOCK = O_ACCMODE | os.O_TRUNC, os.O_NONBLOCK
+_FLAGS = O_ACCMODE | os.O_TRUNC
+_REOPEN = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # with the magic link of an fd; see fds.reopen
 _DEVICE = slice(Statx.stx_rdev_major.offset, Statx.stx_rdev_minor.offset + 4)
 _CONTROLLING_TERMINAL = struct.pack("=II", 5, 0)
 
@@ -39,8 +41,11 @@ def openat(
         _permit(comm, node, flags)
     elif flags:
         raise OSError(EISDIR, "a directory opens for reading only")
-    file = OpenFD(_open(comm, node, flags), node, flags)
-    admit(file.host, comm.table)
+    # `_open`, without a call. What it opened is closed by its owner from the next line on.
+    host = open_at(AT_FDCWD, b"%d" % node.host, flags | _REOPEN)
+    file = OpenFD(host if host >= 0 else _open_leased(comm, node, flags), node, flags)
+    if file.host >= MARKS[0]:
+        admit(file.host, comm.table)
     if kind == S_IFREG:
         if comm.options.donate and (not comm.read_only or comm.may_donate(file.host)):
             comm.donated.append(file)
@@ -91,9 +96,12 @@ def _permit(comm: Communicator, node: ControlFD, flags: int) -> None:
 
 def _open(comm: Communicator, node: ControlFD, flags: int) -> int:
     """Non-blocking: a FIFO must not wait for its peer."""
-    try:
-        return reopen(node.host, flags | _O_NONBLOCK)
-    except BlockingIOError:
-        if node.kind != S_IFREG:
-            raise
-    return comm.open_leased(node.host, flags | _O_NONBLOCK)
+    host = open_at(AT_FDCWD, b"%d" % node.host, flags | _REOPEN)
+    return host if host >= 0 else _open_leased(comm, node, flags)
+
+
+def _open_leased(comm: Communicator, node: ControlFD, flags: int) -> int:
+    """Where that has failed."""
+    if get_errno() != EAGAIN or node.kind != S_IFREG:
+        raise_errno()
+    return comm.open_leased(node.host, flags | os.O_NONBLOCK)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from errno import EIO, ENOENT, ENOTDIR, EPERM
 from stat import S_IFDIR, S_IFLNK
 
-from gofer.server.comm import MAX_MESSAGE_SIZE, check_name
-from gofer.server.fds import O_PATH_FLAGS, WALKABLE, HostFD
+from gofer.server.comm import KINDS, MASK_BYTE1, MAX_MESSAGE_SIZE, MODE_BYTE1, STATX_MASK, check_name
+from gofer.server.fds import MARKS, O_PATH_FLAGS, WALKABLE, ControlFD, HostFD
 from gofer.server.kernelfs import KIND, ROOT_BYTE
-from gofer.sys import get_errno, openat, raise_errno
+from gofer.sys import AT_EMPTY_PATH, get_errno, openat, raise_errno, statx_silent
 from gofer.wire import (
     STATX_SIZE,
     WALK_MISSING,
@@ -25,9 +25,9 @@ from gofer.wire import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.server.comm import Communicator
-    from gofer.server.fds import ControlFD
     from gofer.wire import Record
 
+_new = ControlFD.__new__
 _read, _INODE, _pack_inode = WalkReq.read, Inode.size, Inode.pack
 _MOST = (MAX_MESSAGE_SIZE - WalkResp.size) // _INODE  # the same number in either dialect
 
@@ -53,6 +53,7 @@ def along(
     if len(names) > _MOST:
         raise OSError(EIO, "the reply would exceed the message size")
     status = WALK_SUCCESS
+    statx, statx_buffer, next_id = comm.statx_bytes, comm.statx_buffer, comm.next_id
     for name in names:
         if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:  # most need no more than this look
             check_name(name)
@@ -68,10 +69,18 @@ def along(
                 raise_errno()
             status = WALK_MISSING
             break
-        node = comm.adopt(host, len(found), within)
-        fdid = comm.next_id()
+        # `comm.adopt`, without a call
+        node = _new(ControlFD)
+        node.host = host
+        if statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, statx_buffer):
+            comm.stat(host)
+        statx[1] &= MASK_BYTE1
+        node.kind = kind = KINDS[statx[MODE_BYTE1]]
+        if statx[ROOT_BYTE] or within != S_IFDIR or kind not in WALKABLE or host >= MARKS[0]:
+            comm.check(node, len(found), within)
+        fdid = next_id()
         found.append((fdid, node))
-        _pack_inode(reply, at, fdid, comm.statx_bytes)
+        _pack_inode(reply, at, fdid, statx)
         at += _INODE
     answer.pack(reply, 0, status, len(found))
     return at

@@ -35,12 +35,17 @@ def chmod(host: int, mode: int) -> None:
             pass
     try:
         if sys.fchmodat2(host, b"", mode, sys.AT_EMPTY_PATH):
-            if sys.get_errno() not in (ENOSYS, EPERM):  # before Linux 6.6 there is none; a filter may say EPERM
-                sys.raise_errno()
-            sys.fchmodat(sys.AT_FDCWD, proc_path(host), mode)
+            chmod_otherwise(host, mode)
     finally:
         if raised:
             sys.thread_set_effective(sys.CAP_FSETID, False)
+
+
+def chmod_otherwise(host: int, mode: int) -> None:
+    """Where fchmodat2(2) on the fd itself has failed: before Linux 6.6 there is none, and a filter may say EPERM."""
+    if sys.get_errno() not in (ENOSYS, EPERM):
+        sys.raise_errno()
+    sys.fchmodat(sys.AT_FDCWD, proc_path(host), mode)
 
 
 def chown(host: int, uid: int, gid: int) -> None:

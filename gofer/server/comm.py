@@ -48,8 +48,8 @@ _CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
 MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
 _new = ControlFD.__new__
 _ACCESS = struct.Struct("=IIIH")  # stx_nlink, stx_uid, stx_gid, stx_mode
-_MODE_BYTE1 = Statx.stx_mode.offset + 1
-_KINDS = tuple((byte & 0xF0) << 8 for byte in range(256))  # the type by that byte: half the price of & and <<
+MODE_BYTE1 = Statx.stx_mode.offset + 1
+KINDS = tuple((byte & 0xF0) << 8 for byte in range(256))  # the type by that byte: half the price of & and <<
 _MOUNT_FLAGS = Statfs.f_flags.offset
 _LEASED = 0.001, 0.05  # seconds between two looks whether a lease is gone: at first, at most
 _S_IFDIR = stat.S_IFDIR
@@ -161,7 +161,7 @@ class Communicator:
                 raise_errno()
         found = self.statx_bytes
         found[1] &= MASK_BYTE1  # newer kernels add bits for fields past the 144th byte
-        return _KINDS[found[_MODE_BYTE1]]
+        return KINDS[found[MODE_BYTE1]]
 
     def stat_child(self, host: int, name: bytes) -> int:
         """As `stat`, for a checked name in a directory, never following a symlink; -1, and errno, where it fails."""
@@ -169,7 +169,7 @@ class Communicator:
             return -1
         found = self.statx_bytes
         found[1] &= MASK_BYTE1
-        return _KINDS[found[_MODE_BYTE1]]
+        return KINDS[found[MODE_BYTE1]]
 
     def stat_access(self) -> tuple[int, int, int, int]:
         """Number of links, uid, gid, type and mode bits of the last `stat`."""
@@ -189,14 +189,19 @@ class Communicator:
             self.stat(host)
         found = self.statx_bytes
         found[1] &= MASK_BYTE1
-        node.kind = kind = _KINDS[found[_MODE_BYTE1]]
-        if kind not in WALKABLE:
-            raise OSError(EPERM, "block devices are not served")
-        if found[ROOT_BYTE] or within != _S_IFDIR:
-            node.kind = self.judge(host, kind, within)
-        if host >= MARKS[0]:
-            admit(host, self.table, more)
+        node.kind = kind = KINDS[found[MODE_BYTE1]]
+        if found[ROOT_BYTE] or within != _S_IFDIR or kind not in WALKABLE or host >= MARKS[0]:
+            self.check(node, more, within)
         return node
+
+    def check(self, node: ControlFD, more: int, within: int) -> None:
+        """What `adopt` has to look at closer."""
+        if node.kind not in WALKABLE:
+            raise OSError(EPERM, "block devices are not served")
+        if self.statx_bytes[ROOT_BYTE] or within != _S_IFDIR:
+            node.kind = self.judge(node.host, node.kind, within)
+        if node.host >= MARKS[0]:
+            admit(node.host, self.table, more)
 
     def judge(self, host: int, kind: int, within: int) -> int:
         """The `kind` of an inode of which this is the O_PATH fd, the type, and the last `stat`; see kernelfs.py."""

@@ -112,19 +112,22 @@ class FDSender:
         self._iovec = Iovec()
         self._msg = Msghdr(None, 0, addressof(self._iovec), 1, addressof(self._control), 0, 0)
         self._reference = byref(self._msg)
-        self._said = -1, -1  # the number of fds and the size that the structures now say
+        self._said: tuple[int, int, int | None] = -1, -1, None  # the number of fds, and the bytes, that the structures speak of
 
     def send(self, sock: int, address: int | None, size: int, fds: tuple[int, ...], flags: int) -> int:
         """Send size bytes at address with fds on their first byte; returns the bytes sent."""
-        for index, fd in enumerate(fds):
-            self._fds[index] = fd
-        if self._said != (len(fds), size):
-            self._said = len(fds), size
+        number = len(fds)
+        if number == 1:
+            self._fds[0] = fds[0]
+        else:
+            for index, fd in enumerate(fds):
+                self._fds[index] = fd
+        if self._said != (number, size, address):
+            self._said = number, size, address
             header = sizeof(Cmsghdr)
-            self._cmsg.cmsg_len = header + 4 * len(fds)
-            self._msg.msg_controllen = header + (4 * len(fds) + 7 & ~7)
-            self._iovec.iov_len = size
-        self._iovec.iov_base = address
+            self._cmsg.cmsg_len = header + 4 * number
+            self._msg.msg_controllen = header + (4 * number + 7 & ~7)
+            self._iovec.iov_base, self._iovec.iov_len = address, size
         sent = sendmsg(sock, self._reference, flags)
         if sent < 0:
             raise_errno()
