@@ -40,6 +40,7 @@ COMMANDS = {
     "rmdir": ("rm", "remove empty directories"),
     "mkdir": ("make", "make directories"),
     "mv": ("mv", "rename or move files"),
+    "cp": ("cp", "copy files from one place of a served tree to another"),
     "ln": ("make", "make links"),
     "chmod": ("modes", "change permissions"),
     "chown": ("modes", "change owners and groups"),

@@ -95,7 +95,7 @@ LAYERS = """
     commands: make
     commands: mv edit
     commands: serve lslines stat cat mount copy replay findexpr head du df links sum tree sides
-    commands: ls find tail diff
+    commands: ls find tail diff cp
     commands: selftest conform candidates
     commands: doctor completions topics
     commands: prompt help
