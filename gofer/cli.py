@@ -23,6 +23,8 @@ FAILED = 1
 # In the order of `gofer --help`: the module of gofer/commands/ that does it, and what it does.
 COMMANDS = {
     "serve": ("serve", "serve a directory or file"),
+    "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
+    "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "ls": ("ls", "list directories of a served tree"),
     "stat": ("stat", "show the attributes of files"),
     "tree": ("tree", "draw what is below directories"),
@@ -48,18 +50,24 @@ COMMANDS = {
     "truncate": ("make", "set the size of files"),
     "xattr": ("xattr", "show and change extended attributes"),
     "sync": ("make", "have files written to their disk"),
-    "shell": ("shell", "all of these with a current directory"),
     "edit": ("edit", "edit a file here, and put it back"),
-    "mount": ("mount", "mount what a server serves on a directory"),
-    "umount": ("mount", "unmount it again"),
     "get": ("copy", "copy files and directories of a server here"),
     "put": ("copy", "copy files and directories to a server"),
-    "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
+    "mount": ("mount", "mount what a server serves on a directory"),
+    "umount": ("mount", "unmount it again"),
+    "shell": ("shell", "all of these with a current directory"),
     "replay": ("replay", "show what `serve --trace-out` has recorded, or play it again against a server"),
-    "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
     "help": ("help", "tell of a command, or of a topic: addresses, environment, config, exit-status"),
     "completions": ("completions", "print what a shell reads to complete these commands"),
+}
+_HEADINGS = {  # of the command, and those behind it
+    "serve": "Serve, on this host",
+    "ls": "Look at what is served",
+    "rm": "Change it",
+    "get": "Copy it, mount it, work in it",
+    "replay": "See what goes on, and ask a server what it can",
+    "help": "Help",
 }
 _serves = False  # this process is, or was, a server
 _INCOMPLETE = (  # as in __main__.py
@@ -201,18 +209,38 @@ def _thorough(argv: list[str], prog: str) -> argparse.Namespace:
 
 def _all(prog: str) -> argparse.ArgumentParser:
     """The commands without their options."""
+    from argparse import SUPPRESS, RawDescriptionHelpFormatter
+
     made = _parser_class()(
         prog=prog,
-        description="Serve a directory to a sandbox over LISAFS (gVisor's file protocol), and use what is served.",
-        epilog="Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage. "
-        "`%(prog)s COMMAND --help` tells more.",
+        usage="%(prog)s COMMAND [ARGUMENT ...]",
+        description="Serve a directory to a sandbox over LISAFS (gVisor's file protocol), and use what is served.\n" + _listed(),
+        epilog="Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage.\n"
+        "`%(prog)s COMMAND --help` tells more of a command, `%(prog)s help` of topics.",
+        formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--version", action="version", version=f"gofer {__version__}")
-    commands = made.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    for command, (_, what) in COMMANDS.items():
-        commands.add_parser(command, help=what)
+    made.add_argument("--version", action="version", version=f"gofer {__version__}", help="tell the version")
+    made.add_argument("command", metavar="COMMAND", type=_known, help=SUPPRESS)
     return made
+
+
+def _listed() -> str:
+    """The commands below their headings."""
+    lines = []
+    for command, (_, what) in COMMANDS.items():
+        if command in _HEADINGS:
+            lines.append(f"\n{_HEADINGS[command]}:")
+        lines.append(f"  {command:12} {what}")
+    return "\n".join(lines)
+
+
+def _known(command: str) -> str:
+    from argparse import ArgumentTypeError
+    from difflib import get_close_matches
+
+    close = get_close_matches(command, COMMANDS, 1)
+    raise ArgumentTypeError(f"there is no {command!r}{f'; did you mean {close[0]}?' if close else ': --help lists the commands'}")
 
 
 def _parser_class() -> type[argparse.ArgumentParser]:
