@@ -1,15 +1,12 @@
-"""The shared-memory transport: making channels, the window, donated fds, and its end from either side."""
+"""What our server does with channels beyond what any must (gofer/conform/cases/channel.py): options, threads, their end."""
 
 import errno
-import fcntl
-import mmap
 import os
 import socket
 import stat as modes
 import struct
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from conftest import Start
 from corpus import session
 from hosts import CHECKOUT, PATIENCE, Server, fails, wait_until
 from peer import Peer, open_channel, over_channel, over_socket
-from transport import CHANNEL_HEADER, DATA, SERVER_ACTIVE, SHUT_DOWN, ChannelTransport
+from transport import CHANNEL_HEADER, SERVER_ACTIVE, SHUT_DOWN, ChannelTransport
 from watch import leased
 
 LIMIT = min(4, max(2, os.cpu_count() or 2))
@@ -44,54 +41,6 @@ def fstat(fd: int) -> bytes:
     return request(Mid.FSTAT, struct.pack("<Q", fd))
 
 
-def test_a_window_is_page_aligned_large_enough_and_empty(server: Server) -> None:
-    with server.peer() as peer:
-        needed = 16 + 4 + MAX_MESSAGE
-        for i in range(LIMIT):
-            channel, memfd = open_channel(peer)
-            assert channel.length % mmap.PAGESIZE == 0
-            assert needed <= channel.length < needed + mmap.PAGESIZE
-            assert not any(channel.window[:])
-            assert os.fstat(memfd).st_size >= (i + 1) * channel.length
-
-
-def test_all_windows_of_a_connection_are_in_one_memfd_and_none_overlaps_another(server: Server) -> None:
-    with server.peer() as peer:
-        places = []
-        inodes = set()
-        for _ in range(LIMIT):
-            offset, length, fds = peer.channel()
-            memfd, sock = fds
-            assert modes.S_ISSOCK(os.fstat(sock).st_mode)
-            inodes.add(os.fstat(memfd).st_ino)
-            assert offset % mmap.PAGESIZE == 0
-            places.append((offset, offset + length))
-        assert len(inodes) == 1
-        places.sort()
-        assert all(end <= start for (_, end), (start, _) in zip(places, places[1:]))
-
-
-def test_the_memfd_is_sealed_and_cannot_be_shrunk_under_the_server(server: Server) -> None:
-    with server.peer() as peer:
-        _, memfd = open_channel(peer)
-        assert fcntl.fcntl(memfd, F_GET_SEALS) & (F_SEAL_SEAL | F_SEAL_SHRINK) == F_SEAL_SEAL | F_SEAL_SHRINK
-        with fails(errno.EPERM):
-            os.ftruncate(memfd, 0)
-
-
-def test_one_channel_too_many_is_enomem_and_the_rest_go_on(server: Server) -> None:
-    """21a689b36, bbf4a5908: one failed channel killed the mount."""
-    with server.peer() as base:
-        peers = [over_channel(base) for _ in range(LIMIT)]
-        for peer in (base, *peers):
-            with fails(errno.ENOMEM):
-                peer.channel()
-        for peer in (base, *peers):
-            assert modes.S_ISDIR(peer.fstat(base.root).mode)
-        for peer in peers:
-            peer.disconnect()
-
-
 @pytest.mark.serve("--channels", "0")
 def test_without_channels_the_socket_serves_alone(server: Server) -> None:
     with server.peer() as peer:
@@ -107,90 +56,6 @@ def test_the_number_of_channels_is_an_option(server: Server) -> None:
             open_channel(peer)
         with fails(errno.ENOMEM):
             peer.channel()
-
-
-def test_a_channel_can_ask_for_the_next_one(server: Server) -> None:
-    with server.peer("channel") as peer:
-        channel, _ = open_channel(peer)
-        assert channel.handshake() == b"{}\n"
-        assert channel.exchange(Mid.FSTAT, struct.pack("<Q", peer.root)).mid == Mid.FSTAT
-
-
-@pytest.mark.parametrize("hello", [b"{}\n", b"{}", b'{"version": 7, "more": [1, 2]}\n'])
-def test_the_handshake_is_an_object_for_an_object(server: Server, hello: bytes) -> None:
-    with server.peer() as peer:
-        channel, _ = open_channel(peer)
-        assert channel.handshake(hello) == b"{}\n"
-        assert channel.exchange(Mid.FSTAT, struct.pack("<Q", peer.root)).mid == Mid.FSTAT
-
-
-@pytest.mark.parametrize("hello", [b"", b"\0", b"GET / HTTP/1.0", b"[]\n", b"\xff" * 1000])
-def test_another_handshake_ends_that_channel_only(server: Server, hello: bytes) -> None:
-    with server.peer() as peer:
-        channel, _ = open_channel(peer)
-        channel.hand_over(hello)
-        assert channel.ended()
-        assert modes.S_ISDIR(peer.fstat(peer.root).mode)
-
-
-@pytest.mark.parametrize("length", [2**20 * 2, 2**31, 2**32 - 1])
-def test_a_handshake_that_lies_about_its_length_harms_nobody(server: Server, length: int) -> None:
-    with server.peer() as peer:
-        channel, _ = open_channel(peer)
-        channel.hand_over(b"{}\n", length)
-        channel.ended()
-        assert modes.S_ISDIR(peer.fstat(peer.root).mode)
-
-
-def test_fds_are_the_connections_not_the_channels(server: Server) -> None:
-    (server.tree / "file").write_bytes(b"hello")
-    with server.peer() as base:
-        one, two = over_channel(base), over_channel(base)
-        opened = one.openat(base.walk_to("file")).fd
-        assert two.pread(opened, 0, 5) == b"hello"
-        base.close(opened)
-        with fails(errno.EBADF):
-            one.pread(opened, 0, 5)
-        one.disconnect()
-        two.disconnect()
-
-
-def test_donated_fds_are_there_when_control_is_handed_back(server: Server) -> None:
-    (server.tree / "file").touch()
-    with server.peer("channel") as peer:
-        for _ in range(50):
-            fd = peer.walk_to("file")
-            opened = peer.openat(fd)  # reads what is donated without waiting
-            assert len(opened.donated) == 1
-            with pytest.raises(BlockingIOError):
-                of(peer).donation()
-            peer.close(fd, opened.fd)
-            os.close(*peer.disown(opened.donated))
-
-
-def test_channels_work_at_the_same_time(server: Server) -> None:
-    (server.tree / "file").write_bytes(b"hello" * 1000)
-    errors: list[BaseException] = []
-
-    def work(peer: Peer, fd: int) -> None:
-        try:
-            for i in range(300):
-                assert peer.pread(fd, i, 10) == (b"hello" * 1000)[i : i + 10]
-                assert peer.walk(peer.root, "missing") == (1, [])
-        except BaseException as e:
-            errors.append(e)
-
-    with server.peer() as base:
-        fd = base.openat(base.walk_to("file")).fd
-        peers = [over_channel(base) for _ in range(LIMIT)]
-        workers = [threading.Thread(target=work, args=(peer, fd)) for peer in (base, *peers)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        for peer in peers:
-            peer.disconnect()
-    assert errors == []
 
 
 def test_a_call_that_waits_holds_up_neither_other_channels_nor_the_socket_nor_others(server: Server) -> None:
@@ -288,21 +153,6 @@ def test_a_data_len_that_lies_is_eio_and_the_channel_goes_on(server: Server, len
         of(peer).hand_over(fstat(peer.root), length)
         with fails(errno.EIO):
             Peer.check(Mid.FSTAT, of(peer).receive())
-        assert modes.S_ISDIR(peer.fstat(peer.root).mode)
-
-
-def test_what_a_client_writes_to_num_fds_and_reserved_bytes_is_ignored(server: Server) -> None:
-    with server.peer("channel") as peer:
-        of(peer).window[8:DATA] = b"\xff" * 8
-        of(peer).hand_over(CHANNEL_HEADER.pack(Mid.FSTAT, 255, 255) + struct.pack("<Q", peer.root))
-        reply = Peer.check(Mid.FSTAT, of(peer).receive())
-        assert len(reply.payload) == 144 and reply.fds == []
-
-
-def test_wakes_without_a_change_of_state_are_nothing(server: Server) -> None:
-    with server.peer("channel") as peer:
-        for _ in range(200):
-            of(peer).state = 0  # wakes the server, which is not active
         assert modes.S_ISDIR(peer.fstat(peer.root).mode)
 
 

@@ -18,7 +18,8 @@ OPEN = ("--host-uds", "all", "--host-fifo", "open", "--char-devices", "open", "-
 NO_XATTRS = ("--xattrs", "none")
 NOT_DONATING = ("--donate", "no", "--host-fifo", "open", "--char-devices", "open")
 READ_ONLY = ("--read-only", "--host-uds", "all", "--xattrs", "all")
-ABSENT_2021 = ("the server has no bind", "the server does not offer RENAMEAT2")
+LATER = [mid for mid in Mid if mid > Mid.FREMOVEXATTR]
+ABSENT_2021 = ("the server has no bind", *(f"the server does not offer {mid.name}" for mid in LATER))
 _features: dict[tuple[tuple[str, ...], str], frozenset[str]] = {}
 
 

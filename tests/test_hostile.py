@@ -1,5 +1,5 @@
 """Whatever a client sends, it gets a well-formed reply or a closed connection: never a traceback, a hang, a leak, or
-anything outside the root.
+anything outside the root. What can be asked of any server is in gofer/conform/cases/hostile.py.
 
 Each test ends with `unharmed`: a bystander that was connected all the time still gets right answers, a newcomer too, what
 lies outside the tree is as it was, and (in the fixtures) the server holds no fd, thread or child of the attacker's and has
@@ -7,10 +7,8 @@ logged no fault. Every seed is fixed: a failure can be repeated.
 """
 
 import contextlib
-import mmap
 import os
 import random
-import socket
 import stat as modes
 import struct
 import tempfile
@@ -21,10 +19,10 @@ from pathlib import Path
 import pytest
 from codec import MAX_MESSAGE, Mid
 from corpus import Request, assert_well_formed, recorded
-from hosts import NO_LARGE_FILES, PATIENCE, WAYS, WAYS_2021, Server, empty, wait_until
+from hosts import NO_LARGE_FILES, WAYS, WAYS_2021, Server, empty, wait_until
 from peer import Peer, over_channel, over_socket
-from peer2021 import LAST, Peer2021
-from transport import CHANNEL_HEADER, DATA, HEADER, ChannelTransport, SocketTransport
+from peer2021 import Peer2021
+from transport import CHANNEL_HEADER, HEADER, ChannelTransport, SocketTransport
 from watch import leased
 
 # Everything open, so that everything can be attacked.
@@ -130,33 +128,13 @@ def mutated(rng: random.Random, requests: list[Request]) -> Request:
 
 
 @pytest.mark.parametrize("transport", WAYS)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_mutated_requests(victim: Server, transport: str, seed: int) -> None:
     rng = random.Random(seed)
     with attacking(victim, transport) as attacker:
         requests = recorded(attacker.peer)
         for _ in range(700):
             attacker.send(mutated(rng, requests))
-
-
-@pytest.mark.parametrize(
-    ("mid", "transport"),
-    [(mid, way) for mid in MESSAGES for way in WAYS if way not in WAYS_2021 or mid <= LAST],
-    ids=lambda value: value.name if isinstance(value, Mid) else value,
-)
-def test_boundary_values_in_every_field(victim: Server, transport: str, mid: Mid) -> None:
-    """CVE-2016-8578, CVE-2016-9104 (9pfs): empty strings, offset overflow."""
-    with attacking(victim, transport) as attacker:
-        for number, payload in recorded(attacker.peer):
-            if number != mid:
-                continue
-            for at in range(min(len(payload), 72)):
-                for layout, values in BOUNDARIES.items():
-                    size = struct.calcsize(layout)
-                    if at % min(size, 4) == 0 and at + size <= len(payload):
-                        for value in values:
-                            changed = payload[:at] + struct.pack(layout, value) + payload[at + size :]
-                            attacker.send((number, changed))
 
 
 @pytest.mark.parametrize("mid", MESSAGES, ids=lambda mid: mid.name)
@@ -169,18 +147,6 @@ def test_half_a_message_and_then_nothing_more(victim: Server, mid: Mid) -> None:
             sock = victim.connect()
             sock.sendall(whole[:cut])
             sock.close()
-
-
-def test_random_bytes_on_the_socket(victim: Server) -> None:
-    rng = random.Random(7)
-    for _ in range(60):
-        with victim.connect() as sock:
-            sock.settimeout(PATIENCE)
-            with contextlib.suppress(ConnectionError):
-                sock.sendall(bytes(rng.getrandbits(8) for _ in range(rng.randint(1, 3000))))
-                sock.shutdown(socket.SHUT_WR)
-                while sock.recv(65536):
-                    pass
 
 
 def test_lengths_that_promise_what_never_comes(victim: Server) -> None:
@@ -212,95 +178,6 @@ def test_a_flood_of_requests_whose_replies_nobody_reads(victim: Server) -> None:
             for _ in range(20):
                 assert modes.S_ISDIR(other.fstat(other.root).mode)
         assert victim.rss() < rss + 20 * 1024
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("seed", range(3))
-def test_corrupted_window_headers(victim: Server, seed: int, dialect: str) -> None:
-    rng = random.Random(seed)
-    values = (0, 1, 2, 3, 4, 5, 20, 0x1FF000, 0x1FFFFF, 0x200000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-    with victim.peer("socket" + dialect) as base:
-        requests = recorded(base)
-    with attacking(victim, "channel" + dialect) as attacker:
-        for _ in range(300):
-            transport = attacker.peer.transport
-            assert isinstance(transport, ChannelTransport)
-            mid, payload = rng.choice(requests)
-            transport.window[8:DATA] = os.urandom(8)
-            transport.window[DATA : DATA + 4 + len(payload)] = CHANNEL_HEADER.pack(mid, rng.randrange(256), 7) + payload
-            struct.pack_into("<I", transport.window, 4, rng.choice((4 + len(payload), rng.choice(values))))
-            try:
-                if rng.random() < 0.1:
-                    transport.state = rng.choice(values[3:])
-                    if not transport.ended():
-                        continue
-                    raise ConnectionResetError
-                transport.flip()
-                reply = transport.receive()
-            except ConnectionError:
-                attacker.connect()
-                continue
-            for fd in reply.fds:
-                os.close(fd)
-            assert_well_formed(mid, reply, attacker.peer.reader)
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("where", ["everywhere", "header", "payload"])
-def test_a_window_that_changes_while_the_server_works(victim: Server, where: str, dialect: str) -> None:
-    """A second process of the attacker's writes into the window all the time, so a field can change between two looks."""
-    span = {"everywhere": range(4, 300), "header": range(4, 20), "payload": range(20, 300)}[where]
-    with victim.peer("socket" + dialect) as base:
-        requests = [request for request in recorded(base) if len(request[1]) < 280]
-        peer = over_channel(base)
-        assert isinstance(peer.transport, ChannelTransport)
-        scribbler = scribbling(peer.transport.window, span)
-        deadline = time.monotonic() + 0.7
-        rng = random.Random(3)
-        try:
-            while time.monotonic() < deadline:
-                mid, payload = rng.choice(requests)
-                with contextlib.suppress(
-                    AssertionError, struct.error, BlockingIOError
-                ):  # the reply is scribbled on too
-                    fds = peer.transport.exchange(mid, payload).fds
-                    for fd in fds:
-                        os.close(fd)
-        except ConnectionError:
-            pass
-        finally:
-            os.kill(scribbler, 9)
-            os.waitpid(scribbler, 0)
-        peer.disconnect()
-
-
-def scribbling(window: mmap.mmap, span: range) -> int:
-    """Start a process that writes random bytes to the window until it is killed; -> its pid."""
-    pid = os.fork()
-    if pid == 0:
-        rng = random.Random(5)
-        while True:
-            window[rng.choice(span)] = rng.choice((0, 1, 2, 4, 0x2E, 0x2F, 0x7F, 0x80, 0xFF))
-    return pid
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_state_word_that_never_rests(victim: Server, dialect: str) -> None:
-    with victim.peer("socket" + dialect) as base:
-        requests = recorded(base)
-        peer = over_channel(base)
-        assert isinstance(peer.transport, ChannelTransport)
-        scribbler = scribbling(peer.transport.window, range(4))
-        rng = random.Random(3)
-        deadline = time.monotonic() + 0.3
-        while time.monotonic() < deadline:
-            mid, payload = rng.choice(requests)
-            peer.transport.window[DATA : DATA + 4 + len(payload)] = CHANNEL_HEADER.pack(mid, 0, 0) + payload
-            peer.transport.flip()
-        os.kill(scribbler, 9)
-        os.waitpid(scribbler, 0)
-        assert modes.S_ISDIR(base.fstat(base.root).mode)
-        peer.disconnect()
 
 
 @pytest.mark.parametrize("transport", WAYS)
@@ -360,20 +237,3 @@ def test_names_made_of_hostile_bytes_do_not_reach_the_log_raw(victim: Server) ->
                 peer.openat(peer.walk_to(name), os.O_RDWR)
     said = victim.log.read_bytes()
     assert b"\x1b" not in said and b"fake" not in said
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_every_id_of_every_kind_where_another_is_meant(victim: Server, dialect: str) -> None:
-    """A control FD, an open FD, a bound socket's FD and none, in the place of each FD of each message."""
-    layout = "<I" if dialect else "<Q"
-    size = struct.calcsize(layout)
-    with attacking(victim, "socket" + dialect) as attacker:
-        requests = recorded(attacker.peer)
-        for mid, payload in requests:
-            if mid in (Mid.MOUNT, Mid.CHANNEL, Mid.CLOSE):
-                continue
-            for at in (0, size):
-                for fd in (0, 1, *range(2, 24), 2 ** (4 * size), 2 ** (8 * size) - 1):
-                    if at + size <= len(payload):
-                        attacker.send((mid, payload[:at] + struct.pack(layout, fd) + payload[at + size :]))
-                Peer.check(Mid.FSTAT, attacker.peer.exchange(Mid.FSTAT, struct.pack(layout, attacker.peer.root)))

@@ -81,7 +81,7 @@ def _judge(target: Listening | Started, cases: list[Case], known: Any, options: 
         runner.probe()
         planned = sum(way in case.ways and options.dialect in case.dialects for way in ways for case in cases)
         tally = Tally(known, not options.json, planned)
-        for result in runner.run(cases, ways):
+        for result in runner.run(cases, ways, known.has):
             tally.add(result)
         server = options.command or options.socket
         about = {"gofer": __version__, "server": server, "dialect": options.dialect, "features": sorted(runner.features)}

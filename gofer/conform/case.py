@@ -26,7 +26,7 @@ __all__ = ["Case", "Skipped", "cases_of", "expect", "fails", "may_fail", "refuse
 LEVELS = ("wire", "semantics", "safety")
 WAYS = ("socket", "channel")
 DIALECTS = ("today", "2021")
-_MOST = 300  # characters of a value in a message
+_MOST = 120  # characters of a value in a message
 
 
 class Skipped(Exception):

@@ -26,17 +26,26 @@ class Known:
         self.lines = lines
         self._seen: dict[str, set[str]] = {pattern: set() for pattern in lines}
 
+    def has(self, name: str, way: str) -> bool:
+        return self._pattern(name, way) is not None
+
     def reason(self, result: Result) -> str:
         """Why this result may be a failure; "" where it may not."""
-        for pattern, why in self.lines.items():
-            if any(fnmatch.fnmatchcase(name, _literal(pattern)) for name in (result.case.name, result.name)):
-                self._seen[pattern].add(result.outcome)
-                return why
-        return ""
+        pattern = self._pattern(result.case.name, result.way)
+        if pattern is None:
+            return ""
+        self._seen[pattern].add(result.outcome)
+        return self.lines[pattern]
+
+    def _pattern(self, name: str, way: str) -> str | None:
+        for pattern in self.lines:
+            if any(fnmatch.fnmatchcase(each, _literal(pattern)) for each in (name, f"{way} {name}")):
+                return pattern
+        return None
 
     def gone(self) -> list[str]:
         """Those that were tried, and of which none failed."""
-        return [pattern for pattern, outcomes in self._seen.items() if outcomes and FAILED not in outcomes - {SKIPPED}]
+        return [pattern for pattern, outcomes in self._seen.items() if outcomes - {SKIPPED} and FAILED not in outcomes]
 
 
 def _literal(pattern: str) -> str:

@@ -50,6 +50,10 @@ class SocketTransport:
         self.patience = patience
         sock.settimeout(patience)
 
+    def be_patient(self, seconds: float) -> None:
+        self.patience = seconds
+        self.sock.settimeout(seconds)
+
     def exchange(self, mid: int, payload: bytes = b"") -> Reply:
         self.send(HEADER.pack(len(payload), mid, 0) + payload)
         return self.receive()
@@ -122,6 +126,9 @@ class ChannelTransport:
         self.window = mmap.mmap(memfd, length, offset=offset)
         self._base: ctypes.c_char | None = ctypes.c_char.from_buffer(self.window)
         self.address = ctypes.addressof(self._base)
+
+    def be_patient(self, seconds: float) -> None:
+        self.patience = seconds
 
     def handshake(self, hello: bytes = b"{}\n") -> bytes:
         """The first exchange: JSON text, without a channel header."""
@@ -202,7 +209,7 @@ class ChannelTransport:
     def _wait(self, value: int) -> bool:
         """FUTEX_WAIT while the state is value, as long as the server lives; False when the patience is over."""
         deadline = time.monotonic() + self.patience
-        piece = ctypes.create_string_buffer(struct.pack("qq", 0, 100_000_000))
+        piece = ctypes.create_string_buffer(struct.pack("qq", 0, int(min(self.patience, 0.1) * 1e9)))
         while self._futex(_WAIT, value, ctypes.addressof(piece)) != 0 and ctypes.get_errno() == errno.ETIMEDOUT:
             if self._hung_up():
                 raise ConnectionResetError(_CLOSED)

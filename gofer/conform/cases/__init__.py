@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 from gofer.conform.case import Case, cases_of
-from gofer.conform.cases import create, data, directory, mount, names, open, readonly, setstat, sockets, walk, xattr
+from gofer.conform.cases import (
+    channel,
+    create,
+    data,
+    directory,
+    escapes,
+    hostile,
+    messages,
+    mount,
+    names,
+    open,
+    readonly,
+    setstat,
+    sockets,
+    walk,
+    xattr,
+)
 
-_GROUPS = (mount, walk, open, create, data, directory, names, setstat, xattr, sockets, readonly)
+_GROUPS = (
+    mount, messages, channel, walk, open, create, data, directory, names, setstat, xattr, sockets, readonly, escapes, hostile
+)  # fmt: skip
 CASES: list[Case] = [case for module in _GROUPS for case in cases_of(module)]
