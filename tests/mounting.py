@@ -35,7 +35,7 @@ class Mount:
         assert self.process.wait(PATIENCE) == 0, self.said()
         assert not mounted(self.path)
         wait_until(lambda: ended(self.pid), "the mount process ends")
-        assert self.said() == ""
+        assert self.said() == "", self.said()
 
     def kill(self) -> None:
         if self.process.poll() is None:

@@ -90,6 +90,12 @@ def add(parser: ArgumentParser) -> None:
         metavar="N",
         help="from how many known files on the kernel is asked to forget some (default: 100000)",
     )
+    parser.add_argument(
+        "--seccomp",
+        choices=("kill", "errno", "log", "off"),
+        default="kill",
+        help="what a system call gets that the mount process has no use for (default: kill)",
+    )
     words = "as in /etc/fstab: these, or ro, noexec, noatime"
     parser.add_argument("-o", dest="words", action="append", default=[], metavar="OPTION,...", help=words)
     add_ssh(parser)
@@ -139,7 +145,10 @@ def run(options: Any) -> int:
         words.append("default_permissions")
     source = options.name or os.fsdecode(address.shown)
     place = os.path.realpath(options.place)
-    plan = Plan(address, place, source.replace(",", "_"), chosen, tuple(words), flags, options.foreground, ssh_of(options))
+    plan = Plan(
+        address, place, source.replace(",", "_"), chosen, tuple(words), flags, options.foreground, options.seccomp,
+        ssh_of(options),
+    )  # fmt: skip
     if options.foreground:
         return guard.run(plan, lambda: None, lambda line: tell(f"gofer: {line}"))
     return _in_background(plan)

@@ -32,6 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
+    from gofer.fuse.nodes import Node
     from gofer.fuse.state import FileSystem
 
 MOST = 32  # threads; what hangs beyond that waits in the kernel, where it can be killed
@@ -42,7 +43,11 @@ _SLOW = 0.004  # of a request, from when on another thread leads
 _LOOK_AT_ALL = 0.1  # between two looks at all that wait
 _SOON = 1.0  # after an interruption, until it is answered for a request that does not end
 _DROWSY = 20  # looks at nothing, after which the sentinel sleeps until there is something
+_FORGETS = 500  # nodes that the kernel is asked to forget at once
+_PRUNES = 45  # the minor version since which it can be asked for that
 _LAST_ERRNO = 511  # the kernel takes none above
+_LSEEK = kernel.OPCODES["LSEEK"]
+_ID = struct.Struct("<Q").pack
 _Header = kernel.OutHeader.bytes
 
 
@@ -173,7 +178,7 @@ class Crew:
 
     def _outcome(self, opcode: int, request: Request) -> tuple[int, object]:
         operation = OPERATIONS.get(opcode)
-        if operation is None:
+        if operation is None or (opcode == _LSEEK and self._fs.options.writeback):  # the kernel may have what we do not
             return ENOSYS, b""
         if self._fs.options.read_only and opcode in CHANGES:
             return EROFS, b""
@@ -233,7 +238,8 @@ class Crew:
             if now - looked > _LOOK_AT_ALL:
                 looked = now
                 self._look_at_all(now)
-            if self._fs.nodes.to_close and self._tidying.locked():
+            crowded = len(self._fs.nodes) > self._fs.options.node_budget
+            if (self._fs.nodes.to_close or crowded) and self._tidying.locked():
                 self._tidying.release()
             busy = self._waiting or self._interrupted or (leader is not None and leader.began)
             quiet = 0 if busy else quiet + 1
@@ -267,6 +273,21 @@ class Crew:
             self._write([_Header(kernel.OutHeader.size, -code, unique)])
 
     def _tidy(self) -> None:
+        nodes, budget = self._fs.nodes, self._fs.options.node_budget
         while not self._over:
             self._tidying.acquire()
-            self._fs.nodes.close_now()
+            if len(nodes) > budget:
+                self._have_forgotten(nodes.to_forget(_FORGETS))
+            nodes.close_now()
+
+    def _have_forgotten(self, nodes: list[Node]) -> None:
+        """Ask the kernel to; it answers by FORGET, for those that nobody uses."""
+        ids = b"".join([_ID(node.id) for node in nodes])
+        body = kernel.NotifyPruneOut.bytes(len(nodes)) + ids
+        size = kernel.OutHeader.size + len(body)
+        if self._fs.minor >= _PRUNES and self._write([_Header(size, kernel.NOTIFY_PRUNE, 0), body]):
+            return
+        for node in nodes:
+            if node.parent is not None and len(node.name) <= 255:
+                body = kernel.NotifyInvalEntryOut.bytes(node.parent.id, len(node.name), 0) + node.name + b"\0"
+                self._write([_Header(kernel.OutHeader.size + len(body), kernel.NOTIFY_INVAL_ENTRY, 0), body])

@@ -7,6 +7,7 @@ import stat
 from errno import EACCES, ENODEV, ENOENT, ENXIO, EPERM
 
 from gofer import Failure, failure
+from gofer.cdata import c_ulong
 from gofer.fuse import kernel
 from gofer.fuse.crew import WRITE_SIZE
 from gofer.sys import get_errno, libc
@@ -21,7 +22,7 @@ MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 _PAGE = 4096
 _FLAGS = (
     kernel.ASYNC_READ | kernel.ATOMIC_O_TRUNC | kernel.BIG_WRITES | kernel.AUTO_INVAL_DATA | kernel.DO_READDIRPLUS
-    | kernel.READDIRPLUS_AUTO | kernel.ASYNC_DIO | kernel.PARALLEL_DIROPS | kernel.MAX_PAGES | kernel.CACHE_SYMLINKS
+    | kernel.ASYNC_DIO | kernel.PARALLEL_DIROPS | kernel.MAX_PAGES | kernel.CACHE_SYMLINKS
     | kernel.HANDLE_KILLPRIV_V2 | kernel.INIT_EXT
 )  # fmt: skip
 
@@ -43,7 +44,7 @@ def mount(device: int, place: str, source: str, kind: int, options: list[str], f
     words = [f"fd={device}", f"rootmode={kind:o}", f"user_id={os.getuid()}", f"group_id={os.getgid()}", *options]
     function = libc["mount"]
     flags |= _MS_NOSUID | _MS_NODEV
-    if function(os.fsencode(source), os.fsencode(place), b"fuse.gofer", _ulong(flags), ",".join(words).encode()):
+    if function(os.fsencode(source), os.fsencode(place), b"fuse.gofer", c_ulong(flags), ",".join(words).encode()):
         code = get_errno()
         error = OSError(code, os.strerror(code))
         remedy = "root may mount, and root of a user namespace in a mount namespace of its own" if code == EPERM else ""
@@ -52,12 +53,6 @@ def mount(device: int, place: str, source: str, kind: int, options: list[str], f
 
 def read_only(on: bool) -> int:
     return _MS_RDONLY if on else 0
-
-
-def _ulong(number: int) -> object:
-    from ctypes import c_ulong
-
-    return c_ulong(number)
 
 
 def umount(place: str, flags: int) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Entry = tuple[int, int, bytes, bytes]  # inode number, type, name, struct statx: b"" where it is not told
 
 _BATCH = 32768  # bytes of the kernel's dirents that are asked for at once: some 1000 entries
+_MOST_KNOWN = 50_000  # entries of one listing that the kernel gets to know: who lists a million may want no more than the names
 _HEAD = kernel.Dirent.size
 _PLUS = kernel.EntryOut.size + _HEAD
 _NOTHING = bytes(kernel.EntryOut.size)
@@ -97,7 +98,7 @@ def readdirplus(fs: FileSystem, request: Request) -> Reply:
                 break
             offset += 1
             entry = _NOTHING
-            if raw:
+            if raw and offset < _MOST_KNOWN:
                 node = fs.told(request, handle.node, name, raw)
                 ino, entry = node.ino, fs.entry(node, raw)
             parts.append(entry + kernel.Dirent.bytes(ino, offset, len(name), kind) + padded(name))

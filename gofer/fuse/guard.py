@@ -54,20 +54,19 @@ def _mount_process(plan: Plan, writer: int, log: Callable[[str], None]) -> None:
     """Never returns. What stops a program is for the guard, which unmounts: then this one ends."""
     signals.ignore(*signals.STOPPING)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
-    status = 1
 
     def mounted(number: str) -> None:
         os.write(writer, f"+{number}".encode())
         os.close(writer)
 
     try:
-        status = process.run(plan, mounted, log)
+        process.run(plan, mounted, log)
     except Failure as why:
         _last_words(writer, str(why))
     except OSError as error:
         _last_words(writer, f"cannot mount: {error.strerror or error}; `gofer doctor` says what this host lacks")
     finally:
-        os._exit(status)
+        os._exit(1)
 
 
 def _last_words(writer: int, words: str) -> None:

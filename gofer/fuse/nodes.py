@@ -80,6 +80,7 @@ class Nodes:
         self._devices: dict[tuple[int, int], int] = {}
         self._held: deque[Node] = deque()
         self._closing: list[int] = []
+        self._hand = ROOT_ID
         fd, raw = root
         self.root = self.seen(None, b"", raw, fd)
         assert self.root.id == ROOT_ID
@@ -149,6 +150,19 @@ class Nodes:
                 self._free.append(node.id)
             if not node.pins and not node.use:
                 self._drop(node)
+
+    def to_forget(self, many: int) -> list[Node]:
+        """So many that the kernel could do without, the next ones in turn: who is in use it keeps anyway."""
+        found: list[Node] = []
+        with self.lock:
+            for _ in range(len(self._by_id)):
+                self._hand = self._hand + 1 if self._hand + 1 < len(self._by_id) else ROOT_ID + 1
+                node = self._by_id[self._hand] if self._hand < len(self._by_id) else None
+                if node is not None and not node.use and not node.pins:
+                    found.append(node)
+                    if len(found) >= many:
+                        break
+        return found
 
     def _number(self) -> int:
         if self._free:

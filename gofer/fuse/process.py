@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import stat
 from errno import ENOTDIR
 from typing import NamedTuple
@@ -13,21 +14,26 @@ from gofer.client.pool import Pool
 from gofer.client.reach import reach
 from gofer.client.transport import Lost
 from gofer.client.tree import Tree
-from gofer.fuse import device
+from gofer.fuse import device, kernel
 from gofer.fuse.crew import Crew
 from gofer.fuse.state import FileSystem, Options
+from gofer.jail.enter import confine_mount
+from gofer.procself import set_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from typing import Any, Callable
+    from typing import Any, Callable, NoReturn
 
     from gofer.client.address import Address
     from gofer.client.client import Client
 
 
 class Plan(NamedTuple):
-    """What is to be mounted where. words, flags: of mount(2). stays: in the foreground, where it may say something."""
+    """What is to be mounted where. words, flags: of mount(2). stays: in the foreground, where it may say something.
+
+    seccomp: one of jail.seccomp.ACTIONS.
+    """
 
     address: Address
     place: str
@@ -36,11 +42,12 @@ class Plan(NamedTuple):
     words: tuple[str, ...]
     flags: int
     stays: bool
+    seccomp: str
     ssh: Any = None
 
 
-def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) -> int:
-    """mounted(device): called once it can be used, with the number of what is mounted. Returns the exit status."""
+def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) -> NoReturn:
+    """mounted(device): called once it can be used, with the number of what is mounted. The process ends here, with status 0."""
     with _reached(plan) as pool:
         assert isinstance(pool, Pool)
         root = _root(pool, plan)
@@ -56,13 +63,16 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) 
             device.umount(plan.place, device.MNT_DETACH)
             raise
         crew = Crew(fs, log)
+        set_limit(resource.RLIMIT_NOFILE, *[resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)  # each open file is one here
         gc.collect()
         gc.freeze()
         mounted(number)
         if not plan.stays:
             leave()
+        ioctls = (kernel.DEV_IOC_BACKING_OPEN, kernel.DEV_IOC_BACKING_CLOSE)
+        confine_mount(plan.seccomp, fs.passthrough, ioctls)
         crew.run()
-    return 0
+        os._exit(0)  # threads may be at something still, and what is closed here would be taken from under them
 
 
 def _reached(plan: Plan) -> AbstractContextManager[Client]:

@@ -47,7 +47,7 @@ from gofer.sys import libc, raise_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Callable
 
     from gofer.server.comm import Options
@@ -300,6 +300,27 @@ def confine_relay(action: str, child: int) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
     _filter(action, lambda refuse: seccomp.relay_rules(refuse, child))
+
+
+def confine_mount(action: str, passes: bool, ioctls: Iterable[int]) -> None:
+    """The process that answers the kernel for a mounted tree (fuse/), once that is mounted.
+
+    passes: the kernel opens donated files in its place (FUSE passthrough), with its rights: those are what a Landlock without any
+    tree would take, and CAP_SYS_ADMIN is what that asks for. The filter leaves neither anything else to be used for.
+    """
+    seccomp.prepare()
+    os.chdir("/")
+    procself.set_limit(resource.RLIMIT_CORE, 0, 0)
+    caps.limit(frozenset({caps.SYS_ADMIN, caps.DAC_OVERRIDE, caps.DAC_READ_SEARCH} if passes else ()))
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)
+    version = landlock.abi()
+    if version >= landlock.LEAST_ABI and not passes:
+        try:
+            landlock.restrict((), version)
+        except OSError:  # as in `_landlock`: the filter is there
+            pass
+    _filter(action, lambda refuse: seccomp.mount_rules(refuse, ioctls))
 
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38

@@ -201,6 +201,38 @@ def relay_rules(refuse: int, child: int) -> Rules:
     return rules
 
 
+def mount_rules(refuse: int, ioctls: Iterable[int]) -> Rules:
+    """What the mount process may call (fuse/): it opens nothing and names nothing, all it works with are fds that it is given.
+
+    ioctls: those of /dev/fuse.
+    """
+    me = (os.getpid(),)
+    rules: Rules = dict.fromkeys((
+        "futex",
+        *("read", "readv", "write", "writev", "pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "lseek"),
+        *("ftruncate", "fallocate", "fsync", "fdatasync", "copy_file_range", "statx", "fstat", "newfstatat", "close"),
+        *("recvmsg", "recvfrom", "sendmsg", "sendto", "getsockopt", "setsockopt", "poll", "ppoll", "select", "pselect6"),
+        *("getrandom", "getuid", "geteuid", "getgid", "getegid"),
+        *_RUNTIME,
+    ))  # fmt: skip
+    # malloc, in a further thread, counts the cpus in /sys: and does without
+    rules.update(dict.fromkeys(("openat", "open"), [(_RET, 0, 0, ERRNO | ENOENT)]))
+    rules.update(
+        clone=_thread_only(refuse),
+        fcntl=_one_of(refuse, 1, _FCNTL),
+        ioctl=_one_of(refuse, 1, (*_IOCTL, *ioctls)),
+        kill=_one_of(refuse, 0, me),
+        mmap=_without(refuse, 2, _PROT_EXEC),
+        mprotect=_without(refuse, 2, _PROT_EXEC),
+        prctl=_one_of(refuse, 0, _PRCTL),
+        membarrier=_one_of(refuse, 0, _MEMBARRIER),
+        prlimit64=_null(refuse, 2),
+        tgkill=_one_of(refuse, 0, me),
+        tkill=_one_of(ERRNO | EPERM, 0, me),
+    )
+    return rules
+
+
 def refusal(action: str) -> int:
     """The filter's verdict on what is not allowed; action: "kill", "errno" or "log"."""
     return {"kill": KILL_PROCESS, "errno": ERRNO | EPERM, "log": LOG}[action]

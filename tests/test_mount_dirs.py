@@ -1,0 +1,121 @@
+"""Directories in a mount: long ones, those that change while they are read, and what the kernel gets to know of them."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hosts import Server, wait_until
+from mounting import mount
+
+NAMES = int(os.environ.get("GOFER_MOUNT_NAMES", "12000"))  # a million in longer runs
+
+
+def resident(pid: int) -> int:
+    """KiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stats", "names"])
+def test_a_long_directory_is_listed_whole_in_little_memory(server: Server, how: str) -> None:
+    for i in range(NAMES):
+        os.mknod(server.tree / f"{i:07}")
+    with mount(server) as there:
+        seen = 0
+        for entry in os.scandir(there.path):
+            assert len(entry.name) == 7
+            seen += 1
+            if how == "stats" and seen % 500 == 0:
+                entry.stat()
+        assert seen == NAMES
+        assert resident(there.pid) < (64 << 10) + 20_000  # 50,000 nodes, and the interpreter
+        before = len(server.open_fds())
+        subprocess.run(["ls", "-U", there.path], stdout=subprocess.DEVNULL, check=True)
+        assert len(server.open_fds()) < before + 100
+
+
+def test_names_that_stay_are_listed_once_while_others_come_and_go(server: Server) -> None:
+    for i in range(3000):
+        (server.tree / f"stays-{i}").touch()
+    with mount(server) as there:
+        seen: list[str] = []
+        for number, entry in enumerate(os.scandir(there.path)):
+            seen.append(entry.name)
+            if number % 20 == 0:
+                (there.path / f"new-{number}").touch()
+                (server.tree / f"other-{number}").touch()
+            if number % 50 == 0 and number:
+                os.unlink(there.path / f"new-{number - number % 20 if (number - number % 20) % 20 == 0 else 0}")
+        lasting = [name for name in seen if name.startswith("stays-")]
+        assert len(lasting) == len(set(lasting)) == 3000
+
+
+def test_rewinding_and_seeking_in_a_directory(server: Server) -> None:
+    for i in range(2500):
+        (server.tree / f"{i}").touch()
+    code = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
+libc.telldir.restype = ctypes.c_long
+libc.readdir.argtypes = libc.rewinddir.argtypes = libc.telldir.argtypes = [ctypes.c_void_p]
+libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+name = lambda entry: ctypes.string_at(entry + 19)
+d = libc.opendir(sys.argv[1].encode())
+def rest():
+    found = []
+    while True:
+        entry = libc.readdir(d)
+        if not entry: return found
+        found.append(name(entry))
+first = [name(libc.readdir(d)) for _ in range(700)]
+place = libc.telldir(d)
+behind = rest()
+libc.seekdir(d, place)
+assert rest() == behind, 'seekdir'
+libc.rewinddir(d)
+assert rest() == first + behind, 'rewinddir'
+assert len(set(first + behind)) == 2502
+open(sys.argv[1] + '/new', 'w').close()
+libc.rewinddir(d)
+assert b'new' in rest(), 'what is new'
+"""
+    with mount(server) as there:
+        subprocess.run(["python3", "-c", code, str(there.path)], check=True)
+
+
+def test_a_server_without_our_own_message_is_listed_as_well(server: Server) -> None:
+    """As another project's would answer: EOPNOTSUPP."""
+    code = (
+        "import sys; from gofer import wire; wire.DIRSTAT = 72\n"
+        "from gofer.cli import main; sys.exit(main(['mount', '--foreground', *sys.argv[1:]]))"
+    )
+    for i in range(1500):
+        (server.tree / str(i)).write_text("x" * (i % 7))
+    place = server.place / "m"
+    place.mkdir()
+    checkout = str(Path(__file__).resolve().parent.parent)
+    guard = subprocess.Popen(["python3", "-c", code, f"{server.path}:", str(place)], cwd=checkout)
+    try:
+        wait_until(lambda: f" {place} " in Path("/proc/self/mountinfo").read_text(), "it is mounted")
+        found = {entry.name: entry.stat().st_size for entry in os.scandir(place)}
+        assert found == {str(i): i % 7 for i in range(1500)}
+    finally:
+        guard.terminate()
+        assert guard.wait() == 0
+        place.rmdir()
+
+
+def test_nodes_beyond_the_budget_are_forgotten(server: Server) -> None:
+    """Each holds an fd of the server's here, so it shows."""
+    for i in range(3000):
+        (server.tree / str(i)).touch()
+    with mount(server, "--node-budget=500", "--fd-budget=100000") as there:
+        for i in range(3000):
+            os.stat(there.path / str(i))
+        wait_until(lambda: len(server.open_fds()) < 800, lambda: f"the kernel forgets: {len(server.open_fds())} fds are left")
+        for i in range(0, 3000, 100):  # and what was forgotten is found again
+            os.chmod(there.path / str(i), 0o600)
+    assert os.stat(server.tree / "2900").st_mode & 0o777 == 0o600
