@@ -98,6 +98,8 @@ class Bundle:
             sys.modules[name] = module
             new.append((above, tail, module))
         for above, tail, module in new:
+            if above not in sys.modules:  # it is in a part that was read for another of its modules, and not run
+                __import__(above)
             setattr(sys.modules[above], tail, module)
         for _, _, module in new:
             self._exec(module.__name__, module.__dict__)

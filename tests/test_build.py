@@ -20,7 +20,7 @@ from hosts import CHECKOUT, wait_until
 sys.path.insert(0, str(CHECKOUT / "onefile"))
 import pythons
 
-from gofer import __version__
+from gofer import __version__, cli
 
 pytestmark = pytest.mark.slow
 
@@ -133,6 +133,7 @@ def test_an_interpreter_that_the_first_line_cannot_hold_is_refused(interpreter: 
         (["--output", "x"], "no such option"),
         (["-x"], "no such option"),
         (["a", "b", "c"], "too many"),
+        (["deb", "a"], "too many"),
         ([""], "not be empty"),
     ],
     ids=str,
@@ -236,6 +237,16 @@ def test_it_serves_and_lists_on_each_python(on_each: Path, spot: Path) -> None:
     (spot / "tree/some file").write_text("x")
     serve = (on_each, "serve", "--quiet", spot / "tree", "--socket", spot / "s", "--")
     assert "some file" in output(*serve, on_each, "ls")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_starts_from_inside_it(program: Path, command: str) -> None:
+    """Whatever of the archive's parts it reads first."""
+    assert "usage: " in output(program, command, "--help")
+
+
+def test_the_doctor_runs_from_inside_it(program: Path) -> None:
+    assert "seccomp" in output(program, "doctor")
 
 
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=[f"3.{minor}" for minor in PYTHONS])
