@@ -1,6 +1,12 @@
 #!/bin/sh
 # Makes the one-file program: ./build.sh [OUTPUT [INTERPRETER]], by default dist/gofer and /usr/bin/python3.
 #
+#   ./build.sh deb   also dist/gofer_VERSION_all.deb, with dpkg-deb
+#   ./build.sh oci   also dist/gofer-VERSION-MACHINE.oci.tar, an image of this Debian machine's python3 and the one file
+#   ./build.sh man   also dist/man/
+#   ./build.sh all   all of these
+# with a bill of materials for each (*.cdx.json) and SHA256SUMS. (Files of these names: ./deb.)
+#
 # The file runs straight from inside itself: nothing is unpacked or written, neither HOME nor any SHIV_* or PYTHON*
 # variable has an effect, and no package of the machine is imported (python3 -IS). It holds the modules compiled for every
 # CPython from 3.9 found here (onefile/pythons.py), and their source for other versions. Two builds of one commit with the
@@ -18,11 +24,17 @@ fail() { # STATUS TEXT
     exit "$1"
 }
 usage="usage: ./build.sh [OUTPUT [INTERPRETER]]"
+release=
 case ${1-} in
     -h | --help)
         printf '%s\n' "$usage"
         sed -n '2,/^[^#]/s/^#$//p; 2,/^[^#]/s/^# //p' "$0"
         exit
+        ;;
+    deb | oci | man | all)
+        [ $# -eq 1 ] || fail 2 "too many arguments; usage: ./build.sh $1"
+        release=$1
+        shift
         ;;
     --) shift ;;
     -*) fail 2 "$1: no such option; $usage (a name that begins with a dash: ./$1)" ;;
@@ -56,3 +68,6 @@ fi
 trap 'rm -f -- "$output.new"' EXIT
 "$SHIV" -W ignore::DeprecationWarning onefile/pack.py "$output.new" "$interpreter"
 mv -- "$output.new" "$output"
+if [ -n "$release" ]; then
+    exec python3 release/make.py "$release"
+fi
