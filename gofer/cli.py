@@ -58,7 +58,7 @@ COMMANDS = {
     "shell": ("shell", "all of these with a current directory"),
     "replay": ("replay", "show what `serve --trace-out` has recorded, or play it again against a server"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
-    "help": ("help", "tell of a command, or of a topic: addresses, environment, config, exit-status"),
+    "help": ("help", "tell of a command, or of what concerns several"),
     "completions": ("completions", "print what a shell reads to complete these commands"),
 }
 _HEADINGS = {  # of the command, and those behind it

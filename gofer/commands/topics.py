@@ -12,6 +12,7 @@ and behind a colon a path in the tree that it serves:
 
     gofer ls /run/gofer-4711.sock:/etc
     gofer ls :/etc
+    gofer ls build-host:/srv/site
 
 Nothing before the colon means the socket that $GOFER_SOCKET tells, as a
 command behind the two dashes of `gofer serve` finds it. A word is a socket's
@@ -19,6 +20,9 @@ where there is a / before its first colon, or where a socket of that name
 exists; of several such names the longest counts. Without a colon it is the
 root of what is served there; where $GOFER_SOCKET is set, it is a path in the
 tree.
+
+HOST:PATH, or USER@HOST:PATH, is a directory on another machine: `ssh HOST`
+starts a server of it there, for as long as the command takes.
 
 A server follows no symbolic link. Commands do, inside the tree: an absolute
 target begins at its root, and .. stays there.
