@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from hosts import CALM, CHECKOUT, GOFER, PATIENCE, run, serves, serving, stopped, wait_until
+from runsc import one_file_gofer
 
+from gofer import __version__
 from gofer.jail import callnames, seccomp
 from gofer.sys import MACHINE
 
@@ -209,3 +211,19 @@ def test_a_socket_that_systemd_holds_starts_the_server_with_its_first_client(spo
         finally:
             server.send_signal(signal.SIGTERM)
             assert server.wait(PATIENCE) == 0
+
+
+@pytest.mark.slow
+def test_systemd_itself_starts_the_hardened_unit_hears_of_it_and_stops_it(spot: Path) -> None:
+    """A systemd as process 1 of namespaces of its own, over a layer above this machine's root."""
+    words = "unshare --mount --propagation=private --pid --ipc --uts --net --cgroup --fork --kill-child".split()
+    argv = [*words, CHECKOUT / "tests/inside-systemd.sh", one_file_gofer(), UNITS, spot]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM)
+    assert (spot / "out").exists(), done
+    said = (spot / "out").read_text().splitlines()
+    assert said[0] == "hello", said
+    shown = dict(line.split("=", 1) for line in said[1:])
+    assert shown == {
+        "Type": "notify", "NotifyAccess": "main", "WatchdogUSec": "30s", "ActiveState": "active", "Result": "success",
+        "ExecMainStatus": "0", "StatusText": f"{__version__} serves the directory /srv/data read-write on 1 inherited socket",
+    }  # fmt: skip
