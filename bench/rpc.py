@@ -3,8 +3,8 @@
 
 Everything is pinned to one cpu, so that what is measured is work, not the scheduler's luck. Each round measures every
 server once for each operation; the table shows medians over rounds, and the median of each round's ratio. Hosts are busy:
-with --beside each other cpu copies memory all the time, which takes the caches, and half of the core where the cpus are
-halves of one.
+with --beside each other cpu copies memory all the time, and on ours a process wakes up again and again and copies as much as the
+cpu's own cache holds: the floor's FStat takes twice as long then.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     measure = throughput if args.two else latency
     with servers.workplace(args.directory) as place, contextlib.ExitStack() as stack:
         if args.beside:
-            stack.enter_context(neighbours(cpus[:-1]))
+            stack.enter_context(neighbours(cpus[-1], cpus[:-1]))
         running: Fleet = {}
         for kind in args.servers.split(","):
             if args.two and kind == "floor":  # it serves one client only
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--servers", default="floor,go,ours", help="which of floor, go, ours")
     cpus = it.add_mutually_exclusive_group()
     cpus.add_argument("--two", action="store_true", help="two clients on two cpus at once: total operations per second")
-    cpus.add_argument("--beside", action="store_true", help="with work on the other cpus that takes the caches")
+    cpus.add_argument("--beside", action="store_true", help="with work on all cpus that takes the caches")
     cpus.add_argument("--apart", action="store_true", help="the server's threads on one cpu, the client on another")
     it.add_argument("--seconds", type=float, default=0.3, help="with --two: how long a measurement lasts")
     it.add_argument("--interpreter", help="the Python that runs our server (default: as dist/gofer says)")
@@ -114,10 +114,15 @@ def choose(words: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def neighbours(cpus: Sequence[int]) -> Iterator[None]:
-    """On each of these cpus a process that does nothing but copy: 64 MiB, more than any cache holds."""
-    copy = "a, b = bytearray(1 << 26), bytearray(1 << 26)\nwhile True: a[:] = b"
-    busy = [subprocess.Popen(["taskset", "-c", str(cpu), sys.executable, "-c", copy]) for cpu in cpus]
+def neighbours(ours: int, others: Sequence[int]) -> Iterator[None]:
+    """A process on each cpu. On the others it does nothing but copy: 64 MiB, more than any cache holds. On ours it copies 2 MiB,
+    which is what a core has for itself these days, and sleeps for 200 us, in turns."""
+    loads = [(ours, 1 << 21, 200e-6), *((cpu, 1 << 26, 0) for cpu in others)]
+    copy = "from time import sleep\na, b = bytearray({0}), bytearray({0})\nwhile True:\n a[:] = b\n if {1}: sleep({1})"
+    busy = [
+        subprocess.Popen(["taskset", "-c", str(cpu), sys.executable, "-c", copy.format(size, pause)])
+        for cpu, size, pause in loads
+    ]
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from gofer import sys
 from gofer.procself import proc_path
 from gofer.server.attrs import settle
 from gofer.server.comm import check_name, directory, last_name
-from gofer.server.fds import O_PATH_FLAGS, HostFD, OpenFD, admit, open_path, reopen
+from gofer.server.fds import MARKS, O_PATH_FLAGS, OpenFD, admit, open_path, reopen
 from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE
 from gofer.wire import (
     LinkAtReq,
@@ -34,10 +34,13 @@ _PERMISSIONS = 0o1777  # set-id bits come after the owner: see attrs.settle
 
 
 def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    comm.must_write()
+    if comm.read_only:
+        comm.must_write()
     dir_fd, uid, gid, mode, flags = OpenCreateAtReq.read(req)
     name = last_name(req, OpenCreateAtReq.size)
-    parent = directory(comm.control[dir_fd])
+    parent = comm.control[dir_fd]
+    if parent.kind != stat.S_IFDIR:
+        directory(parent)
     file = open_new(comm, parent, name, flags, mode, uid, gid)
     return answer_new(comm, file, comm.next_id(), comm.next_id(), reply)
 
@@ -57,16 +60,15 @@ def open_new(
     )
     if made < 0:
         sys.raise_errno()
-    opened = HostFD(made)
+    file = OpenFD(made, parent, flags)  # its owner from here on; what it is the opened file of comes next
     try:
-        node = comm.adopt(reopen(made, O_PATH_FLAGS & ~os.O_NOFOLLOW))
-        admit(made, comm.table)
+        file.node = node = comm.adopt(reopen(made, O_PATH_FLAGS & ~os.O_NOFOLLOW))
+        if made >= MARKS[0]:
+            admit(made, comm.table)
         settle(comm, node, mode, uid, gid)
     except BaseException:
         _discard(os.unlink, name, parent)
         raise
-    file = OpenFD(opened.host, node, flags)
-    opened.host = -1
     return file
 
 
