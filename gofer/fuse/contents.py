@@ -41,7 +41,11 @@ def _one(fds: list[int]) -> int:
 
 
 def opened(fs: FileSystem, request: Request, handle: Handle) -> bytes:
-    backing = fs.pass_through(handle)
+    try:
+        backing = fs.pass_through(handle)
+    except OSError:
+        fs.discard(handle)
+        raise
     fh = fs.opened(request, handle)
     if backing:
         handle.node.passed = True
@@ -90,7 +94,7 @@ def read(fs: FileSystem, request: Request) -> Reply:
         return [into[: _from_host(request, handle.host, into, offset)]]
     parts: list[bytes] = []
     while size > 0:
-        part = fs.pool.pread(handle.fdid, min(size, _READ_ROOM), offset)
+        part = fs.pool.pread(handle.fdid, min(size, _READ_ROOM), offset)[:size]
         if not part:
             break
         parts.append(part)

@@ -190,7 +190,7 @@ class Crew:
             code = error.errno or EIO
             if code == ENOSYS:  # the kernel would never ask again
                 code = EOPNOTSUPP
-            return (code if 0 < code <= _LAST_ERRNO else EIO), b""
+            return (code if 0 < code <= _LAST_ERRNO and code != EINTR else EIO), b""  # EINTR: programs try again, for ever
         except struct.error:  # the server's reply is not what it should be
             return EIO, b""
         except MemoryError:

@@ -58,12 +58,13 @@ class Node:
 
 
 class Use:
-    """Of a node that is open: how often; the id of what the kernel reads and writes in our place, 0: nothing."""
+    """Of a node that is open: how often; the id of what the kernel reads and writes in our place, 0: nothing; what that is."""
 
-    __slots__ = ("opens", "cached", "passing", "backing")
+    __slots__ = ("opens", "cached", "passing", "backing", "file")
 
     def __init__(self) -> None:
         self.opens = self.cached = self.passing = self.backing = 0
+        self.file = (0, 0)
 
 
 class Nodes:

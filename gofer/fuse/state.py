@@ -5,11 +5,13 @@ from __future__ import annotations
 import _thread
 import fcntl
 import os
+import stat
 import struct
-from errno import EBADF, EMFILE, ENFILE
+from errno import EBADF, EIO, EMFILE, ENFILE
 
 from gofer.fuse import kernel
 from gofer.fuse.nodes import Nodes, Use
+from gofer.sys import O_PATH
 from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
@@ -66,14 +68,32 @@ class Request:
 
 
 class Handle:
-    """An open file or directory. fdid: the server's open FD; host: the donated fd, -1: none. listing: see directories.py."""
+    """An open file or directory. fdid: the server's open FD; host: the donated fd, -1: none. listing: see directories.py.
 
-    __slots__ = ("node", "fdid", "host", "flags", "passes", "listing")
+    file: (device, inode number) of what was donated; size: its length then.
+    """
+
+    __slots__ = ("node", "fdid", "host", "flags", "passes", "listing", "file", "size")
 
     def __init__(self, node: Node, fdid: int, host: int, flags: int) -> None:
         self.node, self.fdid, self.host, self.flags = node, fdid, host, flags
         self.passes = False
         self.listing: Any = None
+        self.file, self.size = (0, 0), 0
+        if host >= 0:
+            self._judge()
+
+    def _judge(self) -> None:
+        """What is donated is to be a regular file, open for what was asked for: else it is done without.
+
+        The kernel opens what it is given anew, with our rights and not the server's: so the server must have had them itself.
+        """
+        found, mode = os.fstat(self.host), fcntl.fcntl(self.host, fcntl.F_GETFL)
+        may = mode & os.O_ACCMODE in (os.O_RDWR, self.flags & os.O_ACCMODE) and not mode & O_PATH
+        if not (may and stat.S_ISREG(found.st_mode)):
+            os.close(self.host)
+            self.host = -1
+        self.file, self.size = (found.st_dev, found.st_ino), found.st_size
 
 
 class FileSystem:
@@ -208,6 +228,12 @@ class FileSystem:
         if node.known <= 0:
             self.nodes.forget(node, 0)
 
+    def discard(self, handle: Handle) -> None:
+        """One that was not `opened`."""
+        if handle.host >= 0:
+            os.close(handle.host)
+        self.nodes.close_later(handle.fdid)
+
     def _ioctl(self, number: int, argument: bytearray) -> int:
         """What the kernel returns; -1 where it refuses."""
         try:
@@ -225,8 +251,11 @@ class FileSystem:
             if node.use is None:
                 node.use = Use()
             use = node.use
-            if use.passing or (self.passthrough and handle.host >= 0 and not use.cached and self._worth_it(handle)):
+            if use.passing and (handle.host < 0 or handle.file != use.file):  # not what the kernel would open
+                raise OSError(EIO, "not the file that was donated before")
+            if use.passing or (self.passthrough and handle.host >= 0 and not use.cached and _worth_it(handle)):
                 if not use.backing:
+                    use.file = handle.file
                     found = self._ioctl(
                         kernel.DEV_IOC_BACKING_OPEN, bytearray(kernel.BackingMap.bytes(handle.host, 0))
                     )
@@ -238,9 +267,10 @@ class FileSystem:
             use.cached += 1
             return 0
 
-    def _worth_it(self, handle: Handle) -> bool:
-        """To read a small file through the page cache costs less than to set this up."""
-        return bool(handle.flags & os.O_ACCMODE) or os.fstat(handle.host).st_size >= _WORTH
+
+def _worth_it(handle: Handle) -> bool:
+    """To read a small file through the page cache costs less than to set this up."""
+    return bool(handle.flags & os.O_ACCMODE) or handle.size >= _WORTH
 
 
 _WORTH = 65536

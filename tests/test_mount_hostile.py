@@ -1,0 +1,289 @@
+"""A server that lies: the kernel sees a wrong file system, and that is all. The mount goes on, and so do who uses it."""
+
+import contextlib
+import errno
+import os
+import socket
+import stat as modes
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from hosts import CALM, CHECKOUT, GOFER, Server, fails, wait_until
+from mounting import mount, mounted
+
+MOUNT, CHANNEL, FSTAT, WALK, WALKSTAT, OPENAT, CLOSE, PREAD, READLINK, GETDENTS, DIRSTAT = 1, 2, 3, 5, 6, 7, 9, 12, 19, 24, 71
+DIR, FILE, LINK = modes.S_IFDIR | 0o755, modes.S_IFREG | 0o644, modes.S_IFLNK | 0o777
+
+
+def statx(mode: int, ino: int, size: int = 0, nlink: int = 1, blksize: int = 4096) -> bytes:
+    head = struct.pack("<IIQIIIHHQQQQ", 0x7FF, blksize, 0, nlink, 0, 0, mode, 0, ino, size, 0, 0)
+    return head + bytes(64) + struct.pack("<IIII", 0, 0, 8, 1)
+
+
+def entry(name: bytes, raw: bytes) -> bytes:
+    return struct.pack("<Q", 1) + raw + struct.pack("<H", len(name)) + name
+
+
+class Liar:
+    """A server of one client, over the socket. answers: what it says to a message, bytes, an errno, or a function of the request.
+
+    Until it is told otherwise there is `file`, `dir` and `link` in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.answers: dict[int, Any] = {}
+        self.donates: int | None = None
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self) -> None:
+        sock, _ = self.listener.accept()
+        with sock, contextlib.suppress(OSError):
+            while head := sock.recv(8, socket.MSG_WAITALL):
+                size, mid = struct.unpack("<IH2x", head)
+                request = sock.recv(size, socket.MSG_WAITALL) if size else b""
+                said = self.answers.get(mid, getattr(self, f"_{mid}", errno.EOPNOTSUPP))
+                said = said(request) if callable(said) else said
+                answer, payload = (0, struct.pack("<I", said)) if isinstance(said, int) else (mid, said)
+                whole = struct.pack("<IH2x", len(payload), answer) + payload
+                if mid == OPENAT and self.donates is not None and answer:
+                    socket.send_fds(sock, [whole], [self.donates])
+                else:
+                    sock.sendall(whole)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join()
+
+    def named(self, name: bytes) -> bytes:
+        return {b"dir": statx(DIR, 3), b"link": statx(LINK, 4)}.get(name, statx(FILE, 2, 5))
+
+    _1 = struct.pack("<Q", 1) + statx(DIR, 1) + struct.pack("<IHH", 2093056, 1, FSTAT)
+    _7 = struct.pack("<Q", 50)
+    _9 = b""
+    _19 = struct.pack("<H", 4) + b"file"
+    _24 = _71 = struct.pack("<H", 0)
+
+    def _12(self, request: bytes) -> bytes:
+        offset = struct.unpack_from("<Q", request)[0]
+        return struct.pack("<Q", len(b"hello"[offset:])) + b"hello"[offset:]
+
+    def _3(self, request: bytes) -> bytes:
+        return {1: statx(DIR, 1), 12: statx(DIR, 3)}.get(struct.unpack("<Q", request)[0], statx(FILE, 2, 5))
+
+    def _5(self, request: bytes) -> bytes:
+        return struct.pack("<BHQ", 0, 1, 11) + self.named(request[12:])
+
+    def _6(self, request: bytes) -> bytes:
+        return struct.pack("<H", 1) + self.named(request[12:])
+
+
+@pytest.fixture
+def liar(spot: Path) -> Iterator[Liar]:
+    made = Liar(spot / "socket")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def there(liar: Liar, spot: Path) -> Iterator[Path]:
+    """Where it is mounted; the mount has to live through all of it."""
+    place = spot / "m"
+    place.mkdir()
+    argv = [*GOFER, "mount", "--foreground", "--cache=none", "--timeout=2", f"{spot}/socket:", str(place)]
+    with open(spot / "log", "wb") as log:
+        guard = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: mounted(place) or guard.poll() is not None, "it is mounted")
+        yield place
+        liar.answers.clear()
+        assert os.stat(place / "file").st_size == 5
+        assert guard.poll() is None
+        assert (spot / "log").read_text() == ""
+    finally:
+        guard.terminate()
+        guard.wait(CALM)
+        while mounted(place):
+            subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_the_liar_is_believed_where_it_is_plausible(there: Path) -> None:
+    assert (there / "file").read_bytes() == b"hello"
+    assert os.readlink(there / "link") == "file"
+
+
+@pytest.mark.parametrize("mid", [DIRSTAT, GETDENTS])
+def test_names_that_none_can_have_are_not_listed(liar: Liar, there: Path, mid: int) -> None:
+    names = [b"good", b"a/b", b"", b"..", b".", b"nul\0", b"n" * 300, b"also"]
+    once = [False]
+
+    def listing(request: bytes) -> bytes:
+        if once[0]:
+            return struct.pack("<H", 0)
+        once[0] = True
+        if mid == DIRSTAT:
+            return struct.pack("<H", len(names)) + b"".join(entry(name, statx(FILE, 9)) for name in names)
+        dirents = [struct.pack("<QIIQBH", 9, 1, 8, 1, 8, len(name)) + name for name in names]
+        return struct.pack("<H", len(names)) + b"".join(dirents)
+
+    liar.answers[mid] = listing
+    if mid == GETDENTS:
+        liar.answers[DIRSTAT] = errno.EOPNOTSUPP
+    assert sorted(os.listdir(there)) == ["also", "good"]
+
+
+def test_a_directory_without_an_end_can_be_left(liar: Liar, there: Path) -> None:
+    liar.answers[DIRSTAT] = struct.pack("<H", 200) + b"".join(entry(b"%d" % i, statx(FILE, 100 + i)) for i in range(200))
+    reader = subprocess.Popen(["ls", "-f", str(there)], stdout=subprocess.DEVNULL)
+    time.sleep(0.3)
+    assert reader.poll() is None
+    reader.kill()
+    assert reader.wait(CALM) == -9
+
+
+def test_kinds_that_change_are_other_files(liar: Liar, there: Path) -> None:
+    for mode in (FILE, DIR, LINK, FILE, modes.S_IFIFO | 0o600, DIR):
+        liar.answers[WALK] = struct.pack("<BHQ", 0, 1, 11) + statx(mode, 7)
+        liar.answers[FSTAT] = liar.answers[WALKSTAT] = errno.EIO
+        with contextlib.suppress(OSError):
+            assert modes.S_IFMT(os.lstat(there / "x").st_mode) == modes.S_IFMT(mode)
+    with fails(errno.ENOENT):  # where the kernel gets an impossible answer it is EIO, where it gets none ENOENT
+        liar.answers[WALK] = struct.pack("<BH", 1, 0)
+        os.lstat(there / "x")
+
+
+@pytest.mark.parametrize("size", [1 << 63, (1 << 64) - 1, (1 << 63) - 1, 1 << 40])
+def test_sizes_that_lie_are_an_error_or_an_early_end(liar: Liar, there: Path, size: int) -> None:
+    raw = statx(FILE, 8, size)
+    liar.answers[WALK] = struct.pack("<BHQ", 0, 1, 11) + raw
+    liar.answers[FSTAT] = raw
+    liar.answers[PREAD] = lambda request: struct.pack("<Q", 0)
+    with contextlib.suppress(OSError), open(there / "large", "rb") as file:
+        file.read(10)
+
+
+MESSAGES = [FSTAT, WALK, WALKSTAT, OPENAT, PREAD, READLINK, DIRSTAT]
+
+
+@pytest.mark.parametrize("mid", MESSAGES)
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\0", b"\xff" * 3, b"\xff" * 400, bytes(1000), struct.pack("<BH", 0, 0xFFFF), struct.pack("<H", 0xFFFF) + bytes(200)],
+    ids=["empty", "one", "three", "ones", "zeros", "many", "more"],
+)
+def test_a_reply_that_is_no_reply_fails_one_request(liar: Liar, there: Path, mid: int, payload: bytes) -> None:
+    liar.answers[mid] = payload
+    for attempt in attempts(there):
+        with contextlib.suppress(OSError):
+            attempt()
+
+
+@pytest.mark.parametrize("number", [511, 512, 4095, errno.ENOSYS, errno.EINTR, errno.EAGAIN])
+def test_any_errno_of_the_server_reaches_who_asked_or_is_eio(liar: Liar, there: Path, number: int) -> None:
+    for mid in MESSAGES:
+        liar.answers[mid] = number
+    for attempt in attempts(there):
+        with contextlib.suppress(OSError, InterruptedError):
+            attempt()
+    with pytest.raises(OSError):
+        os.stat(there / "file")
+
+
+def attempts(there: Path) -> list[Callable[[], Any]]:
+    return [
+        lambda: os.stat(there / "file"),
+        lambda: (there / "file").read_bytes(),
+        lambda: os.readlink(there / "link"),
+        lambda: os.listdir(there),
+        lambda: [each.stat() for each in os.scandir(there)],
+        lambda: os.listdir(there / "dir"),
+        lambda: os.rename(there / "file", there / "other"),
+    ]
+
+
+@pytest.mark.parametrize("what", ["read", "path", "fifo", "directory", "device", "none"])
+def test_a_donated_fd_gives_no_more_than_it_is(liar: Liar, there: Path, spot: Path, what: str) -> None:
+    """The kernel opens what is passed through by itself, with root's rights: not what the server itself could not write."""
+    victim = spot / "victim"
+    victim.write_bytes(b"k" * 100_000)
+    if what == "fifo":
+        os.mkfifo(spot / "fifo")
+    where = {"fifo": spot / "fifo", "directory": spot, "device": Path("/dev/zero")}.get(what, victim)
+    mode = {"path": os.O_PATH, "fifo": os.O_RDWR, "device": os.O_RDWR}.get(what, os.O_RDONLY)
+    raw = statx(FILE, 2, 100_000)
+    liar.answers[WALK] = struct.pack("<BHQ", 0, 1, 11) + raw
+    liar.answers[FSTAT] = raw
+    fd = os.open(where, mode)
+    try:
+        liar.donates = None if what == "none" else fd
+        with contextlib.suppress(OSError):
+            (there / "file").read_bytes()
+        for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC):
+            with contextlib.suppress(OSError):
+                writer = os.open(there / "file", flags)
+                try:
+                    os.write(writer, b"overwritten")
+                finally:
+                    os.close(writer)
+    finally:
+        liar.donates = None
+        os.close(fd)
+    assert victim.read_bytes() == b"k" * 100_000
+
+
+def test_a_target_with_a_nul_is_no_target(liar: Liar, there: Path) -> None:
+    liar.answers[READLINK] = struct.pack("<H", 5) + b"a\0b/c"
+    with fails(errno.EINVAL):
+        os.readlink(there / "link")
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.parametrize("options", [(), ("--no-passthrough",)])
+def test_the_mount_process_has_given_up_what_it_does_not_need(server: Server, options: tuple[str, ...]) -> None:
+    with mount(server, *options) as there:
+        os.listdir(there.path)
+        for task in os.listdir(f"/proc/{there.pid}/task"):
+            found = status(int(task))
+            assert (found["Seccomp"], found["NoNewPrivs"]) == ("2", "1")
+            kept = int(found["CapEff"], 16) | int(found["CapPrm"], 16)
+            assert kept & ~(1 << 21 | 1 << 1 | 1 << 2) == 0  # SYS_ADMIN, DAC_OVERRIDE, DAC_READ_SEARCH
+            assert not (options and kept)
+        links = [os.readlink(f"/proc/{there.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{there.pid}/fd")]
+        ours = ("socket:", "pipe:", "/memfd:gofer", "/dev/null", "/dev/fuse", str(there.log))
+        assert [link for link in links if not link.startswith(ours)] == []
+
+
+def test_a_mount_process_that_opens_a_file_or_runs_a_program_dies_and_is_unmounted(server: Server) -> None:
+    """Somebody has taken it over: here by a table that holds what it must not."""
+    code = (
+        "import os, sys; from gofer.fuse.table import OPERATIONS; from gofer.fuse.kernel import OPCODES\n"
+        "def taken(fs, request): os.execv('/bin/true', ['true'])\n"
+        "OPERATIONS[OPCODES['READLINK']] = taken\n"
+        "from gofer.cli import main; sys.exit(main(['mount', '--foreground', *sys.argv[1:]]))"
+    )
+    os.symlink("x", server.tree / "link")
+    place = server.place / "m"
+    place.mkdir()
+    argv = [*GOFER[:-1], "-c", code, f"{server.path}:", str(place)]
+    guard = subprocess.Popen(argv, cwd=CHECKOUT, stderr=subprocess.DEVNULL)
+    wait_until(lambda: mounted(place), "it is mounted")
+    with pytest.raises(OSError):
+        os.readlink(place / "link")
+    assert guard.wait(CALM) == 1
+    assert not mounted(place)
+    place.rmdir()
