@@ -39,8 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Short, so that sockets fit below it; one place, so that a file left behind is noticed.
     _scratch = tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="gofer-", dir="/tmp")
     os.chmod(_scratch, 0o755)
-    # What a shell starts with `&` ignores it, and so would all that is started here.
+    # What a shell starts with `&`, or nohup, ignores some, and so would all that is started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
