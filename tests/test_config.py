@@ -18,7 +18,7 @@ VALUES = {
     "--host-uds": "all", "--host-fifo": "open", "--char-devices": "open", "--kernel-files": "read", "--xattrs": "all",
     "--donate": "no", "--channels": "3", "--workers": "2", "--busy-poll": "0", "--max-connections": "9",
     "--idle-message-timeout": "2.5", "--fd-limit": "1000", "--jail": "require", "--seccomp": "errno", "--log-level": "debug",
-    "--log-format": "json", "--quiet": "yes",
+    "--log-format": "json", "--quiet": "yes", "--trace": "errors",
 }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_what_the_file_and_the_environment_say_holds_of_the_server(spot: Path) -
     env = {**os.environ, "GOFER_SERVE_READ_ONLY": "on", "GOFER_SERVE_CONFIG": f"{spot}/conf"}
     done = run("serve", "--jail=off", "--", sys.executable, str(CHECKOUT), "stat", env=env)
     assert done.returncode == 0 and f"serves the directory {spot}/tree read-only on" in done.stderr, done
-    assert "xattrs none" in done.stderr and "type   directory" in done.stdout
+    assert "xattrs none" in done.stderr and "IO Block: 4096   directory\n" in done.stdout
 
 
 @pytest.mark.parametrize(
