@@ -134,10 +134,11 @@ def test_what_is_wrong_in_a_file_is_told_by_its_name(text: str, words: Sequence[
     fails_in_one_line(run("serve", "/nonexistent/tree", "--config", f"{spot}/conf"), f"{spot}/conf", *words)
 
 
-def test_without_a_path_anywhere_it_is_wrong_usage(spot: Path) -> None:
+def test_without_a_path_anywhere_the_current_directory_is_served(spot: Path) -> None:
     (spot / "conf").write_text("[serve]\nmode = 0600\n")
-    done = run("serve", f"--config={spot}/conf")
-    assert done.returncode == 2 and "usage: " in done.stderr and "PATH" in done.stderr
+    done = run("serve", f"--config={spot}/conf", "--", sys.executable, str(CHECKOUT), "ls", cwd=spot)
+    assert (done.returncode, done.stdout) == (0, "conf\n")
+    assert f"{spot} (the current directory)" in done.stderr
 
 
 def test_the_servers_that_clients_ask_is_not_an_option_of_serve() -> None:

@@ -65,7 +65,7 @@ class Walk:
         self._root = root
         self._served = served
         self._bad = bad
-        self._stats = stats
+        self._stats = stats or follow
         self._leaving = leaving
         self._follow = follow
         self._one_device = one_device
@@ -107,14 +107,19 @@ class Walk:
             head = level.path + b"/"
             for name, kind, attributes in level.entries:
                 path, followed = head + name, None
-                if kind == stat.S_IFLNK and follow:
-                    followed = self._target(path)
+                if follow:
+                    if kind == stat.S_IFLNK:
+                        try:
+                            followed = self._target(path)
+                        except OSError as error:
+                            self._tell(path, error)
+                            continue
                     if followed:
                         kind, attributes = stat.S_IFMT(followed.stat.mode), followed.stat
-                        if kind == stat.S_IFDIR and self._is_above(attributes):
-                            self._tree.drop(followed.fd)
-                            self._bad(path, _loop())
-                            continue
+                    if kind == stat.S_IFDIR and attributes and self._is_above(attributes):
+                        self._tree.drop(*([followed.fd] if followed else []))
+                        self._bad(path, _loop())
+                        continue
                 if kind != stat.S_IFDIR:
                     if followed:
                         self._tree.drop(followed.fd)
@@ -132,16 +137,19 @@ class Walk:
                 if leaving:
                     yield level.path, stat.S_IFDIR, level.attributes, depth - 1, True
 
+    def _tell(self, path: bytes, error: OSError) -> None:
+        if isinstance(error, Lost):
+            raise error
+        self._bad(path, error)
+
     def _target(self, path: bytes) -> Inode | None:
-        """What a symbolic link leads to; nothing where that is nothing, or a loop: then it is a link like any file."""
+        """What a symbolic link leads to; nothing where that is nothing: then it is a link like any file."""
         try:
             return self._tree.resolve(below(self._served, path[1:]))
-        except Lost:
-            raise
         except OSError as error:
-            if error.errno not in (ENOENT, ENOTDIR):
-                self._bad(path, error)
-            return None
+            if error.errno in (ENOENT, ENOTDIR):
+                return None
+            raise
 
     def _opens(self, depth: int, path: bytes, node: Inode | None, name: bytes = b"") -> bool:
         """Whether that directory, whose entries are so far down, is one to go into: then it is the last of the levels."""
@@ -152,10 +160,8 @@ class Walk:
                     at_once = _AT_ONCE if depth < _SHALLOW else _AT_ONCE // 16
                     self._levels.append(_Level(path, node.fd, node.stat, self._entries(node.fd, path, at_once)))
                     return True
-        except Lost:
-            raise
         except OSError as error:
-            self._bad(path, error)
+            self._tell(path, error)
         if node:
             self._tree.drop(node.fd)
         return False
@@ -188,10 +194,8 @@ class Walk:
                 return
             for entry in self._tree.entries(fd, at_once):
                 yield entry.name, entry.type << 12, None
-        except Lost:
-            raise
         except OSError as error:
-            self._bad(path, error)
+            self._tell(path, error)
 
 
 def _loop() -> OSError:

@@ -43,6 +43,8 @@ _BUFFERED = 1 << 16
 def add_addresses(parser: ArgumentParser, default: str = "") -> None:
     """As many SERVER[:PATH] as are given, for `operands`. default: what none means, where one need not be given."""
     more = f" (default: {default})" if default else ""
+    if parser.usage is None:  # argparse would make it at every start, which costs 4 ms
+        parser.usage = f"%(prog)s [options] {'[SERVER[:PATH] ...]' if default else 'SERVER[:PATH] ...'}"
     parser.add_argument(
         "addresses",
         metavar="SERVER[:PATH]",

@@ -6,7 +6,7 @@ import argparse
 import os
 import stat
 import time
-from errno import EINVAL
+from errno import EINVAL, ENOENT, ENOTDIR
 
 from gofer import Failure
 from gofer.client.address import served
@@ -123,9 +123,9 @@ class _Find(Context):
             return tree.resolve(address.path, follow=False)
         try:
             return tree.resolve(address.path)
-        except Lost:
-            raise
-        except OSError:
+        except OSError as error:
+            if error.errno not in (ENOENT, ENOTDIR):
+                raise
             return tree.resolve(address.path, follow=False)  # a link to nothing is a link
 
     def _bad(self, path: bytes, error: OSError) -> None:

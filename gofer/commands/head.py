@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import stat
+
 from gofer import Failure
-from gofer.commands.common import Session, add_addresses, add_common, open_content, operands
+from gofer.client.transport import Lost
+from gofer.commands.common import Address, Session, add_addresses, add_common, open_content, operands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +66,18 @@ def heading(number: int, name: bytes) -> bytes:
     return b"\n" * bool(number) + b"==> " + name + b" <==\n"
 
 
+def is_directory(session: Session, address: Address) -> bool:
+    tree = session.tree(address)
+    try:
+        node = tree.resolve(address.path)
+    except OSError as error:
+        if isinstance(error, Lost):
+            raise
+        return False
+    tree.drop(node.fd)
+    return stat.S_ISDIR(node.stat.mode)
+
+
 def run(options: Any) -> int:
     lines, sign, count = amount(options)
     end = b"\0" if options.zero_terminated else b"\n"
@@ -71,6 +86,9 @@ def run(options: Any) -> int:
         headings = options.verbose or len(addresses) > 1 and not options.quiet
         number = 0
         for address in addresses:
+            if headings and is_directory(session, address):  # as the program of that name: it can be opened
+                session.write(heading(number, address.shown))
+                number += 1
             with session.each(address.shown), open_content(session, address) as content:
                 if headings:
                     session.write(heading(number, address.shown))

@@ -61,7 +61,7 @@ def run(options: Any) -> int:
                 if not quiet:
                     session.bad(address.shown, error)
         end = b"\0" if options.zero else b"\n"
-        bare = reads and options.no_newline and len(found) == 1
+        bare = reads and options.no_newline and len(options.addresses) == 1
         session.write(b"".join(path + end for path in found)[: -1 if bare else None])
     return session.status
 

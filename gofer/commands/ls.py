@@ -6,7 +6,7 @@ A name that sorts is held until all of its directory is there, as ls(1) does; of
 from __future__ import annotations
 
 import stat
-from errno import EFBIG, ELOOP, ENAMETOOLONG
+from errno import EFBIG, ELOOP, ENAMETOOLONG, ENOENT
 
 from gofer.client.transport import Lost
 from gofer.client.tree import MOST
@@ -18,7 +18,7 @@ from gofer.commands.lslines import Entry, Lines
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from gofer.client.address import Address
@@ -116,7 +116,7 @@ class _Listing:
                 tree.drop(node.fd)
                 files.append(entry)
         if files:
-            self._write(self._sorted(files), None, b"")
+            self._write(self._sorted(files), None, b"", [entry for entry, *_ in directories])
             self._begun = True
         order = {id(entry): number for number, entry in enumerate(self._sorted([found[0] for found in directories]))}
         for _, tree, address, node in sorted(directories, key=lambda found: order[id(found[0])]):
@@ -133,8 +133,11 @@ class _Listing:
                 target = tree.resolve(address.path)
             except Lost:
                 raise
-            except OSError:
-                return node
+            except OSError as error:
+                if error.errno == ENOENT:
+                    return node
+                tree.drop(node.fd)
+                raise
             if stat.S_ISDIR(target.stat.mode):
                 tree.drop(node.fd)
                 return target
@@ -150,7 +153,7 @@ class _Listing:
                 tree.drop(levels.pop().node.fd)
                 continue
             inner = level.address.within(level.names.pop())
-            with self._session.each(inner.shown):
+            with self._session.each(inner.shown, status=2):
                 node = tree.resolve(inner.path) if self._options.follow else tree.child(level.node.fd, _last(inner.path))
                 try:
                     _check(levels, node)
@@ -249,15 +252,15 @@ class _Listing:
             entries.reverse()
         return entries
 
-    def _write(self, entries: list[Entry], blocks: int | None, where: bytes) -> None:
-        """Operands where `where` is empty."""
+    def _write(self, entries: list[Entry], blocks: int | None, where: bytes, beside: Sequence[Entry] = ()) -> None:
+        """Operands where `where` is empty. beside: others that columns have to be wide enough for, too."""
         if self._options.json:
             for entry in entries:
                 path = below(where, entry.name) if where else entry.name
                 found = {"path": path, "type": attrs.word(entry.kind)}
                 self._session.write_json(attrs.fields(path, entry.stat, entry.target) if entry.stat else found)
         else:
-            self._lines.write(entries, blocks)
+            self._lines.write(entries, blocks, beside)
 
 
 def _plain(tree: Tree, node: Inode) -> Iterator[Entry]:

@@ -27,7 +27,7 @@ class Colors:
             if not equals or not all(c.isdigit() or c == ";" for c in value) and value != "target":
                 continue
             if key.startswith("*"):
-                self._endings.insert(0, (os.fsencode(key[1:]), value))
+                self._endings.insert(0, (os.fsencode(key[1:]).lower(), value))
             else:
                 self._codes[key] = value
 
@@ -57,14 +57,16 @@ class Colors:
     def _code(self, name: bytes, kind: int, found: Stat | None) -> str:
         mode, codes = found.mode if found else 0, self._codes
         if kind == stat.S_IFREG:
-            special = "su" if mode & stat.S_ISUID else "sg" if mode & stat.S_ISGID else "ex" if mode & 0o111 else "fi"
-            if codes.get(special):
-                return codes[special]
-            return next((code for ending, code in self._endings if name.endswith(ending)), "")
+            specials = ("su", mode & stat.S_ISUID), ("sg", mode & stat.S_ISGID), ("ex", mode & 0o111)
+            for key, is_it in specials:
+                if is_it and _is_one(codes.get(key, "")):
+                    return codes[key]
+            lower = name.lower()
+            return next((code for ending, code in self._endings if lower.endswith(ending)), codes.get("fi", ""))
         if kind == stat.S_IFDIR:
             sticky, others = mode & stat.S_ISVTX, mode & 0o002
-            special = "tw" if sticky and others else "ow" if others else "st" if sticky else "di"
-            return codes.get(special) or codes.get("di", "")
+            specials = ("tw", sticky and others), ("ow", others), ("st", sticky)
+            return next((codes[key] for key, is_it in specials if is_it and _is_one(codes.get(key, ""))), codes.get("di", ""))
         letters = {stat.S_IFLNK: "ln", stat.S_IFIFO: "pi", stat.S_IFSOCK: "so", stat.S_IFBLK: "bd", stat.S_IFCHR: "cd"}
         return codes.get(letters.get(kind, ""), "")
 

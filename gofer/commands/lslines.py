@@ -11,6 +11,7 @@ from gofer.commands.lscolors import Colors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from gofer.client.replies import Stat
@@ -55,6 +56,7 @@ class Lines:
         self._aligns = self._quotes and (self.long or self._in_columns)
         self._style = options.time_style if not options.full_time else "full-iso"
         self._now = time.time()
+        self._width = _terminal_width()
 
     def heading(self, name: bytes) -> bytes:
         """Where it is quoted, so is a colon: it would end the heading."""
@@ -62,36 +64,37 @@ class Lines:
             return b"'" + name + b"'"
         return names.shell(name) if self._quotes else name
 
-    def write(self, entries: list[Entry], blocks: int | None) -> None:
-        """blocks: of 512 bytes, of the whole directory; None: there is none."""
+    def write(self, entries: list[Entry], blocks: int | None, beside: Sequence[Entry] = ()) -> None:
+        """blocks: of 512 bytes, of the whole directory; None: there is none. beside: as wide have the columns to be."""
         options = self._options
         if blocks is not None and (self.long or options.blocks):
             self._session.write(b"total %s\n" % self._kib(blocks).encode())
         quoted = [names.shell(entry.name) if self._quotes else entry.name for entry in entries]
         lead = self._aligns and any(shown != entry.name for shown, entry in zip(quoted, entries))
-        shown = [
-            (b" " if lead and text == entry.name else b"") + self._name(entry, text) for text, entry in zip(quoted, entries)
-        ]
+        if lead:  # so that names stand below each other, and not below the quotes of others
+            quoted = [text if text != entry.name else b" " + text for text, entry in zip(quoted, entries)]
         if self.long:
-            self._write_long(entries, shown)
+            self._write_long(entries, quoted, beside)
             return
-        if options.inode or options.blocks:
-            shown = [before + text for before, text in zip(self._before(entries), shown)]
+        shown = [self._name(entry, text, 0) for text, entry in zip(quoted, entries)]
+        before = self._before(entries)
+        shown = [more + text for more, text in zip(before, shown)]
         if not self._in_columns:
             self._session.write(b"".join([text + b"\n" for text in shown]))
             return
-        widths = [
-            names.width(text) + (lead and text == entry.name) + len(self._sign(entry)) for text, entry in zip(quoted, entries)
-        ]
-        if options.inode or options.blocks:
-            before = self._before(entries)
-            widths = [width + len(more) for width, more in zip(widths, before)]
-        tab = 0 if self.colors else 8
-        self._session.write(in_columns(shown, widths, _terminal_width(), tab))
+        signs = [self._sign(entry) for entry in entries]
+        widths = [len(more) + names.width(text) + len(sign) for more, text, sign in zip(before, quoted, signs)]
+        self._session.write(in_columns(shown, widths, self._width, 0 if self.colors else 8))
 
-    def _name(self, entry: Entry, text: bytes) -> bytes:
+    def _name(self, entry: Entry, text: bytes, column: int) -> bytes:
+        """With its color and its sign. column: where it begins."""
         if self.colors:
-            text = self.colors.painted(text, entry.name, entry.kind, entry.stat, entry.behind, entry.target)
+            blank = text[: text != text.lstrip(b" ") and self._aligns]
+            painted = self.colors.painted(text[len(blank) :], entry.name, entry.kind, entry.stat, entry.behind, entry.target)
+            width = self._width
+            if painted.endswith(b"\033[0m") and column // width != (column + len(text) - 1) // width:
+                painted += b"\033[K"  # of the line where it ends, the rest has none of its background
+            text = blank + painted
         return text + self._sign(entry)
 
     def _sign(self, entry: Entry) -> bytes:
@@ -114,10 +117,10 @@ class Lines:
 
     # Long lines
 
-    def _write_long(self, entries: list[Entry], shown: list[bytes]) -> None:
-        columns = [self._columns(entry) for entry in entries]
-        if not columns:
+    def _write_long(self, entries: list[Entry], quoted: list[bytes], beside: Sequence[Entry]) -> None:
+        if not entries:
             return
+        columns = [self._columns(entry) for entry in (*entries, *beside)]
         major = max((len(size[0]) for *_, size, _ in columns if len(size) == 2), default=0)
         minor = max((len(size[1]) for *_, size, _ in columns if len(size) == 2), default=0)
         sizes = [f"{s[0]:>{major}}, {s[1]:>{minor}}" if len(s) == 2 else s[0] for *_, s, _ in columns]
@@ -127,11 +130,11 @@ class Lines:
         empty = len(self._when((0, 0)))
         before = self._before(entries)
         out: list[bytes] = []
-        for entry, text, row, told, more in zip(entries, shown, columns, sizes, before):
+        for entry, text, row, told, more in zip(entries, quoted, columns, sizes, before):
             mode, count, uid, gid, _, when = row
             user, gang = _padded(uid, owner), _padded(gid, group)
             line = f"{mode} {count:>{links}} {user} {gang} {told:>{size}} {when:>{empty}} "
-            out += more, line.encode(), text, self._arrow(entry), b"\n"
+            out += more, line.encode(), self._name(entry, text, len(more) + len(line)), self._arrow(entry), b"\n"
         self._session.write(b"".join(out))
 
     def _columns(self, entry: Entry) -> tuple[str, str, str, str, tuple[str, ...], str]:

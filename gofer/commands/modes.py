@@ -31,9 +31,11 @@ _BITS = {"r": 0o444, "w": 0o222, "x": 0o111}
 
 def add(parser: ArgumentParser) -> None:
     if parser.get_default("subcommand") == "chmod":
+        parser.usage = "%(prog)s [options] MODE SERVER[:PATH] ..."
         parser.description = "Change the permissions of files on a served tree."
         parser.add_argument("what", metavar="MODE", help="in octal, or as in u+rwX,go-w")
     else:
+        parser.usage = "%(prog)s [options] [OWNER][:[GROUP]] SERVER[:PATH] ..."
         parser.description = "Change the owner and group of files on a served tree."
         parser.add_argument("what", metavar="[OWNER][:[GROUP]]", help="by name, as this machine knows it, or by number")
         parser.add_argument(

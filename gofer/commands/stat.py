@@ -94,7 +94,7 @@ def _filled(form: str, file: _File) -> bytes:
         device = ""
         if file.stat.mode and stat.S_ISCHR(file.stat.mode):
             device = "     Device type: %Hr,%Lr"
-        form = _USUAL.format(name=os.fsdecode(_shown(file)).replace("%", "%%"), device=device)
+        form = _USUAL.format(name=os.fsdecode(_plain(file)).replace("%", "%%"), device=device)
     out, at = [], 0
     while at < len(form):
         percent = form.find("%", at)
@@ -109,7 +109,7 @@ def _filled(form: str, file: _File) -> bytes:
         at += len(width)
         precision = ""
         if form[at : at + 1] == ".":
-            precision = _span(form, at + 1, "0123456789") or "0"
+            precision = _span(form, at + 1, "0123456789") or ("9" if form[at + 1 : at + 2] in ("X", "Y", "Z", "W") else "0")
             at += 1 + len(_span(form, at + 1, "0123456789"))
         letter = form[at : at + 2] if form[at : at + 1] in ("H", "L") else form[at : at + 1]
         at += len(letter)
@@ -164,7 +164,7 @@ def _with_fraction(value: str, precision: str) -> str:
     if not precision:
         return seconds
     digits = int(precision)
-    return f"{seconds}.{fraction[:digits].ljust(digits, '0')}" if digits else f"{seconds}.{fraction}"
+    return f"{seconds}.{fraction[:digits].ljust(digits, '0')}" if digits else seconds
 
 
 def _device(device: tuple[int, int]) -> int:
@@ -173,9 +173,15 @@ def _device(device: tuple[int, int]) -> int:
     return minor & 0xFF | (major & 0xFFF) << 8 | (minor & ~0xFF) << 12 | (major & ~0xFFF) << 32
 
 
-def _shown(file: _File, always: bool = False) -> bytes:
-    shown = names.shell(file.name, always)
-    return shown if file.target is None else shown + b" -> " + names.shell(file.target, always)
+def _shown(file: _File) -> bytes:
+    parts = [file.name] if file.target is None else [file.name, file.target]
+    return b" -> ".join([names.shell(part, always=True) for part in parts])
+
+
+def _plain(file: _File) -> bytes:
+    """Quoted only where a name could speak to a terminal."""
+    parts = [file.name] if file.target is None else [file.name, file.target]
+    return b" -> ".join([names.shell(part) for part in parts] if os.isatty(1) else parts)
 
 
 def _seconds(when: tuple[int, int]) -> str:
@@ -209,7 +215,7 @@ _LETTERS: dict[str, Callable[[_File], int | str | bytes]] = {
     "i": lambda f: f.stat.ino,
     "m": lambda f: "?",
     "n": lambda f: f.name,
-    "N": lambda f: _shown(f, always=True),
+    "N": _shown,
     "o": lambda f: f.stat.blksize,
     "r": lambda f: _device(f.stat.rdev),
     "R": lambda f: _device(f.stat.rdev),

@@ -6,7 +6,7 @@ import contextlib
 import time
 
 from gofer.commands.common import Session, add_addresses, add_common, open_content, operands
-from gofer.commands.head import add_counts, amount, heading, words
+from gofer.commands.head import add_counts, amount, heading, is_directory, words
 from gofer.commands.options import explaining, seconds
 
 TYPE_CHECKING = False
@@ -44,6 +44,9 @@ def run(options: Any) -> int:
         if not (count or sign or options.follow):
             addresses = []
         for address in addresses:
+            if headings and is_directory(session, address):  # as the program of that name: it can be opened
+                session.write(heading(number, address.shown))
+                number += 1
             with session.each(address.shown), contextlib.ExitStack() as opened:
                 content = opened.enter_context(open_content(session, address))
                 if headings:
