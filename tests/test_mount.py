@@ -6,12 +6,14 @@ import os
 import signal
 import stat as modes
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import CALM, Server, ended, fails, fails_in_one_line, run, wait_until
+from hosts import CALM, CHECKOUT, Server, children, ended, fails, fails_in_one_line, run, wait_until
 from mounting import Mount, mount, mounted
+from prison import as_user
 
 
 @pytest.fixture
@@ -247,3 +249,104 @@ def test_what_cannot_be_mounted_is_one_line_and_leaves_nothing(server: Server, s
         fails_in_one_line(run("mount", socket, str(there.path)), "mounted there already")
     fails_in_one_line(run("umount", str(spot / "empty")), "nothing that gofer has mounted")
     fails_in_one_line(run("mount", "-o", "nonsense", socket, str(spot / "empty")), "nonsense")
+
+
+NOBODY = 65534  # fusermount3 asks for the user's name
+
+
+@pytest.fixture
+def user_place(spot: Path) -> Iterator[Path]:
+    """tree, and m, a user's. And /dev/fuse is everybody's, as udev has it; in many containers it is root's."""
+    before = modes.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", before | 0o666)
+    for name in ("tree", "m"):
+        (spot / name).mkdir()
+        os.chown(spot / name, NOBODY, NOBODY)
+    os.chown(spot, NOBODY, NOBODY)
+    (spot / "tree/file").write_text("there")
+    yield spot
+    os.chmod("/dev/fuse", before)
+
+
+def test_an_ordinary_user_mounts_by_fusermount3(user_place: Path) -> None:
+    with as_user(NOBODY) as (command, who):
+        socket = f"{user_place}/socket"
+        server = subprocess.Popen([*command, "serve", f"{user_place}/tree", "--quiet", "--socket", socket], **who)
+        try:
+            wait_until(lambda: os.path.exists(socket), "the server listens")
+            argv = [*command, "mount", socket, f"{user_place}/m"]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=CALM, **who)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            code = "import os, sys; os.chdir(sys.argv[1]); print(open('file').read()); open('new', 'w').write('x' * 99999)"
+            argv = [command[0], "-c", code, f"{user_place}/m"]
+            assert subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, **who).stdout == "there\n"
+            with fails(errno.EACCES):  # root is somebody else here
+                os.listdir(user_place / "m")
+            argv = [*command, "umount", f"{user_place}/m"]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=CALM, **who)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            found = os.stat(user_place / "tree/new")
+            assert (found.st_size, found.st_uid) == (99999, NOBODY)
+        finally:
+            server.terminate()
+            server.wait()
+            while mounted(user_place / "m"):
+                subprocess.run(["umount", "-l", user_place / "m"], check=True)
+
+
+def test_a_users_mount_process_that_is_killed_is_unmounted(user_place: Path) -> None:
+    with as_user(NOBODY) as (command, who):
+        socket = f"{user_place}/socket"
+        server = subprocess.Popen([*command, "serve", f"{user_place}/tree", "--quiet", "--socket", socket], **who)
+        try:
+            wait_until(lambda: os.path.exists(socket), "the server listens")
+            argv = [*command, "mount", "--foreground", socket, f"{user_place}/m"]
+            guard = subprocess.Popen(argv, stderr=subprocess.PIPE, **who)
+            with guard:
+                wait_until(lambda: mounted(user_place / "m") or guard.poll() is not None, "it is mounted")
+                wait_until(lambda: bool(children(guard.pid)), "there is a mount process")
+                os.kill(children(guard.pid)[0], signal.SIGKILL)
+                assert guard.wait() == 1
+            assert not mounted(user_place / "m")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def test_a_user_without_fusermount3_is_told_what_to_install(server: Server, user_place: Path) -> None:
+    with as_user(NOBODY) as (command, who):
+        socket = f"{user_place}/socket"
+        served = subprocess.Popen([*command, "serve", f"{user_place}/tree", "--quiet", "--socket", socket], **who)
+        try:
+            wait_until(lambda: os.path.exists(socket), "the server listens")
+            argv = [*command, "mount", socket, f"{user_place}/m"]
+            environment = {**os.environ, "PATH": "/nowhere"}
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=CALM, env=environment, **who)
+        finally:
+            served.terminate()
+            served.wait()
+    fails_in_one_line(done, "fusermount3", "install fuse3")
+    assert not mounted(user_place / "m")
+
+
+def test_mount_and_fstab_know_the_type_where_the_program_has_its_name(server: Server, spot: Path) -> None:
+    """As mount(8) calls it: mount.gofer SOURCE DIR -o OPTIONS."""
+    (spot / "m").mkdir()
+    (server.tree / "file").write_text("there")
+    os.chmod(server.tree / "file", 0o666)
+    program = spot / "mount.gofer"
+    start = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\nfrom gofer.__main__ import main\nsys.exit(main())\n"
+    program.write_text(f"#!{sys.executable}\n{start}")
+    program.chmod(0o755)
+    options = "rw,noatime,_netdev,cache=always,allow_other,uid=7,umask=022,name=some name"
+    done = subprocess.run([program, f"{server.path}:/", spot / "m", "-o", options], capture_output=True, text=True, timeout=CALM)
+    try:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        line = next(line for line in Path("/proc/self/mounts").read_text().splitlines() if f" {spot}/m " in line)
+        assert line.startswith(f"some\\040name {spot}/m fuse.gofer rw,nosuid,nodev,noatime,") and "allow_other" in line
+        found = os.stat(spot / "m/file")
+        assert (found.st_uid, modes.S_IMODE(found.st_mode)) == (7, 0o644)
+    finally:
+        done = run("umount", str(spot / "m"))
+    assert (done.returncode, done.stderr) == (0, "")
+    wait_until(lambda: len(server.open_fds()) == server.fds, "the mount process ends")

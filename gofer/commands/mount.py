@@ -20,7 +20,6 @@ _NOT_FOR_US = {
     "defaults", "rw", "auto", "noauto", "nofail", "user", "nouser", "users", "group", "owner", "_netdev", "nodev", "nosuid",
     "exec", "async", "atime", "diratime", "relatime", "loud",
 }  # fmt: skip
-_FLAGS = {"ro": 1, "noexec": 8, "sync": 16, "noatime": 1024, "nodiratime": 2048}  # of mount(2)
 _SWITCHES = {"allow-other", "writeback", "foreground", "no-passthrough", "default-permissions"}
 _VALUES = {"uid", "gid", "umask", "cache", "timeout", "fd-budget", "node-budget", "name"}
 _VALUES |= {"ssh", "remote-gofer", "remote-command"}
@@ -156,14 +155,16 @@ def run(options: Any) -> int:
 
 def _mount_words(options: Any) -> int:
     """Those of -o, put where the options of the same names are; returns the flags of mount(2)."""
+    from gofer.fuse.device import FLAGS
+
     flags = 0
     for word in ",".join(options.words).split(","):
         name, equals, value = word.partition("=")
         option = name.replace("_", "-")
         if not name or name in _NOT_FOR_US or name.startswith(("x-", "comment")):
             continue
-        if word in _FLAGS:
-            flags |= _FLAGS[word]
+        if word in FLAGS:
+            flags |= FLAGS[word]
         elif option in _SWITCHES and not equals:
             setattr(options, *(("passthrough", False) if option == "no-passthrough" else (option.replace("-", "_"), True)))
         elif option in _VALUES and equals:
@@ -231,7 +232,7 @@ def _umount(place: str, lazy: bool) -> int:
     if not found or found[-1] != "fuse.gofer":
         raise Failure(f"nothing that gofer has mounted is at {place}; mount -t fuse.gofer lists what is")
     try:
-        device.umount(where, device.UMOUNT_NOFOLLOW | (device.MNT_DETACH if lazy else 0))
+        device.unmount(where, lazy)
     except OSError as error:
         remedy = "fuser -m tells who uses it; -l takes it from sight all the same"
         raise failure(f"cannot unmount {place}", error, remedy) from None

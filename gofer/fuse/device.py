@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, ENODEV, ENOENT, ENXIO, EPERM
+from errno import EACCES, EBUSY, ENODEV, ENOENT, ENXIO, EPERM
 
 from gofer import Failure, failure
 from gofer.cdata import c_ulong
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from gofer.fuse.state import FileSystem
 
 _DEVICE = "/dev/fuse"
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
+_MS_NOSUID, _MS_NODEV = 2, 4
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+FLAGS = {"ro": 1, "noexec": 8, "sync": 16, "noatime": 1024, "nodiratime": 2048}  # of mount(2)
 _PAGE = 4096
 _FLAGS = (
     kernel.ASYNC_READ | kernel.ATOMIC_O_TRUNC | kernel.BIG_WRITES | kernel.AUTO_INVAL_DATA | kernel.DO_READDIRPLUS
@@ -39,20 +40,69 @@ def open_device() -> int:
         raise failure(f"cannot open {_DEVICE}", error, remedy) from None
 
 
-def mount(device: int, place: str, source: str, kind: int, options: list[str], flags: int = 0) -> None:
-    """kind: the type of the root, stat.S_IF*."""
+def mount(place: str, source: str, kind: int, options: list[str], flags: int = 0) -> int:
+    """Returns the fd of /dev/fuse. kind: the type of the root, stat.S_IF*."""
+    if os.geteuid():
+        return _by_fusermount(place, source, options, flags)
+    device = open_device()
     words = [f"fd={device}", f"rootmode={kind:o}", f"user_id={os.getuid()}", f"group_id={os.getgid()}", *options]
     function = libc["mount"]
     flags |= _MS_NOSUID | _MS_NODEV
     if function(os.fsencode(source), os.fsencode(place), b"fuse.gofer", c_ulong(flags), ",".join(words).encode()):
         code = get_errno()
         error = OSError(code, os.strerror(code))
-        remedy = "root may mount, and root of a user namespace in a mount namespace of its own" if code == EPERM else ""
+        remedy = "root may mount, where a container does not take that from him (CAP_SYS_ADMIN)" if code == EPERM else ""
         raise failure(f"cannot mount on {place}", error, remedy)
+    return device
 
 
-def read_only(on: bool) -> int:
-    return _MS_RDONLY if on else 0
+def _by_fusermount(place: str, source: str, options: list[str], flags: int) -> int:
+    """A set-user-id program mounts for users, and passes the fd (fuse(8))."""
+    program = _fusermount()
+    if program is None:
+        raise Failure(
+            f"cannot mount on {place}: only root may, and others by fusermount3, which is not there: install fuse3, or be root"
+        )
+    import array
+    import socket
+    import subprocess
+
+    words = [f"fsname={source}", "subtype=gofer", *options, *(word for word, bit in FLAGS.items() if flags & bit)]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = subprocess.run(
+            [program, "-o", ",".join(words), "--", place], env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        if done.returncode:
+            why = done.stderr.decode("utf-8", "replace").strip().replace("\n", "; ").replace("fusermount3: ", "")
+            raise Failure(f"cannot mount on {place}: {why or 'fusermount3 failed'}; the directory must be yours")
+        _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i", ancillary[0][2][:4])
+    return fds[0]
+
+
+def _fusermount() -> str | None:
+    import shutil
+
+    return shutil.which("fusermount3") or shutil.which("fusermount")
+
+
+def unmount(place: str, lazy: bool) -> None:
+    """By whoever may. lazy: from sight at once, also where it is in use."""
+    try:
+        umount(place, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+        return
+    except PermissionError:
+        program = _fusermount()
+        if program is None:
+            raise
+    import subprocess
+
+    done = subprocess.run([program, "-u", *(["-z"] if lazy else []), "--", place], stderr=subprocess.PIPE)
+    if done.returncode:
+        busy = b"busy" in done.stderr
+        raise OSError(EBUSY if busy else EPERM, done.stderr.decode("utf-8", "replace").strip() or "fusermount3 -u failed")
 
 
 def umount(place: str, flags: int) -> None:

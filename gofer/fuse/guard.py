@@ -30,6 +30,7 @@ def run(plan: Plan, ready: Callable[[], None], log: Callable[[str], None]) -> in
     """Mount, call ready() once it can be used, and wait for the end; returns the exit status. Failure where it cannot be done."""
     stopping = set(signals.heeded())
     signal.pthread_sigmask(signal.SIG_BLOCK, {*stopping, signal.SIGCHLD})
+    free = not device.number_at(plan.place)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -39,12 +40,17 @@ def run(plan: Plan, ready: Callable[[], None], log: Callable[[str], None]) -> in
     os.close(writer)
     charge = _Charge(pid, plan.place)
     try:
-        said = _first_words(reader, charge, stopping)
+        said = _first_words(reader, stopping)
     finally:
         os.close(reader)
     if not said.startswith("+"):
         charge.end()
-        raise Failure(said or "the mount process ended before it had mounted anything; its log says why")
+        if free:  # it may have been killed when it had just mounted
+            charge.number = device.number_at(plan.place)
+            charge.take_away()
+        if stopping & signal.sigpending():
+            raise KeyboardInterrupt
+        raise Failure(said or "the mount process was killed before it could be used; try again")
     charge.number = said[1:]
     ready()
     return charge.watch(stopping, log)
@@ -76,16 +82,15 @@ def _last_words(writer: int, words: str) -> None:
         tell(f"gofer: {words}")
 
 
-def _first_words(reader: int, charge: _Charge, stopping: set[int]) -> str:
-    """What the mount process says: `+` and a number, or why it could not. Nothing where it was told to stop."""
+def _first_words(reader: int, stopping: set[int]) -> str:
+    """What the mount process says: `+` and a number, or why it could not. Nothing where we are told to stop."""
     import select
 
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     while not poll.poll(50):
         if stopping & signal.sigpending():
-            charge.end()
-            raise KeyboardInterrupt
+            return ""
     said = b""
     while part := os.read(reader, 65536):
         said += part
@@ -124,7 +129,7 @@ class _Charge:
         """Unmount, in order where nobody uses it; a second signal, or too long a wait, ends it at once."""
         try:
             if device.number_at(self.place) == self.number:
-                device.umount(self.place, device.UMOUNT_NOFOLLOW)
+                device.unmount(self.place, lazy=False)
         except OSError as error:
             if error.errno == EBUSY:
                 self._sync(stopping)
@@ -163,7 +168,7 @@ class _Charge:
         """Our mount, if it is still there. What stands on it, or in its place, is not ours."""
         while self.number and device.number_at(self.place) == self.number:
             try:
-                device.umount(self.place, device.MNT_DETACH | device.UMOUNT_NOFOLLOW)
+                device.unmount(self.place, lazy=True)
             except OSError as error:
                 if error.errno not in (EINVAL, ENOENT):
                     tell(f"gofer: cannot unmount {self.place}: {error.strerror}; umount -l does so")

@@ -54,13 +54,12 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) 
         kind = stat.S_IFMT(int.from_bytes(root[1][28:30], "little"))
         device.check_place(plan.place, kind)
         fs = FileSystem(pool, plan.options, root)
-        fs.device = device.open_device()
-        device.mount(fs.device, plan.place, plan.source, kind, list(plan.words), plan.flags)
+        fs.device = device.mount(plan.place, plan.source, kind, list(plan.words), plan.flags)
         try:
             device.shake_hands(fs)
             number = device.number_at(plan.place)
         except BaseException:
-            device.umount(plan.place, device.MNT_DETACH)
+            device.unmount(plan.place, lazy=True)
             raise
         crew = Crew(fs, log)
         set_limit(resource.RLIMIT_NOFILE, *[resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)  # each open file is one here
