@@ -1,6 +1,7 @@
 """`gofer mount HOST:PATH`: a tree of another host as a file system, over a real sshd."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import disks
 import pytest
 from hosts import CALM, CHECKOUT, run, wait_until
 from mounting import mounted
@@ -23,15 +25,16 @@ def far(spot: Path) -> Iterator[Sshd]:
 
 
 @contextlib.contextmanager
-def mount(server: Sshd, spot: Path, *options: str) -> Iterator[Path]:
+def mount(server: Sshd, spot: Path, *options: str, tree: "Path | None" = None) -> Iterator[Path]:
     here = spot / "here"
-    done = run("mount", "--ssh", server.command, *options, f"{HOST}:{spot}/tree", str(here))
+    done = run("mount", "--ssh", server.command, *options, f"{HOST}:{tree or spot / 'tree'}", str(here))
     assert (done.returncode, done.stderr) == (0, "")
     try:
         yield here
     finally:
         if mounted(here):
-            assert run("umount", str(here)).returncode == 0
+            done = run("umount", str(here))
+            assert done.returncode == 0 or not mounted(here), done.stderr  # it goes by itself where the session was cut
     wait_until(lambda: not server.sessions(), "ssh's session ends")
 
 
@@ -66,6 +69,40 @@ def test_many_threads_have_their_requests_on_the_way_at_once(far: Sshd, spot: Pa
         for thread in threads:
             thread.join()
         assert wrong == []
+
+
+def test_what_a_write_behind_has_met_is_told_at_close_or_fsync(far: Sshd, spot: Path) -> None:
+    """The write itself is answered before it is done."""
+    with disks.tmpfs("8m") as there, mount(far, spot, tree=there) as here:
+        fd = os.open(here / "file", os.O_RDWR | os.O_CREAT)
+        told = []
+        try:
+            for _ in range(64):
+                os.write(fd, bytes(1 << 20))
+        except OSError as error:
+            told.append(error.errno)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            told.append(error.errno)
+        try:
+            os.close(fd)
+        except OSError as error:
+            told.append(error.errno)
+        assert told and set(told) <= {errno.ENOSPC, errno.EIO}, told
+        assert os.stat(there / "file").st_size < 64 << 20
+
+
+def test_what_fsync_has_acknowledged_is_there_when_the_session_is_cut(far: Sshd, spot: Path) -> None:
+    data = os.urandom(3_000_000)
+    with mount(far, spot) as here:
+        fd = os.open(here / "file", os.O_RDWR | os.O_CREAT)
+        os.write(fd, data)
+        os.fsync(fd)
+        far.cut()
+        assert (spot / "tree/file").read_bytes() == data
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def test_a_session_that_is_cut_is_an_error_at_once_and_can_be_unmounted(far: Sshd, spot: Path) -> None:

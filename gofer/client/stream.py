@@ -26,6 +26,7 @@ from gofer.wire import MAX_MESSAGE_SIZE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Callable
 
 MOST = 32  # requests that it pays to have on their way at once
 
@@ -40,13 +41,36 @@ class _Call:
         self.bell.acquire()
         self.answer: tuple[int, bytes, list[int]] | Lost = HungUp("the server closed the connection")
 
+    def answered(self, answer: tuple[int, bytes, list[int]] | Lost) -> None:
+        self.answer = answer
+        self.bell.release()
+
+
+class _Posted:
+    """One whose answer nobody waits for. done(outcome): called with it, the payload or an error, by the thread that reads."""
+
+    __slots__ = ("_mid", "_done")
+
+    def __init__(self, mid: int, done: Callable[[bytes | OSError], None]) -> None:
+        self._mid, self._done = mid, done
+
+    def answered(self, answer: tuple[int, bytes, list[int]] | Lost) -> None:
+        if isinstance(answer, Lost):
+            self._done(answer)
+            return
+        try:
+            outcome: bytes | OSError = checked(self._mid, *answer)[0]
+        except OSError as error:
+            outcome = error
+        self._done(outcome)
+
 
 class Stream(Pool):
     """As Pool, of a connection that can have no channel, and over which no fd comes."""
 
     def __init__(self, sock: socket.socket, timeout: float = 0) -> None:
         self._sending = _thread.allocate_lock()
-        self._due: collections.deque[_Call] = collections.deque()
+        self._due: collections.deque[_Call | _Posted] = collections.deque()
         super().__init__(sock, channel=False, timeout=timeout)
         assert isinstance(self.transport, SocketTransport)
         self._line = self.transport
@@ -63,13 +87,8 @@ class Stream(Pool):
         if len(request) > MAX_MESSAGE_SIZE:
             raise OSError(EIO, "request above the message size")
         call = _Call()
-        message = wire.SocketHeader.bytes(len(request), mid) + request
         try:
-            with self._sending:
-                if self.lost:
-                    raise self.lost
-                self._due.append(call)
-                self._line.send(message)
+            self._send(call, mid, request)
             call.bell.acquire()
             if isinstance(call.answer, Lost):
                 raise call.answer
@@ -78,23 +97,30 @@ class Stream(Pool):
             self.lost = self.lost or lost
             raise
 
+    def post(self, mid: int, request: bytes, done: Callable[[bytes | OSError], None]) -> None:
+        """Send, and go on. What is asked later is answered later: whoever waits for that knows that this one is done."""
+        self._send(_Posted(mid, done), mid, request)
+
+    def _send(self, call: _Call | _Posted, mid: int, request: bytes) -> None:
+        with self._sending:
+            if self.lost:
+                raise self.lost
+            self._due.append(call)
+            self._line.send(wire.SocketHeader.bytes(len(request), mid) + request)
+
     def _read(self) -> None:
         """The thread that takes replies, until there are no more; whoever still waits is told."""
         try:
             while True:
                 answer = self._line.answer()
-                call = self._due.popleft()  # IndexError: a reply to nothing
-                call.answer = answer
-                call.bell.release()
+                self._due.popleft().answered(answer)  # IndexError: a reply to nothing
         except Exception as error:
             lost = error if isinstance(error, Lost) else HungUp("the server closed the connection")
             self.lost = self.lost or lost
         self._line.end()  # who waits for room to send
         with self._sending:
             while self._due:
-                call = self._due.popleft()
-                call.answer = self.lost
-                call.bell.release()
+                self._due.popleft().answered(self.lost)
 
     def close(self) -> None:
         if self.shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EIO, ERANGE, ESTALE
+from errno import EIO, EOPNOTSUPP, ERANGE, ESTALE
 
 from gofer import sys, wire
 from gofer.fuse import kernel
@@ -103,7 +103,28 @@ def statfs(fs: FileSystem, request: Request) -> Reply:
 def getxattr(fs: FileSystem, request: Request) -> Reply:
     (size,) = kernel.GetxattrIn.read(request.body)
     name = bytes(request.body[kernel.GetxattrIn.size : -1])
+    if name.startswith(b"security.") and _hides_security(fs):
+        raise OSError(EOPNOTSUPP, os.strerror(EOPNOTSUPP))
     return _sized(fs.pool.fgetxattr(fs.fd(request), name, _MOST), size)
+
+
+def _hides_security(fs: FileSystem) -> bool:
+    """Whether the server shows no security.* at all, as by default: the kernel asks for one at the first write to each file.
+
+    Told by the root: where user.* could be had and security.* could not.
+    """
+    if fs.hides_security is None:
+        said = []
+        for name in (b"security.capability", b"user.gofer"):
+            try:
+                fs.pool.fgetxattr(fs.pool.root.fd, name, _MOST)
+                said.append(0)
+            except OSError as error:
+                if error.errno is None:  # Lost
+                    raise
+                said.append(error.errno)
+        fs.hides_security = said[0] == EOPNOTSUPP and said[1] != EOPNOTSUPP
+    return fs.hides_security
 
 
 def listxattr(fs: FileSystem, request: Request) -> Reply:

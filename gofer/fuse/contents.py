@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EAGAIN, EEXIST, EINVAL, ENXIO, EOPNOTSUPP
+from errno import EAGAIN, EEXIST, EINVAL, EIO, ENXIO, EOPNOTSUPP
 
 from gofer import sys, wire
 from gofer.fuse import kernel
@@ -13,6 +13,7 @@ from gofer.fuse.state import Handle, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gofer.client.stream import Stream
     from gofer.fuse.nodes import Node
     from gofer.fuse.state import FileSystem, Reply, Request
 
@@ -128,6 +129,9 @@ def write(fs: FileSystem, request: Request) -> Reply:
     handle = fs.handle(fh)
     if handle.host >= 0:
         return kernel.WriteOut.bytes(os.pwrite(handle.host, data, offset))
+    if fs.behind is not None and not handle.flags & os.O_SYNC:
+        _write_behind(fs.behind, handle, data, offset)
+        return kernel.WriteOut.bytes(size)
     done = 0
     while done < size:
         part = data[done : done + _READ_ROOM]
@@ -144,12 +148,48 @@ def write(fs: FileSystem, request: Request) -> Reply:
     return kernel.WriteOut.bytes(done)
 
 
+def _write_behind(stream: Stream, handle: Handle, data: memoryview, offset: int) -> None:
+    """Have it written, and do not wait: what goes wrong is told by the next write, fsync or close, as the page cache does."""
+    _tell(handle)
+
+    def done(outcome: bytes | OSError) -> None:
+        if isinstance(outcome, OSError):
+            handle.trouble = outcome.errno or EIO
+        elif wire.PWriteResp.unpack(outcome)[0] != count:
+            handle.trouble = EIO
+
+    for at in range(0, len(data), _READ_ROOM):
+        part = data[at : at + _READ_ROOM]
+        count = len(part)
+        stream.post(wire.PWRITE, wire.PWriteReq.bytes(offset + at, handle.fdid, count) + bytes(part), done)
+    handle.behind = True
+
+
+def _tell(handle: Handle) -> None:
+    """Raise what a write behind has met, once."""
+    trouble, handle.trouble = handle.trouble, 0
+    if trouble:
+        raise OSError(trouble, os.strerror(trouble))
+
+
+def flush(fs: FileSystem, request: Request) -> Reply:
+    """At each close(2), where writes may be behind."""
+    handle = fs.handle(kernel.FlushIn.read(request.body)[0])
+    if handle.behind:
+        handle.behind = False
+        request.aside()
+        fs.pool.flush(handle.fdid)
+    _tell(handle)
+    return b""
+
+
 def fsync(fs: FileSystem, request: Request) -> Reply:
     fh, flags = kernel.FsyncIn.read(request.body)
     handle = fs.handle(fh)
     request.aside()
     if handle.host < 0:
         fs.pool.fsync(handle.fdid)
+        _tell(handle)
     elif flags & kernel.FSYNC_FDATASYNC:
         os.fdatasync(handle.host)
     else:

@@ -47,6 +47,7 @@ _FORGETS = 500  # nodes that the kernel is asked to forget at once
 _PRUNES = 45  # the minor version since which it can be asked for that
 _LAST_ERRNO = 511  # the kernel takes none above
 _LSEEK = kernel.OPCODES["LSEEK"]
+_FLUSH = kernel.OPCODES["FLUSH"]
 _ID = struct.Struct("<Q").pack
 _Header = kernel.OutHeader.bytes
 
@@ -179,6 +180,8 @@ class Crew:
     def _outcome(self, opcode: int, request: Request) -> tuple[int, object]:
         operation = OPERATIONS.get(opcode)
         if operation is None or (opcode == _LSEEK and self._fs.options.writeback):  # the kernel may have what we do not
+            return ENOSYS, b""
+        if opcode == _FLUSH and self._fs.behind is None:  # asked no more: there is never anything to wait for
             return ENOSYS, b""
         if self._fs.options.read_only and opcode in CHANGES:
             return EROFS, b""

@@ -84,6 +84,8 @@ Kstatfs = Record(
     "kstatfs", blocks=U64, bfree=U64, bavail=U64, files=U64, ffree=U64, bsize=U32, namelen=U32, frsize=U32, _padding="4x",
     _spare="24x",
 )  # fmt: skip
+# flush_in   fh[8] (unused[4]) (padding[4]) lock_owner[8]
+FlushIn = Record("flush_in", fh=U64, _unused="4x", _padding="4x", lock_owner=U64)
 # fsync_in   fh[8] fsync_flags[4] (padding[4])
 FsyncIn = Record("fsync_in", fh=U64, fsync_flags=U32, _padding="4x")
 # setxattr_in size[4] flags[4], which is all of it without SETXATTR_EXT

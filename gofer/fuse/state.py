@@ -9,6 +9,7 @@ import stat
 import struct
 from errno import EBADF, EIO, EMFILE, ENFILE
 
+from gofer.client.stream import Stream
 from gofer.fuse import kernel
 from gofer.fuse.nodes import Nodes, Use
 from gofer.sys import O_PATH
@@ -70,14 +71,16 @@ class Request:
 class Handle:
     """An open file or directory. fdid: the server's open FD; host: the donated fd, -1: none. listing: see directories.py.
 
-    file: (device, inode number) of what was donated; size: its length then.
+    file: (device, inode number) of what was donated; size: its length then. behind: whether a write may be under way that was
+    answered already; trouble: the errno of one that went wrong.
     """
 
-    __slots__ = ("node", "fdid", "host", "flags", "passes", "listing", "file", "size")
+    __slots__ = ("node", "fdid", "host", "flags", "passes", "listing", "file", "size", "behind", "trouble")
 
     def __init__(self, node: Node, fdid: int, host: int, flags: int) -> None:
         self.node, self.fdid, self.host, self.flags = node, fdid, host, flags
-        self.passes = False
+        self.passes = self.behind = False
+        self.trouble = 0
         self.listing: Any = None
         self.file, self.size = (0, 0), 0
         if host >= 0:
@@ -111,6 +114,8 @@ class FileSystem:
         self.minor = 0
         self.passthrough = False
         self.lists_stats = not options.plain_listing
+        self.behind = pool if isinstance(pool, Stream) else None
+        self.hides_security: bool | None = None  # see attributes.py
         self.valid = {"none": 0, "auto": 1, "always": YEAR}[options.cache]
         self.negative = self.valid if options.cache == "always" else 0
         self._handles: dict[int, Handle] = {}
