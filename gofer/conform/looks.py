@@ -94,10 +94,10 @@ def leased(path: Path) -> Iterator[Callable[[], bool]]:
         except BlockingIOError:
             raise Skipped("the server has the file open, so no lease can make it wait") from None
         yield lambda: bool(asked)
-    finally:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        os.close(fd)  # which gives a lease back as well
         signal.signal(signal.SIGIO, before)
-        os.close(fd)
 
 
 def await_(condition: Callable[[], bool], patience: float, what: str) -> None:

@@ -116,20 +116,35 @@ class Runner:
             return Result(case, way, SKIPPED, lack, 0.0)
         if case.fresh:
             self._drop()
-        outcome, detail = PASSED, ""
+        outcome, detail, lost = PASSED, "", False
         try:
             with _no_longer_than(max(_LONGEST, self.patience * 6)), self._stand(way) as stand:
-                case.run(stand)
-                if not case.fresh:
-                    _close_all(stand)
+                try:
+                    case.run(stand)
+                except (Unexpected, Skipped, NotOffered):
+                    self._close_all(stand, case)
+                    raise
+                self._close_all(stand, case)
         except (Skipped, NotOffered) as reason:
             outcome = SKIPPED
             detail = str(reason) if isinstance(reason, Skipped) else f"the server does not offer {reason}"
         except Exception as error:
             outcome, detail = FAILED, f"{self._why(error)}{_where(error)}"
-        if case.fresh or self._spent or outcome == FAILED:
+            lost = not isinstance(error, Unexpected)  # after a wrong answer the next is awaited as before
+        if case.fresh or self._spent or lost:
             self._drop()
         return Result(case, way, outcome, detail, time.monotonic() - began)
+
+    @staticmethod
+    def _close_all(stand: Stand, case: Case) -> None:
+        """Every FD made since, where the connection goes on: ids count up."""
+        if case.fresh:
+            return
+        base = stand.base
+        _, found = base.walk(base.root, stand.name)
+        last = found[0].fd if found else 0
+        for start in range(stand.dir, last + 1, 10000):
+            base.close(*range(start, min(start + 10000, last + 1)))
 
     def _why(self, error: Exception) -> str:
         if isinstance(error, OSError) and error.errno is None:
@@ -191,15 +206,6 @@ class Runner:
                 peer.disconnect()
         self._base = self._channel = None
         self.target.renew()
-
-
-def _close_all(stand: Stand) -> None:
-    """Every FD made since: ids count up."""
-    base = stand.base
-    _, found = base.walk(base.root, stand.name)
-    last = found[0].fd if found else 0
-    for start in range(stand.dir, last + 1, 10000):
-        base.close(*range(start, min(start + 10000, last + 1)))
 
 
 def _where(error: Exception) -> str:
