@@ -40,12 +40,13 @@ class Node:
         self.mode = mode or kind | 0o755
         self.data, self.entries, self.target, self.fds, self.xattrs = data, entries, target, fds, xattrs or {}
         self.size = len(data) if size is None else size
+        self.blocks = -(-self.size // 512)
         self.uid, self.gid, self.mtime, self.nlink, self.rdev = uid, gid, mtime, nlink, rdev
         self.ino = ino or id(self)
 
     def statx(self) -> bytes:
         times = (*self.mtime, 0, 0, *self.mtime, *self.mtime)
-        head = (_MASK, 4096, 0, self.nlink, self.uid, self.gid, self.mode, self.ino, self.size, -(-self.size // 512), 0)
+        head = (_MASK, 4096, 0, self.nlink, self.uid, self.gid, self.mode, self.ino, self.size, self.blocks, 0)
         return _STATX.pack(*head, *times, *self.rdev, 0, 1)
 
     def names(self) -> Iterator[bytes]:

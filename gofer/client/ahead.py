@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 
 from gofer import wire
@@ -48,10 +49,11 @@ def many(client: Client, calls: Iterable[tuple[int, bytes]], window: int = WINDO
                 return
             yield _answer(client, transport, due.popleft())
     finally:
-        while due and not client.lost:
-            outcome = _answer(client, transport, due.popleft())
-            if not isinstance(outcome, OSError):
-                close_all(outcome[1])
+        with contextlib.suppress(Lost):  # it is told to who asks next
+            while due and not client.lost:
+                outcome = _answer(client, transport, due.popleft())
+                if not isinstance(outcome, OSError):
+                    close_all(outcome[1])
 
 
 def _send(client: Client, transport: SocketTransport, batch: list[tuple[int, bytes]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import closing
 from errno import EBADF, EINVAL, EIO, ENOSYS, ENOTTY, ENXIO, EOPNOTSUPP, EPERM, EXDEV
 
 TYPE_CHECKING = False
@@ -123,10 +124,10 @@ def _read_and_write(source: int, target: int, at: int, count: int) -> int:
 def _by_pieces(reader: File, writer: File, moved: Moved, start: int) -> None:
     """Where a side has no fd. What is missing between two pieces is a hole."""
     at = start
-    pieces = reader.reads(start, reader.size)
-    for end in writer.writes(pieces):
-        moved(end - at)
-        at = end
+    with closing(reader.reads(start, reader.size)) as pieces, closing(writer.writes(pieces)) as written:
+        for end in written:  # closed, also where `moved` raises: answers may be due
+            moved(end - at)
+            at = end
     moved(reader.size - at)
     writer.truncate(reader.size)
 
@@ -140,11 +141,12 @@ def digest(file: File, moved: Moved) -> bytes:
     import hashlib
 
     found, at = hashlib.sha256(), 0
-    for begin, data in file.reads(0, file.size):
-        _zeros(found.update, begin - at)
-        found.update(data)
-        at = begin + len(data)
-        moved(0)
+    with closing(file.reads(0, file.size)) as pieces:
+        for begin, data in pieces:
+            _zeros(found.update, begin - at)
+            found.update(data)
+            at = begin + len(data)
+            moved(0)
     _zeros(found.update, file.size - at)
     return found.digest()
 

@@ -20,7 +20,7 @@ from gofer.copy.data import SHORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from gofer.copy.remote import RemoteTree
     from gofer.copy.sides import Node
@@ -64,7 +64,7 @@ class RemoteFile(FD):
             close(self.host)
         super().__del__()
 
-    def reads(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    def reads(self, start: int, end: int) -> Generator[tuple[int, bytes], None, None]:
         """Where the size is 0 what there is, as the kernel's own files have none."""
         tree, at, step = self._tree, start, self._tree.piece
         until = end if self.size else _UNSIZED
@@ -78,6 +78,7 @@ class RemoteFile(FD):
                 raise tree.client.give_up("a PRead with more data than was asked for, or less than it says")
             if self.sparse:
                 yield from _without_holes(at, data)
+                yield at + len(data), b""  # so far it is, whether there was anything or not
             else:
                 yield at, data
             at += len(data)
@@ -90,7 +91,7 @@ class RemoteFile(FD):
                 raise OSError(EIO, "it has size 0, and no end")
             self.size = at
 
-    def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[int]:
+    def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Generator[int, None, None]:
         ends: list[int] = []
 
         def calls() -> Iterator[tuple[int, bytes]]:

@@ -19,7 +19,7 @@ from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from gofer.copy.sides import Found, Xattrs
 
@@ -56,7 +56,7 @@ class LocalFile(Fd):
         self.host, self.size = key, found.st_size
         self.sparse = found.st_blocks * 512 < found.st_size
 
-    def reads(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    def reads(self, start: int, end: int) -> Generator[tuple[int, bytes], None, None]:
         for begin, stop in extents(self.host, start, end):
             while begin < stop:
                 data = os.pread(self.host, min(PIECE, stop - begin), begin)
@@ -65,7 +65,7 @@ class LocalFile(Fd):
                 yield begin, data
                 begin += len(data)
 
-    def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[int]:
+    def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Generator[int, None, None]:
         for at, data in pieces:
             while data:
                 written = os.pwrite(self.host, data, at)

@@ -89,7 +89,7 @@ class Progress:
         self.clear()
         if not self._quiet:
             seconds = time.monotonic() - self._began
-            same = f"; {self.equals} are there already" if self.equals else ""
+            same = f"; {self.equals} {'are' if self.equals != 1 else 'is'} there already" if self.equals else ""
             tell(
                 f"gofer: {self.files} file{'s' if self.files != 1 else ''}, {size(self.bytes)} in {seconds:.1f} s{same}"
             )
@@ -113,7 +113,7 @@ def _clock(seconds: float) -> str:
 
 def _columns() -> int:
     try:
-        return max(20, os.get_terminal_size(2).columns)
+        return os.get_terminal_size(2).columns or 80  # 0: nobody has told it
     except OSError:
         return 80
 

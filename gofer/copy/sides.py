@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from typing import Any, Protocol, Union
 
     from gofer.client.replies import Stat
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         sparse: bool
         key: Any
 
-        def reads(self, start: int, end: int) -> Iterator[tuple[int, bytes]]: ...
-        def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Iterator[int]: ...
+        def reads(self, start: int, end: int) -> Generator[tuple[int, bytes], None, None]: ...
+        def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Generator[int, None, None]: ...
         def truncate(self, size: int) -> None: ...
 
     class Tree(Protocol):

@@ -140,10 +140,17 @@ def _agreed(reader: File, writer: File) -> int:
     """
     size = writer.size if writer.size <= reader.size else 0
     start = max(0, size - data.PIECE)
-    if size and list(reader.reads(start, size)) == list(writer.reads(start, size)):
+    if size and _between(reader, start, size) == _between(writer, start, size):
         return size
     writer.truncate(0)
     return 0
+
+
+def _between(file: File, start: int, end: int) -> bytearray:
+    found = bytearray(end - start)
+    for at, piece in file.reads(start, end):
+        found[at - start : at - start + len(piece)] = piece
+    return found
 
 
 def _settle(copy: Copy, source: Any, target: Any, files: Sequence[tuple[Job, File, bytes, File]]) -> None:
