@@ -57,6 +57,8 @@ COMMANDS = {
     "umount": ("mount", "unmount it again"),
     "shell": ("shell", "all of these with a current directory"),
     "replay": ("replay", "show what `serve --trace-out` has recorded, or play it again against a server"),
+    "top": ("top", "show what a server is doing now"),
+    "metrics": ("metrics", "print a server's counters, as Prometheus reads them"),
     "conform": ("conform", "ask a server, anybody's, whether it does what the protocol says"),
     "help": ("help", "tell of a command, or of what concerns several"),
     "completions": ("completions", "print what a shell reads to complete these commands"),

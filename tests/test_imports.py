@@ -46,9 +46,10 @@ LAYERS = """
     server: connection
     server: loop
     server
-    watch: messages record
+    watch: messages record counters ask
     watch: ring paths
     watch: lines hook files
+    watch: control
     watch: watcher summary
     watch: start
     client: transport replies
@@ -94,7 +95,7 @@ LAYERS = """
     commands: modes xattr rm typed
     commands: make
     commands: mv edit
-    commands: serve lslines stat cat mount copy replay findexpr head du df links sum tree sides
+    commands: serve lslines stat cat mount copy replay top metrics findexpr head du df links sum tree sides
     commands: ls find tail diff cp
     commands: selftest conform candidates
     commands: doctor completions topics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from _signal import SIGCHLD, SIGINT, SIGQUIT
+from _signal import SIGCHLD, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2
 
 from gofer import Failure, failure
 from gofer.jail.supervisor import Charge
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gofer.commands.notify import Notifier
     from gofer.watch.start import Onlooker
 
+SUMMARY, SWITCH = b"1", b"2"  # orders to the watcher (watch/watcher.py)
 _PATIENCE = 2.0  # seconds for a command to end, when there is no server for it
 
 
@@ -30,6 +31,8 @@ class ServeCharge(Charge):
     ) -> None:  # fmt: skip
         self._log = log
         self._onlooker = onlooker
+        if onlooker is not None:
+            self.signals = (SIGUSR1, SIGUSR2)
         self._listening = listening
         self._command: Command | None = None
         if words:
@@ -57,6 +60,9 @@ class ServeCharge(Charge):
             self._command.forget()
 
     def on_signal(self, number: int) -> bool:
+        if number in self.signals and self._onlooker is not None:
+            self._onlooker.order(SUMMARY if number == SIGUSR1 else SWITCH)
+            return True
         return self._command is not None and self._command.on_signal(number)
 
     def finished(self) -> bool:

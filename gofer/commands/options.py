@@ -208,6 +208,11 @@ SERVE: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "record each request and reply, without file data, for gofer replay",
     },
+    "--trace-on-signal": {
+        "type": given,
+        "metavar": "FILE",
+        "help": "as --trace-out, from a SIGUSR2 to the next one",
+    },
     "--trace-data": {"action": "store_true", "help": "with the data that files are read and written with"},
     "--trace-size": {
         "type": size,
@@ -219,6 +224,16 @@ SERVE: dict[str, dict[str, Any]] = {
         "default": 1,
         "metavar": "N",
         "help": "how many such files there may be beside it (default: 1)",
+    },
+    "--control": {
+        "type": given,
+        "metavar": "PATH",
+        "help": "count requests, and tell root and the server's user there what they come to: gofer top, gofer metrics",
+    },
+    "--metrics-listen": {
+        "type": given,
+        "metavar": "[ADDRESS:]PORT",
+        "help": "count requests, and serve the counters by HTTP as Prometheus reads them (ADDRESS: 127.0.0.1 by default)",
     },
     "--log-level": {"choices": _LEVELS, "default": "info", "help": "default: info"},
     "--log-format": {"choices": ("text", "json"), "default": "text", "help": "default: text"},

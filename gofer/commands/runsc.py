@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 USAGE_TEXT = """\
-usage: gofer runsc [--runsc PATH] [--gofer FILE] -- ARGS...
+usage: gofer runsc [--runsc PATH] [--gofer FILE] [--trace-dir DIR] -- ARGS...
        gofer runsc --check [--runsc PATH] [--gofer FILE] [-- RUNSC-FLAGS]
        gofer runsc install|uninstall docker|podman|containerd [options] [-- RUNSC-FLAGS]
 
@@ -20,6 +20,9 @@ Runs an unmodified runsc with ARGS, with this program as the gofer of the contai
 
   --runsc PATH   the runsc to run (default: the first one in $PATH)
   --gofer FILE   the gofer to use (default: this very file); an executable that takes runsc's arguments
+  --trace-dir DIR
+                 record what each container asks of its gofer in DIR/CONTAINER.trace (gofer replay), and tell what it is doing
+                 at DIR/CONTAINER.control (gofer top)
   --check        say whether this host can do it, by trying, also with containers; exit status 0 or 1
   -h, --help     this text
 

@@ -15,6 +15,7 @@ from _signal import (  # `signal` adds enums: 2 ms
     SIG_SETMASK,
     SIG_UNBLOCK,
     SIGCHLD,
+    SIGUSR2,
     pthread_sigmask,
     set_wakeup_fd,
     signal,
@@ -109,7 +110,7 @@ class _Service:
         self._lines = self._announcement(kind, access)
         self._make_charge(inherited, fds_before)
         _enter_service()
-        heeded = *signals.heeded(), signals.STOP, SIGCHLD
+        heeded = *signals.heeded(), signals.STOP, SIGCHLD, *self._charge.signals
         for number in heeded:
             signal(number, self._on_signal)
         gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
@@ -197,7 +198,9 @@ class _Service:
 
     def _make_onlooker(self) -> None:
         options = self._options
-        if options.trace is None and options.trace_out is None:
+        if options.trace is None and not any(
+            (options.trace_out, options.trace_on_signal, options.trace_data, options.control, options.metrics_listen)
+        ):
             return
         from gofer.watch.start import Onlooker, Wish
 
@@ -228,7 +231,7 @@ class _Service:
         if number == SIGCHLD:
             if self._charge.finished():
                 self._stop()
-        elif not self._charge.on_signal(number):
+        elif not self._charge.on_signal(number) and number != SIGUSR2:
             self._stops += 1
             if self._stops > 1 or self._server is None:
                 os._exit(self._charge.tidy(1))

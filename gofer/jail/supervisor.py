@@ -52,9 +52,11 @@ class Charge:
     """What the supervisor sees to, besides the server. To be overridden where there is something.
 
     keep: fds it needs for that. processes: pids it may have to signal. watched: an fd of these, -1: none, for `heard`.
+    signals: those that it has a use for, besides what stops a server.
     """
 
     keep: Sequence[int] = ()
+    signals: Sequence[int] = ()
     processes: Sequence[int] = ()
     watched = -1
 
@@ -93,7 +95,7 @@ def fork(charge: Charge, witness: Witness, confine: Callable[[int], None]) -> No
     """
     # What is passed on stops the server. Any other signal does to the supervisor what it does, and so ends both: passed on
     # it would do nothing, as the first process of a pid namespace gets only what it has handlers for.
-    before = pthread_sigmask(SIG_BLOCK, {*signals.heeded(), SIGCHLD})
+    before = pthread_sigmask(SIG_BLOCK, {*signals.heeded(), *charge.signals, SIGCHLD})
     hangup, lifeline = os.pipe2(os.O_CLOEXEC)
     # Asked for now: the two share a mount namespace, and the server changes its root at once.
     fds = [int(name) for name in os.listdir("/proc/self/fd")]
@@ -156,7 +158,7 @@ class _Events:
     """
 
     def __init__(self, witness: Witness, server: int, charge: Charge) -> None:
-        mask = sum(1 << number - 1 for number in (*signals.heeded(), SIGCHLD))
+        mask = sum(1 << number - 1 for number in (*signals.heeded(), *charge.signals, SIGCHLD))
         self._signals = libc["signalfd"](c_int(-1), mask.to_bytes(_SIGSET, "little"), c_int(os.O_CLOEXEC))
         if self._signals < 0:
             raise_errno()

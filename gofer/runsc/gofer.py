@@ -22,9 +22,10 @@ from __future__ import annotations
 import gc
 import os
 import stat
+from _signal import SIGUSR1, SIGUSR2, signal
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from gofer import __version__, procself, signals
+from gofer import Failure, __version__, procself, signals
 from gofer.jail import enter, kernel
 from gofer.jail.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
@@ -41,6 +42,11 @@ from gofer.server.loop import Server
 from gofer.server.workers import Crew
 from gofer.sys import MACHINE, O_PATH
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.watch.start import Onlooker
+
+TRACE_DIR = "GOFER_RUNSC_TRACE_DIR"  # as redirect.py has it, which this has no need of
 FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
 _ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -78,6 +84,7 @@ class _Start:
         self.spec: Spec
         self.root_conf: MountConf
         self.root = -1  # O_PATH fd on the container's root
+        self.onlooker: Onlooker | None = None
 
     def run(self) -> int:
         gofer = self.gofer
@@ -93,6 +100,7 @@ class _Start:
         sockets = [_unix_socket(fd, "--io-fds") for fd in gofer.io_fds]
         if gofer.dev_io_fd >= 0:
             sockets.append(_unix_socket(gofer.dev_io_fd, "--dev-io-fd"))
+        self._look_on()
         self._synchronise()
         if gofer.setup_root:
             self._build_root()
@@ -101,17 +109,35 @@ class _Start:
         exports = self._exports()
         self._write_mounts()
         os.umask(0)  # modes come from the sandbox, which has applied its own
-        server = Server(self.log, crew=Crew(most=len(exports)))
+        watch = self.onlooker.watch(0) if self.onlooker else None
+        server = Server(self.log, crew=Crew(most=len(exports)), watch=watch)
         gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
         self._confine(exports)
         for sock, export in zip(sockets, exports):
             server.add(sock, export)
         gc.enable()
         server.run()
+        if self.onlooker:
+            self.onlooker.finish(in_order=True)
         if server.met_9p:
             return FAILED
         self.log.info("all connections have ended")
         return 0
+
+    def _look_on(self) -> None:
+        """As `gofer runsc --trace-dir DIR` has asked for; SIGUSR2 pauses it."""
+        where = os.environ.pop(TRACE_DIR, "")
+        if not where:
+            return
+        from gofer.watch.start import of_container
+
+        name = self.gofer.container_id or os.path.basename(self.gofer.bundle.rstrip("/")) or "container"
+        try:
+            self.onlooker = onlooker = of_container(where, name, self.log)
+        except (Failure, OSError) as why:
+            raise Fault(f"--trace-dir={where}: {why}") from None
+        signal(SIGUSR1, lambda *_: onlooker.order(b"1"))
+        signal(SIGUSR2, lambda *_: onlooker.order(b"2"))
 
     def _adopt_fds(self) -> None:
         """Keep what the command line names and close the rest: runsc of 2022 leaks some, and a kept one can hang a start.

@@ -34,6 +34,7 @@ _GUARDED = frozenset("events exec kill list pause port-forward ps resume state w
 # has no "=" the command may be anywhere.
 _VALUED = frozenset("debug-log log log-format root".split())
 _BARE = frozenset("debug ignore-cgroups rootless systemd-cgroup".split())
+TRACE_DIR = "GOFER_RUNSC_TRACE_DIR"  # in the environment of the gofer to be
 ENGINES = (["install"], ["uninstall"])  # of this program as an engine's runtime
 _PR_SET_PTRACER, _ANY = 0x59616D61, -1
 
@@ -59,6 +60,8 @@ def launch(args: list[str]) -> int | None:
 
 def run(options: dict[str, str], rest: list[str]) -> int:
     """What is left to do when the options are known; as `launch`."""
+    if "trace-dir" in options:
+        posix.putenv(TRACE_DIR, _absolute(options["trace-dir"]))  # runsc gives its environment to its gofer
     try:
         become(find_runsc(options.get("runsc", "runsc")), rest, find_target(options.get("gofer", "")))
     except (Refusal, OSError) as why:
@@ -159,7 +162,7 @@ def parse(args: list[str]) -> tuple[dict[str, str], list[str]]:
         name, equals, value = word.lstrip("-").partition("=")
         if not word.startswith("-"):
             raise ValueError(f"gofer: runsc's arguments stand after `--`: gofer runsc -- {word} ...")
-        if name in ("runsc", "gofer") and word.startswith("--"):
+        if name in ("runsc", "gofer", "trace-dir") and word.startswith("--"):
             value = value if equals else next(words, "")
             if not value:
                 raise ValueError(f"gofer: --{name} needs a path")

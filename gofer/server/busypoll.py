@@ -25,6 +25,7 @@ DEFAULT = 150  # microseconds; docs/performance.md says what others gave
 _HOLE = 15e-6  # seconds between two looks, which are a tenth of a microsecond apart where nobody else has the cpu
 _REST = 1023
 
+vain: list[float] = [0.0]  # seconds that threads of this process have looked in vain
 last: list[Any] = [None]  # the BusyPoll of the channel that has served last in this process; None: something else did
 
 
@@ -53,7 +54,7 @@ class BusyPoll:
         if self._rest:
             self._rest -= 1
             return False
-        before = now()
+        before = start = now()
         until = before + self._most
         while not words[0]:
             time = now()
@@ -64,5 +65,6 @@ class BusyPoll:
             if now() - before < _HOLE:
                 self._vain >>= 1
                 return True
+        vain[0] += now() - start
         self._vain = self._rest = min(2 * self._vain + 1, _REST)
         return False

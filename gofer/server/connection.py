@@ -370,6 +370,10 @@ class Connection:
         self._channels.append(channel)
         return channel.offset, channel.length, memfd, client_end
 
+    def holds(self) -> tuple[int, int]:
+        """Its FDs, its channels."""
+        return self.table.held(), len(self._channels)
+
     # The end
 
     def close(self) -> None:

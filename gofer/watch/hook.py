@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import _thread
 import os
+from time import perf_counter_ns as clock
 
 from gofer import wire
-from gofer.server import dispatch
+from gofer.server import busypoll, dispatch
 from gofer.server.admission import credentials
+from gofer.watch.counters import CHANNELS, FDS, MESSAGES, SINCE, VAIN, Page, add_to, counted, new_row, totals
 from gofer.watch.record import CLIENT, GONE, KNOWN, RPC, Client, What
 from gofer.watch.ring import SHOWN, tracer
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from gofer.server.connection import Connection
     from gofer.watch.ring import Ring, Rings
 
+TELL_AGAIN, COUNTERS = b"t", b"c"  # what the watcher asks for: who is connected, with which FDs; the page
 _MOST_KNOWN = 20000  # FDs told of one connection, where a trace starts in the middle
 _DATA_AFTER = {  # where data begins, which a trace leaves out: in the request, in the reply; by dialect
     False: ({wire.PWRITE: wire.PWriteReq.size}, {wire.PREAD: wire.PReadResp.size}),
@@ -37,13 +40,17 @@ _DATA_AFTER = {  # where data begins, which a trace leaves out: in the request, 
 
 
 class Watch:
-    """What a worker writes down. rings: None without a trace. worker, size: its number, of how many.
+    """What a worker writes down. rings: None without a trace. page: for counters, if any. worker, size: its number, of how many.
 
     fileno: what the watcher asks for comes here; -1: it never does.
     """
 
-    def __init__(self, rings: Rings | None, worker: int = 0, size: int = 1, fileno: int = -1) -> None:
+    def __init__(
+        self, rings: Rings | None, page: Page | None = None, worker: int = 0, size: int = 1, fileno: int = -1
+    ) -> None:  # fmt: skip
         self.rings = rings
+        self.page = page
+        self._before: dict[int, list[int]] = {}  # by message: what transports have counted that have ended
         self.fileno = fileno
         self.lock = _thread.allocate_lock()
         self.on = rings is not None and rings.on
@@ -75,6 +82,7 @@ class Watch:
                 self._put(GONE, seen.number, b"")
             for table in seen.tables:
                 table.clear()  # and the views of its reply's memory with it
+                _sum(self._before, table.rows)
                 if table.ring is not None:
                     self._free.append(table.ring)
             self._free.sort(key=lambda ring: -ring.word)
@@ -85,10 +93,14 @@ class Watch:
         A trace that begins in the middle, or a new file, is told who is there, with which FDs.
         """
         try:
-            os.read(self.fileno, 64)
+            asked = os.read(self.fileno, 64)
         except BlockingIOError:
             return
         with self.lock:
+            if COUNTERS in asked:
+                self._publish()
+            if TELL_AGAIN not in asked:
+                return
             self.on = self.rings is not None and self.rings.on
             for seen in self.seen.values():
                 if self.on:
@@ -96,6 +108,23 @@ class Watch:
                     self._tell_known(seen)
                 for table in seen.tables:
                     table.clear()
+
+    def _publish(self) -> None:
+        if self.page is None:
+            return
+        now, rows, conns, calls = clock(), {mid: [*row] for mid, row in self._before.items()}, [], []
+        for seen in self.seen.values():
+            of_conn: dict[int, list[int]] = {}
+            for table in seen.tables:
+                _sum(of_conn, table.rows)
+                for mid, row in table.rows.items():
+                    since = row[SINCE]
+                    if since:
+                        calls.append((seen.number, seen.conn.fileno, table.transport, mid, max(0, now - since), table.thread))
+            _sum(rows, of_conn)
+            conns.append((seen.number, seen.conn.fileno, seen.pid, seen.uid, *totals(of_conn), *seen.conn.holds()))
+        numbers = {FDS: sum(conn[-2] for conn in conns), CHANNELS: sum(conn[-1] for conn in conns)}
+        self.page.publish(rows, conns, calls, {**numbers, VAIN: int(busypoll.vain[0] * 1e9)})
 
     def _tell(self, seen: Seen) -> None:
         who = Client.bytes(seen.conn.fileno, seen.pid, seen.uid, self._worker, 2021 if seen.old else 0)
@@ -132,7 +161,7 @@ class Seen:
 class Table(dict):  # type: ignore[type-arg]
     """By message id: a handler for one transport, which has that ring; None: there were no more, and what it does is lost."""
 
-    __slots__ = ("_handlers", "_seen", "_trace", "_transport", "_watch", "ring")
+    __slots__ = ("_handlers", "_seen", "_trace", "_watch", "ring", "rows", "thread", "transport")
 
     def __init__(
         self, watch: Watch, seen: Seen, transport: int, handlers: tuple[Handler, ...], ring: Ring | None
@@ -141,7 +170,9 @@ class Table(dict):  # type: ignore[type-arg]
         self.ring = ring
         self._watch = watch
         self._seen = seen
-        self._transport = min(transport, 255)
+        self.transport = min(transport, 255)
+        self.rows: dict[int, list[int]] = {}  # by message; only ever added to
+        self.thread = 0  # that serves it, once it does
         self._handlers = handlers
         self._trace = tracer(ring) if ring is not None else None
 
@@ -153,18 +184,26 @@ class Table(dict):  # type: ignore[type-arg]
             return self._watched(mid, _unknown)  # not kept: a client can make up 65536 of them
 
     def _watched(self, mid: int, handler: Handler) -> Handler:
+        if self._watch.page is not None:
+            self.thread = _thread.get_native_id()
+            handler = counted(handler, self.rows.setdefault(min(mid, MESSAGES - 1), new_row()))
         rings = self._watch.rings
         if rings is None or not self._watch.on:
             return handler
         if self._trace is None:
             return losing(handler, rings)
-        what = What.bytes(RPC, self._transport, mid, self._seen.number)
+        what = What.bytes(RPC, self.transport, mid, self._seen.number)
         keep: tuple[dict[int, int], dict[int, int]] = ({}, {}) if rings.words[SHOWN] else _DATA_AFTER[self._seen.old]
         return self._trace(handler, what, mid, keep[0].get(mid), keep[1].get(mid))
 
 
 def _unknown(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     raise IndexError  # as the plain table does
+
+
+def _sum(total: dict[int, list[int]], rows: dict[int, list[int]]) -> None:
+    for mid, row in [*rows.items()]:
+        add_to(total.setdefault(mid, new_row()), row)
 
 
 def losing(handler: Handler, rings: Rings) -> Handler:

@@ -21,28 +21,37 @@ from time import sleep
 
 from gofer.jail import kernel
 from gofer.watch import lines
+from gofer.watch.hook import TELL_AGAIN
 from gofer.watch.paths import Paths
 from gofer.watch.record import LOST, MARK, START, VERSION, Sorter, Start, build, clocks, entry
-from gofer.watch.ring import entries
+from gofer.watch.ring import ON, entries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from socket import socket
+    from typing import Any, Callable
+
     from gofer.log import Log
+    from gofer.watch.control import Control
+    from gofer.watch.counters import Page
     from gofer.watch.files import TraceFile
     from gofer.watch.ring import Rings
 
 _OFTEN, _SELDOM = 10, 160  # milliseconds between two looks at the rings: where something comes, where nothing does
 _ANSWER = 0.02  # seconds until workers have told who is connected: then it stands at the beginning of a new file
+SUMMARY, SWITCH = b"12"  # orders: log what is counted; pause or resume the trace
+_HOTTEST, _MOST_PATHS = 50, 10_000  # files that are told; that are remembered
 _END = 8  # seconds that it may take for its own end
-TELL_AGAIN = b"t"  # to a worker: who is connected, with which FDs
 
 
 class Watcher:
-    """rings: one for each worker. asks: pipes to these. out: a file of its records. wanted: which are shown as lines, on fd 2."""
+    """rings, pages: one for each worker, or none. asks: pipes to these. out: a file of its records. wanted: which are shown as
+    lines, on fd 2. listener, http: where who wants to know counters asks.
+    """
 
     def __init__(
-        self, log: Log, orders: int, rings: list[Rings], asks: list[int], out: TraceFile | None,
-        wanted: lines.Filter | None, what: bytes,
+        self, log: Log, orders: int, asks: list[int], what: bytes, *, rings: list[Rings], out: TraceFile | None,
+        wanted: lines.Filter | None, pages: list[Page], listener: socket | None, http: socket | None,
     ) -> None:  # fmt: skip
         self._log = log
         self._orders = orders
@@ -50,15 +59,27 @@ class Watcher:
         self._asks = asks
         self._out = out
         self._began = clocks()
-        self._shown = Shown(wanted, what, self._began) if wanted is not None else None
+        self._shown = Shown(wanted, what, self._began) if wanted is not None or pages and rings else None
         self._pause = _SELDOM
         self._ending = False
         self._poll = poll()
         self._poll.register(orders, POLLIN)
+        self._control: Control | None = None
+        self._listening: dict[int, tuple[socket, Callable[[socket], None]]] = {}
+        if pages:
+            from gofer.watch.control import Control, Metrics
+
+            self._control = control = Control(pages, asks, what, self._shown.hottest if self._shown else list)
+            if listener is not None:
+                self._listening[listener.fileno()] = listener, control.serve
+            if http is not None:
+                self._listening[http.fileno()] = http, Metrics(http, control).serve
+            for fd in self._listening:
+                self._poll.register(fd, POLLIN)
 
     @property
     def fds(self) -> set[int]:
-        return {self._orders, *self._asks, *self._log.fds, *(self._out.fds if self._out else ())}
+        return {self._orders, *self._asks, *self._log.fds, *self._listening, *(self._out.fds if self._out else ())}
 
     def run(self) -> None:
         kernel.set_parent_death_signal(SIGTERM)
@@ -92,6 +113,27 @@ class Watcher:
             if not orders:
                 self._ending = True
                 self._poll.unregister(fd)
+            for order in orders:
+                self._obey(order)
+        elif fd in self._listening:
+            listener, serve = self._listening[fd]
+            try:
+                serve(listener)
+            except (OSError, ValueError, MemoryError) as error:
+                self._log.limited("warning", "control", f"the control socket: {type(error).__name__}")
+
+    def _obey(self, order: int) -> None:
+        if order == SUMMARY:
+            for line in self._control.summary() if self._control else ["nothing is counted: --control PATH does"]:
+                self._log.info(line)
+        elif order == SWITCH and self._out is not None:
+            on = not self._tracing
+            if on:
+                self._tell(self._out.begin(clocks()))
+            for rings in self._rings:
+                rings.words[ON] = on
+            self._ask(TELL_AGAIN)
+            self._log.info(f"the trace {self._out.path} {'begins' if on else 'pauses'}")
 
     def _drain(self) -> bool:
         """Take what there is; whether there was any."""
@@ -137,10 +179,13 @@ class Watcher:
 
 
 class Shown:
-    """Records as lines on stderr. This process may wait for whoever reads there; nobody waits for this process."""
+    """Records as lines on stderr (this process may wait for whoever reads there; nobody waits for this process), and which files
+    they were about. wanted: None: no lines.
+    """
 
-    def __init__(self, wanted: lines.Filter, what: bytes, now: tuple[int, int]) -> None:
+    def __init__(self, wanted: lines.Filter | None, what: bytes, now: tuple[int, int]) -> None:
         self._wanted = wanted
+        self._hot: dict[bytes, list[int]] = {}  # by path: requests, ns
         self._paths = Paths()
         self._clock = lines.Clock()
         self._sorter = Sorter()
@@ -149,7 +194,20 @@ class Shown:
         start, _ = entry(first, 0, len(first))
         assert start is not None
         self._clock.start(start)
-        _write(lines.other(start, None, self._clock))
+        if wanted is not None:
+            _write(lines.other(start, None, self._clock))
+
+    def hottest(self) -> list[dict[str, Any]]:
+        found = sorted(self._hot.items(), key=lambda each: -each[1][1])[:_HOTTEST]
+        return [{"path": lines.quoted(path), "count": count, "ns": ns} for path, (count, ns) in found]
+
+    def _heat(self, path: bytes, ns: int) -> None:
+        if len(self._hot) >= _MOST_PATHS and path not in self._hot:
+            warm = sorted(self._hot.items(), key=lambda each: -each[1][1])[: _MOST_PATHS // 2]
+            self._hot = dict(warm)
+        heat = self._hot.setdefault(path, [0, 0])
+        heat[0] += 1
+        heat[1] += ns
 
     def put(self, piece: memoryview) -> None:
         for each in entries(piece):
@@ -160,6 +218,10 @@ class Shown:
         text = []
         for each in self._sorter.until(until):
             seen = self._paths.read(each)
+            if seen is not None and seen.paths:
+                self._heat(seen.paths[0], each.took)
+            if self._wanted is None:
+                continue
             if seen is not None:
                 if self._wanted.wants(seen):
                     text.append(lines.line(seen, self._clock))
@@ -169,8 +231,8 @@ class Shown:
 
     def lost(self, number: int) -> None:
         lost, _ = entry(build(LOST, asked=number, time=clocks()[1]), 0, 1 << 20)
-        assert lost is not None
-        _write(lines.other(lost, None, self._clock))
+        if lost is not None and self._wanted is not None:
+            _write(lines.other(lost, None, self._clock))
 
 
 def _write(text: str) -> None:

@@ -1,0 +1,279 @@
+"""Counters, `gofer top`, `gofer metrics`: what they say is what clients sent, and only root and the server's user are told."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from conftest import Start
+from corpus import recorded
+from faulty import LOOKUP, faulty
+from hosts import CHECKOUT, PATIENCE, Server, fails, fails_in_one_line, run, wait_until
+from peer import Mid, Peer
+from prison import USER, as_user
+from test_wire import NAMES
+
+
+def told(control: Path) -> Any:
+    done = run("top", "--json", str(control))
+    assert done.returncode == 0, done
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def control(spot: Path) -> Path:
+    return spot / "control"
+
+
+def counting(start: Start, control: Path, *options: str) -> Server:
+    (control.parent / "tree").mkdir(exist_ok=True)
+    return start(f"--control={control}", *options, tree=control.parent / "tree")
+
+
+def in_threads(work: Callable[[int], None], number: int) -> None:
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_counters_add_up_with_what_eight_threads_sent_to_four_workers(start: Start, control: Path) -> None:
+    server = counting(start, control, "--workers=4")
+    (server.tree / "file").write_bytes(b"x" * 1000)
+    sent: Counter[str] = Counter()
+    failed: list[BaseException] = []
+
+    def work(index: int) -> None:
+        try:
+            with server.peer("channel" if index % 2 else "socket") as peer:
+                for turn in range(50 + index):
+                    fd = peer.walk_to("file")
+                    peer.fstat(fd)
+                    opened = peer.openat(fd)
+                    assert peer.pread(opened.fd, 0, 1000) == b"x" * 1000
+                    peer.close(fd, opened.fd)
+                    if turn % 10 == 0:
+                        with fails(2):
+                            peer.unlinkat(peer.root, "none")
+        except BaseException as error:
+            failed.append(error)
+
+    before = told(control)["messages"]
+    in_threads(work, 8)
+    assert not failed
+    turns = sum(50 + index for index in range(8))
+    sent.update(FStat=turns, OpenAt=turns, PRead=turns, UnlinkAt=sum(-(-(50 + index) // 10) for index in range(8)))
+    messages = told(control)["messages"]
+    for name, count in sent.items():
+        row = messages[name]
+        had = before.get(name, {}).get("count", 0)
+        assert (row["count"] - had, sum(row["log2_ns"]) - had) == (count, count), name
+        assert row["errors"] == (count if name == "UnlinkAt" else 0)
+        assert row["ns"] > 0
+    assert messages["PRead"]["bytes"] == turns * (24 + 8 + 1000)
+    assert messages["Channel"]["count"] == 4
+
+
+def test_every_message_is_counted_under_its_name(start: Start, control: Path) -> None:
+    server = counting(start, control, "--host-uds=all")
+    with server.peer() as peer:
+        assert peer.transport.exchange(300).mid == Mid.ERROR
+        sent = Counter(NAMES[mid] for mid, _ in recorded(peer))
+        counted = told(control)
+    assert {name: counted["messages"][name]["count"] for name in sent} == {**sent, "Mount": sent["Mount"] + 2}
+    (conn,) = counted["connections"]
+    assert conn["count"] == sum(sent.values()) + 2 and conn["channels"] == 1 and conn["fds"] == counted["fds"] > 3
+
+
+def test_a_call_that_hangs_is_told_with_its_age_and_the_system_call_it_is_in(start: Start, control: Path) -> None:
+    with faulty() as broken:
+        server = start(f"--control={control}", "--trace-out", str(control.parent / "trace"), tree=broken.path)
+        with server.peer() as peer:
+            broken.hang(LOOKUP)
+            peer.transport.send(b"\x10\0\0\0\5\0\0\0" + b"\1\0\0\0\0\0\0\0\1\0\4\0none")  # type: ignore[union-attr]
+            wait_until(lambda: any(call["ns"] > 3e8 for call in told(control)["under_way"]), "it has hung for a while")
+            (call,) = told(control)["under_way"]
+            text = run("top", "--once", str(control)).stdout
+            broken.vanish()
+            assert peer.transport.receive().mid == Mid.ERROR  # type: ignore[union-attr]
+    assert call["message"] == "Walk" and re.search(r"Walk on client \d+ \[\d+\]: \d+\.\d s in openat", text), text
+
+
+def test_only_root_and_the_servers_user_are_told(start: Start, control: Path) -> None:
+    counting(start, control)
+    assert stat.S_IMODE(control.stat().st_mode) == 0o600 and stat.S_ISSOCK(control.stat().st_mode)
+    os.chmod(control, 0o666)  # even so
+    os.chmod(control.parent, 0o755)
+    with as_user(USER) as (command, popen):
+        done = subprocess.run([*command, "top", "--once", str(control)], capture_output=True, text=True, **popen)
+    fails_in_one_line(done, "no answer")
+
+
+def test_the_socket_goes_with_the_server_and_one_that_was_left_is_taken(start: Start, control: Path, spot: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(control))
+    server = counting(start, control)
+    assert told(control)["workers"] == 1
+    done = run("serve", str(spot), f"--control={control}", "--", "true")
+    fails_in_one_line(done, "cannot listen on", "--control")
+    server.stop()
+    assert not control.exists()
+
+
+def test_a_process_id_finds_the_socket(start: Start, control: Path) -> None:
+    server = counting(start, control)
+    assert run("top", "--once", str(server.process.pid)).stdout.startswith("gofer: ")
+    fails_in_one_line(run("top", "--once", str(os.getpid())), "does not tell", "--control PATH")
+    fails_in_one_line(run("metrics", "/nowhere"), "cannot ask /nowhere", "--control PATH")
+
+
+# Prometheus
+
+_SAMPLE = re.compile(r'(?P<name>[a-z_]+)(?:\{(?P<labels>[a-z]+="[^"]*"(?:,[a-z]+="[^"]*")*)\})? (?P<value>[0-9.e+-]+)')
+
+
+def samples(text: str) -> dict[str, float]:
+    """By name and labels; every line must be what the format says."""
+    found, kinds = {}, {}
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            kinds[name] = kind
+        elif not line.startswith("# HELP "):
+            match = _SAMPLE.fullmatch(line)
+            assert match, line
+            assert re.sub("_(bucket|sum|count)$", "", match["name"]) in kinds or match["name"] in kinds, line
+            found[f"{match['name']}{{{match['labels'] or ''}}}"] = float(match["value"])
+    return found
+
+
+def test_metrics_are_what_prometheus_reads_and_what_was_sent(start: Start, control: Path) -> None:
+    server = counting(start, control)
+    with server.peer("channel") as peer:
+        for _ in range(30):
+            peer.fstat(peer.root)
+        text = run("metrics", str(control)).stdout
+    found = samples(text)
+    assert found['gofer_requests_total{message="FStat"}'] == 30
+    assert found['gofer_request_duration_seconds_count{message="FStat"}'] == 30
+    buckets = [value for name, value in found.items() if "_bucket" in name and '"FStat"' in name]
+    assert buckets == sorted(buckets) and buckets[-1] == 30 and len(buckets) == 27
+    assert found["gofer_connections{}"] == 1 and found["gofer_channels{}"] == 1
+
+
+def test_metrics_by_http_on_the_loopback_alone(start: Start, spot: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = start(f"--metrics-listen={port}")
+    with server.peer() as peer:
+        peer.fstat(peer.root)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            found = samples(answer.read().decode())
+    assert found['gofer_requests_total{message="FStat"}'] == 1
+    listens = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    assert [line[1] for line in listens if line[1].endswith(f":{port:04X}") and line[3] == "0A"] == [f"0100007F:{port:04X}"]
+    with socket.create_connection(("127.0.0.1", port)):  # who says nothing holds up nobody for long
+        assert run("serve", str(spot), f"--metrics-listen={port}", "--", "true").returncode == 1
+    server.stop()
+
+
+# The terminal
+
+
+class Terminal:
+    """A program on a pty of 100 columns."""
+
+    def __init__(self, *argv: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="xterm", COLUMNS="100", LINES="30")
+            os.execv(sys.executable, [sys.executable, str(CHECKOUT), *argv])
+        self.screen = ""
+        self.ended = False  # it was told to
+
+    def until(self, pattern: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not re.search(pattern, self.screen):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.screen[-2000:]!r}"
+            if select.select([self.fd], [], [], 0.1)[0]:
+                self.screen += os.read(self.fd, 65536).decode(errors="replace")
+
+    def press(self, keys: str) -> None:
+        self.screen = ""
+        os.write(self.fd, keys.encode())
+        self.ended = keys == "q"
+
+    def end(self) -> int:
+        """Its exit status, once it has ended, or -SIGTERM."""
+        if not self.ended:
+            os.kill(self.pid, signal.SIGTERM)
+        while True:
+            try:
+                if not os.read(self.fd, 65536):
+                    break
+            except OSError:
+                break
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_top_in_a_terminal_shows_rates_and_takes_keys(start: Start, control: Path) -> None:
+    server = counting(start, control, f"--trace-out={control.parent / 'trace'}")
+    stop = threading.Event()
+
+    def work() -> None:
+        with server.peer("channel") as peer:
+            ask(peer, stop)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    terminal = Terminal("top", "--interval", "0.2", str(control))
+    try:
+        terminal.until(r"count/s")
+        terminal.until(r"FStatFS")
+        terminal.press("c")
+        terminal.until(r"client \d+, user 0")
+        terminal.press("p")
+        terminal.until(r'"/"')
+        terminal.press("q")
+    finally:
+        stop.set()
+        thread.join()
+        status = terminal.end()
+    assert status == 0
+
+
+def ask(peer: Peer, stop: threading.Event) -> None:
+    while not stop.is_set():
+        peer.fstatfs(peer.root)
+        time.sleep(0.001)
+
+
+def test_a_killed_watcher_is_told_and_the_server_goes_on(start: Start, control: Path) -> None:
+    server = counting(start, control)
+    (watcher,) = [
+        int(word)
+        for word in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        if Path(f"/proc/{word}/comm").read_text() == "gofer-watch\n"
+    ]
+    os.kill(watcher, signal.SIGKILL)
+    wait_until(lambda: run("top", "--once", str(control)).returncode == 1, "nobody answers any more")
+    with server.peer("channel") as peer:
+        peer.fstat(peer.root)
+
