@@ -23,6 +23,7 @@ FAILED = 1
 # In the order of `gofer --help`: the module of gofer/commands/ that does it, and what it does.
 COMMANDS = {
     "serve": ("serve", "serve a directory or file"),
+    "tar": ("tar", "a served tree as a tar stream, or such a stream into one"),
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "ls": ("ls", "list directories of a served tree"),

@@ -76,9 +76,10 @@ LAYERS = """
     fuse
     copy: data names sides commit progress
     copy: local files
+    copy: archive
     copy: remote
     copy: remove transfer
-    copy: links
+    copy: links pack unpack
     copy: engine
     copy
     runsc: errors calls
@@ -95,7 +96,7 @@ LAYERS = """
     commands: modes xattr rm typed
     commands: make
     commands: mv edit
-    commands: serve lslines stat cat mount copy replay top metrics findexpr head du df links sum tree sides
+    commands: serve lslines stat cat mount copy tar replay top metrics findexpr head du df links sum tree sides
     commands: ls find tail diff cp
     commands: selftest conform candidates
     commands: doctor completions topics
