@@ -80,10 +80,13 @@ _RUNS = {
 
 def names(machine: str) -> dict[int, str]:
     """Every call's name by its number."""
-    runs = _RUNS["x86_64" if machine == "x86_64" else "generic"]
-    return {number: name for first, text in runs for number, name in enumerate(text.split(), first)}
+    return {number: name for first, text in _runs(machine) for number, name in enumerate(text.split(), first)}
 
 
 def numbers(machine: str) -> dict[str, int]:
     """Every call's number by its name."""
-    return {name: number for number, name in names(machine).items()}
+    return {name: number for first, text in _runs(machine) for number, name in enumerate(text.split(), first)}
+
+
+def _runs(machine: str) -> tuple[tuple[int, str], ...]:
+    return _RUNS["x86_64" if machine == "x86_64" else "generic"]

@@ -251,7 +251,8 @@ def assemble(rules: Rules, refuse: int, machine: str = MACHINE) -> bytes:
             rule = rule or [(_RET, 0, 0, ALLOW)]
             code += [(_JEQ, 0, len(rule), numbers[name]), *rule]
     code += [(_JGT, 0, 1, _NEWEST), (_RET, 0, 0, ERRNO | ENOSYS), (_RET, 0, 0, refuse)]
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
+    pack = struct.Struct("<HBBI").pack
+    return b"".join([pack(*instruction) for instruction in code])
 
 
 def install(program: bytes, listen: bool = False) -> int:

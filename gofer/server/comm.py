@@ -145,9 +145,9 @@ class Communicator:
         self.make_channel = make_channel
         self.wait = wait
         self.statx_bytes = bytearray(sizeof(Statx))
-        self.statx_buffer = byref((c_char * len(self.statx_bytes)).from_buffer(self.statx_bytes))
+        self.statx_buffer = byref(c_char.from_buffer(self.statx_bytes))
         self.statfs_bytes = bytearray(sizeof(Statfs))
-        self.statfs_buffer = byref((c_char * len(self.statfs_bytes)).from_buffer(self.statfs_bytes))
+        self.statfs_buffer = byref(c_char.from_buffer(self.statfs_bytes))
         self._scratch: tuple[Any, memoryview] | None = None
 
     def stat(self, host: int) -> int:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import _thread
 from errno import ENFILE
-from itertools import count
 
 from gofer.sys import Statx
 from gofer.wire2021 import MOST_FDID
@@ -57,7 +56,7 @@ class Places:
         self.mounted = False
         self._of: dict[int, Place] = {}  # by FDID
         self._known: dict[tuple[bytes, bytes, bytes], Place] = {}  # by where, name and file
-        self._count = count(first).__next__
+        self._count = iter(range(first, 1 << 62)).__next__
 
     def next_id(self) -> int:
         """The next FDID; ENFILE where 32 bits hold no more, for ever: none is used twice."""
