@@ -70,7 +70,7 @@ LAYERS = """
     fuse: contents
     fuse: table
     fuse: crew
-    fuse: device
+    fuse: device again
     fuse: process
     fuse: guard
     fuse

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import faulty
-from hosts import CALM, Server, ended, fails, run, stopped, wait_until
+from hosts import CALM, GOFER, Server, ended, fails, run, serves, stopped, wait_until
 from mounting import Mount, mount, mounted
 
 KILLS = int(os.environ.get("GOFER_MOUNT_KILLS", "6"))  # for longer runs
@@ -186,3 +186,72 @@ def test_a_guard_that_is_killed_leaves_a_mount_that_works_and_can_be_unmounted(s
         assert (there.path / "file").read_text() == "there"
         assert run("umount", str(there.path)).returncode == 0
         wait_until(lambda: ended(there.pid), "the mount process ends")
+
+
+def test_a_server_that_comes_back_is_taken_up_again(spot: Path) -> None:
+    """By path, where the inode is still the same; what is not is ESTALE."""
+    tree = spot / "tree"
+    (tree / "dir").mkdir(parents=True)
+    for name in ("same", "replaced", "dir/deep"):
+        (tree / name).write_text(name)
+    server = Server(tree)
+    argv = [*GOFER, "serve", str(tree), "--quiet", "--workers=1", "--socket", str(server.path)]
+    again = None
+    try:
+        with mount(server, "--reconnect", "--cache=none", "--no-passthrough") as there:
+            held = [os.open(there.path / name, os.O_RDWR) for name in ("same", "replaced")]
+            listing = os.scandir(there.path / "dir")
+            for pid in (server.process.pid, server.pid):
+                os.kill(pid, signal.SIGKILL)
+            server.process.wait()
+            with fails(errno.ENOTCONN):
+                os.stat(there.path / "same")
+            os.unlink(tree / "replaced")
+            (tree / "replaced").write_text("new")
+            again = subprocess.Popen(argv)
+            wait_until(lambda: working(there.path / "same"), lambda: f"the server is taken up again: {there.said()}", 5)
+            assert os.pread(held[0], 100, 0) == b"same" and os.fstat(held[0]).st_size == 4
+            os.pwrite(held[0], b"S", 0)
+            assert (tree / "same").read_text() == (there.path / "same").read_text() == "Same"
+            with fails(errno.ESTALE):
+                os.fstat(held[1])
+            assert (there.path / "replaced").read_text() == "new"
+            assert [entry.name for entry in listing] == ["deep"]
+            assert (there.path / "dir/deep").read_text() == "dir/deep"
+            listing.close()
+            for fd in held:
+                os.close(fd)
+            said = there.said()
+            assert "went away" in said and "is back" in said
+            there.log.write_text("")
+    finally:
+        if again is not None:
+            again.terminate()
+            again.wait()
+        server.kill()
+
+
+def test_another_tree_is_not_taken_for_the_one_that_went_away(spot: Path) -> None:
+    for name in ("tree", "other"):
+        (spot / name).mkdir()
+    server = Server(spot / "tree")
+    argv = [*GOFER, "serve", str(spot / "other"), "--quiet", "--workers=1", "--socket", str(server.path)]
+    try:
+        with mount(server, "--reconnect", "--cache=none") as there:
+            os.listdir(there.path)
+            for pid in (server.process.pid, server.pid):
+                os.kill(pid, signal.SIGKILL)
+            server.process.wait()
+            other = subprocess.Popen(argv)
+            try:
+                wait_until(lambda: serves(server.path), "the other server answers")
+                for _ in range(40):
+                    with fails(errno.ENOTCONN):
+                        os.stat(there.path / "file")
+                    time.sleep(0.01)
+            finally:
+                other.terminate()
+                other.wait()
+            there.log.write_text("")
+    finally:
+        server.kill()

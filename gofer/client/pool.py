@@ -13,7 +13,7 @@ from errno import EIO
 
 from gofer import wire
 from gofer.client.client import Client, checked
-from gofer.client.transport import ChannelTransport, Lost, SocketTransport, set_timeout
+from gofer.client.transport import ChannelTransport, Lost, SocketTransport
 from gofer.wire import MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ MOST = 16  # channels; more threads than that would only wait for the interprete
 
 
 class Pool(Client):
-    """timeout: for the first messages; how long later ones may take is for who asks to see to.
+    """timeout: until `wait_for_ever`; from then on how long an answer may take is for who asks to see to.
 
     peer_uid: the user that the server runs as.
     """
@@ -38,7 +38,6 @@ class Pool(Client):
         self._free: list[Transport] = []
         self._waiting: list[_thread.LockType] = []
         super().__init__(sock, timeout=timeout)
-        self._timeout = 0
         self._channels: list[ChannelTransport] = []
         try:
             while channel and len(self._channels) < most:
@@ -47,7 +46,7 @@ class Pool(Client):
             raise
         except OSError:  # the server gives no more
             pass
-        set_timeout(sock, 0)
+        self.fileno = sock.fileno()
         _, self.peer_uid, _ = struct.unpack("=iII", sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
         self._free = [self.base, *self._channels]  # the socket last: a channel is faster
         self.shared = True
@@ -55,6 +54,11 @@ class Pool(Client):
     @property
     def transports(self) -> int:
         return len(self._channels) + 1
+
+    def wait_for_ever(self) -> None:
+        self.base.set_timeout(0)
+        for channel in self._channels:
+            channel.set_timeout(0)
 
     def exchange(self, mid: int, request: bytes = b"") -> tuple[bytes, list[int]]:
         if len(request) > MAX_MESSAGE_SIZE:

@@ -75,6 +75,7 @@ class Stream(Pool):
         assert isinstance(self.transport, SocketTransport)
         self._line = self.transport
         self.peer_uid = -1
+        self.wait_for_ever()
         _thread.start_new_thread(self._read, ())
 
     @property

@@ -64,6 +64,10 @@ class SocketTransport:
         self._fds: list[int] = []  # those of the reply that the last byte of it belongs to
         set_timeout(sock, timeout)
 
+    def set_timeout(self, timeout: float) -> None:
+        self._timeout = timeout
+        set_timeout(self._socket, timeout)
+
     def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
         """One request; returns the reply's message id, payload and donated fds."""
         self.send(wire.SocketHeader.bytes(len(request), mid) + request)
@@ -206,6 +210,9 @@ class ChannelTransport:
             self._futex(*self._wait_args)
             # Where it has gone, it may have answered before: one more look at the state.
             gone = now - began > _LOOK_EVERY / 2 and bool(self._hang_up.poll(0))
+
+    def set_timeout(self, timeout: float) -> None:
+        self._timeout = timeout
 
     def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
         """As SocketTransport.call."""

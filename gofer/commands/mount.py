@@ -20,7 +20,7 @@ _NOT_FOR_US = {
     "defaults", "rw", "auto", "noauto", "nofail", "user", "nouser", "users", "group", "owner", "_netdev", "nodev", "nosuid",
     "exec", "async", "atime", "diratime", "relatime", "loud",
 }  # fmt: skip
-_SWITCHES = {"allow-other", "writeback", "foreground", "no-passthrough", "default-permissions"}
+_SWITCHES = {"allow-other", "reconnect", "writeback", "foreground", "no-passthrough", "default-permissions"}
 _VALUES = {"uid", "gid", "umask", "cache", "timeout", "fd-budget", "node-budget", "name"}
 _VALUES |= {"ssh", "remote-gofer", "remote-command"}
 
@@ -74,6 +74,11 @@ def add(parser: ArgumentParser) -> None:
         default=30.0,
         metavar="SECONDS",
         help="answer EIO where the server has not answered for so long; 0: never (default: 30)",
+    )
+    parser.add_argument(
+        "--reconnect",
+        action="store_true",
+        help="where the server goes away, take it up again when it is back; until then all fails (servers on this machine only)",
     )
     parser.add_argument(
         "--fd-budget",
@@ -137,6 +142,8 @@ def run(options: Any) -> int:
         uid=options.uid, gid=options.gid, umask=options.umask, fd_budget=options.fd_budget, node_budget=options.node_budget,
         timeout=options.timeout,
     )  # fmt: skip
+    if address.remote and options.reconnect:
+        raise Failure("--reconnect: only a server on this machine is taken up again; mount that one anew where it was lost")
     words = []
     if options.allow_other:
         words.append("allow_other")
@@ -146,7 +153,7 @@ def run(options: Any) -> int:
     place = os.path.realpath(options.place)
     plan = Plan(
         address, place, source.replace(",", "_"), chosen, tuple(words), flags, options.foreground, options.seccomp,
-        ssh_of(options),
+        ssh_of(options), options.reconnect,
     )  # fmt: skip
     if options.foreground:
         return guard.run(plan, lambda: None, lambda line: tell(f"gofer: {line}"))

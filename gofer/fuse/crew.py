@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from gofer.fuse.nodes import Node
-    from gofer.fuse.state import FileSystem
+    from gofer.fuse.state import FileSystem, Reply
 
 MOST = 32  # threads; what hangs beyond that waits in the kernel, where it can be killed
 WRITE_SIZE = 1 << 20  # of data in one request
@@ -46,6 +46,7 @@ _DROWSY = 20  # looks at nothing, after which the sentinel sleeps until there is
 _FORGETS = 500  # nodes that the kernel is asked to forget at once
 _PRUNES = 45  # the minor version since which it can be asked for that
 _LAST_ERRNO = 511  # the kernel takes none above
+_WITHOUT_SERVER = (kernel.FORGET, kernel.BATCH_FORGET, kernel.OPCODES["RELEASE"], kernel.OPCODES["RELEASEDIR"])
 _LSEEK = kernel.OPCODES["LSEEK"]
 _FLUSH = kernel.OPCODES["FLUSH"]
 _ID = struct.Struct("<Q").pack
@@ -53,14 +54,18 @@ _Header = kernel.OutHeader.bytes
 
 
 class Worker:
-    """A thread. began: when the request that it is at was read; 0: it is at none. bell: released when it is to lead."""
+    """A thread. began: when the request that it is at was read; 0: it is at none. bell: released when it is to lead.
 
-    __slots__ = ("bell", "began")
+    inside: it may have an FD's number in its hands, or be about to look whether it may.
+    """
+
+    __slots__ = ("bell", "began", "inside")
 
     def __init__(self) -> None:
         self.bell = _thread.allocate_lock()
         self.bell.acquire()
         self.began = 0.0
+        self.inside = False
 
 
 class Crew:
@@ -73,6 +78,8 @@ class Crew:
         self._lock = _thread.allocate_lock()
         self._leader: Worker | None = None
         self._idle: list[Worker] = []
+        self._workers = [Worker()]  # the first is the thread that tidies
+        self._paused = False
         self._number = 0
         self._waiting: dict[int, float] = {}
         self._interrupted: dict[int, float] = {}
@@ -91,9 +98,19 @@ class Crew:
         _thread.start_new_thread(self._watch, ())
         _thread.start_new_thread(self._tidy, ())
         self._leader = Worker()
+        self._workers.append(self._leader)
         self._number = 1
         self._work(self._leader)
         self.finished.acquire()
+
+    def pause(self) -> None:
+        """From now on requests are answered with ENOTCONN. Returns when nobody is in the middle of one."""
+        self._paused = True
+        while any(worker.inside for worker in self._workers):
+            time.sleep(_TICK)
+
+    def resume(self) -> None:
+        self._paused = False
 
     # Threads
 
@@ -142,11 +159,13 @@ class Crew:
                 return  # whoever is done first
             self._number += 1
             self._leader = new = Worker()
+            self._workers.append(new)
         try:
             _thread.start_new_thread(self._work, (new,))
         except RuntimeError:  # no more threads for us: as above
             with self._lock:
                 self._number -= 1
+                self._workers.remove(new)
                 if self._leader is new:
                     self._leader = None
 
@@ -171,13 +190,18 @@ class Crew:
         silent = opcode in (kernel.FORGET, kernel.BATCH_FORGET)
         if not silent:
             self._waiting[unique] = me.began
-        code, reply = self._outcome(opcode, request)
-        if request.held:
-            self._fs.nodes.unpin(request.held)
+        code: int = ENOTCONN
+        reply: Reply = b""
+        me.inside = True
+        if not self._paused or opcode in _WITHOUT_SERVER:
+            code, reply = self._outcome(opcode, request)
+            if request.held:
+                self._fs.nodes.unpin(request.held)
+        me.inside = False
         if not silent:
             self._answer(unique, code, reply, request)
 
-    def _outcome(self, opcode: int, request: Request) -> tuple[int, object]:
+    def _outcome(self, opcode: int, request: Request) -> tuple[int, Reply]:
         operation = OPERATIONS.get(opcode)
         if operation is None or (opcode == _LSEEK and self._fs.options.writeback):  # the kernel may have what we do not
             return ENOSYS, b""
@@ -202,7 +226,7 @@ class Crew:
             self._log(f"fault in {kernel.NAMES.get(opcode, opcode)}: {type(error).__name__}: {error}")
             return EIO, b""
 
-    def _answer(self, unique: int, code: int, reply: object, request: Request) -> None:
+    def _answer(self, unique: int, code: int, reply: Reply, request: Request) -> None:
         if self._waiting.pop(unique, None) is None:
             taken = False  # it was answered in our place
         elif code:
@@ -276,9 +300,13 @@ class Crew:
             self._write([_Header(kernel.OutHeader.size, -code, unique)])
 
     def _tidy(self) -> None:
-        nodes, budget = self._fs.nodes, self._fs.options.node_budget
+        nodes, budget, me = self._fs.nodes, self._fs.options.node_budget, self._workers[0]
         while not self._over:
+            me.inside = False
             self._tidying.acquire()
+            me.inside = True
+            if self._paused:
+                continue
             if len(nodes) > budget:
                 self._have_forgotten(nodes.to_forget(_FORGETS))
             nodes.close_now()

@@ -6,13 +6,16 @@ which it takes away what that has left; or for a signal that ends the mount, whi
 
 from __future__ import annotations
 
+import _thread
 import os
 import resource
 import signal
+import socket
 from errno import EBUSY, EINVAL, ENOENT
 from time import monotonic, sleep
 
 from gofer import Failure, signals
+from gofer.client.client import connected
 from gofer.fuse import device, process
 from gofer.output import tell
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from gofer.fuse.process import Plan
 
+_PATIENCE = 5.0  # for a server to take a connection, when it is to be taken up again
 _GRACE = 2.0  # seconds for the mount process to end once it is unmounted: those who have files open there keep it until then
 _SYNC = 5.0  # to write what programs have changed by mmap(2), before the file system is taken from under them
 
@@ -32,12 +36,15 @@ def run(plan: Plan, ready: Callable[[], None], log: Callable[[str], None]) -> in
     signal.pthread_sigmask(signal.SIG_BLOCK, {*stopping, signal.SIGCHLD})
     free = not device.number_at(plan.place)
     reader, writer = os.pipe()
+    ours, theirs = socket.socketpair() if plan.reconnect else (None, None)
     pid = os.fork()
     if pid == 0:
-        os.closerange(3, writer)
-        os.closerange(writer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        _mount_process(plan, writer, log)
+        _close_all_but(writer, theirs.fileno() if theirs else writer)
+        _mount_process(plan, writer, log, theirs)
     os.close(writer)
+    if ours and theirs:
+        theirs.close()
+        _thread.start_new_thread(_connect_for, (ours, plan.address.server))
     charge = _Charge(pid, plan.place)
     try:
         said = _first_words(reader, stopping)
@@ -56,7 +63,26 @@ def run(plan: Plan, ready: Callable[[], None], log: Callable[[str], None]) -> in
     return charge.watch(stopping, log)
 
 
-def _mount_process(plan: Plan, writer: int, log: Callable[[str], None]) -> None:
+def _close_all_but(*keep: int) -> None:
+    """Beside the standard ones: what was inherited is not for the mount process."""
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _connect_for(mount_process: socket.socket, server: str) -> None:
+    """It may not connect itself; it asks with a byte, and gets one, with a socket where there is a server."""
+    while mount_process.recv(1):
+        try:
+            with connected(server, _PATIENCE) as sock:
+                socket.send_fds(mount_process, [b"+"], [sock.fileno()])
+        except OSError:
+            mount_process.send(b"-")
+
+
+def _mount_process(plan: Plan, writer: int, log: Callable[[str], None], dial: socket.socket | None) -> None:
     """Never returns. What stops a program is for the guard, which unmounts: then this one ends."""
     signals.ignore(*signals.STOPPING)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
@@ -66,7 +92,7 @@ def _mount_process(plan: Plan, writer: int, log: Callable[[str], None]) -> None:
         os.close(writer)
 
     try:
-        process.run(plan, mounted, log)
+        process.run(plan, mounted, log, dial)
     except Failure as why:
         _last_words(writer, str(why))
     except OSError as error:

@@ -171,6 +171,23 @@ class Nodes:
         self._by_id.append(None)
         return len(self._by_id) - 1
 
+    # The connection
+
+    def is_root(self, raw: bytes) -> bool:
+        ino, born, _ = self.identity(raw)
+        return (ino, born) == (self.root.ino, self.root.born)
+
+    def take_up(self, pool: Pool, root_fd: int) -> None:
+        """Another connection to the same tree: no FD of the old one is any. No request may be under way."""
+        with self.lock:
+            for node in self._by_id:
+                if node is not None:
+                    node.fd = 0
+            self._held.clear()
+            self._closing.clear()
+            self.root.fd = root_fd
+            self._pool = pool
+
     # Control FDs
 
     def fd(self, node: Node, held: Held) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import resource
@@ -15,6 +16,7 @@ from gofer.client.reach import reach
 from gofer.client.transport import Lost
 from gofer.client.tree import Tree
 from gofer.fuse import device, kernel
+from gofer.fuse.again import Again
 from gofer.fuse.crew import Crew
 from gofer.fuse.state import FileSystem, Options
 from gofer.jail.enter import confine_mount
@@ -23,6 +25,7 @@ from gofer.procself import set_limit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from socket import socket
     from typing import Any, Callable, NoReturn
 
     from gofer.client.address import Address
@@ -44,10 +47,14 @@ class Plan(NamedTuple):
     stays: bool
     seccomp: str
     ssh: Any = None
+    reconnect: bool = False
 
 
-def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) -> NoReturn:
-    """mounted(device): called once it can be used, with the number of what is mounted. The process ends here, with status 0."""
+def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None], dial: socket | None) -> NoReturn:
+    """mounted(device): called once it can be used, with the number of what is mounted. The process ends here, with status 0.
+
+    dial: the guard's socket, where the server is to be taken up again; see again.py.
+    """
     with _reached(plan) as pool:
         assert isinstance(pool, Pool)
         root = _root(pool, plan)
@@ -61,6 +68,7 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) 
         except BaseException:
             device.unmount(plan.place, lazy=True)
             raise
+        pool.wait_for_ever()
         crew = Crew(fs, log)
         set_limit(resource.RLIMIT_NOFILE, *[resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)  # each open file is one here
         gc.collect()
@@ -69,7 +77,11 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None]) 
         if not plan.stays:
             leave()
         ioctls = (kernel.DEV_IOC_BACKING_OPEN, kernel.DEV_IOC_BACKING_CLOSE)
+        if dial is not None:
+            again = Again(fs, crew, plan.address.path.strip(b"/"), dial, log)
         confine_mount(plan.seccomp, fs.passthrough, ioctls)
+        if dial is not None:
+            _thread.start_new_thread(again.run, ())
         crew.run()
         os._exit(0)  # threads may be at something still, and what is closed here would be taken from under them
 

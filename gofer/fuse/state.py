@@ -7,9 +7,11 @@ import fcntl
 import os
 import stat
 import struct
-from errno import EBADF, EIO, EMFILE, ENFILE
+from errno import EBADF, EIO, EMFILE, ENFILE, ESTALE
 
+from gofer import wire
 from gofer.client.stream import Stream
+from gofer.client.transport import close_all
 from gofer.fuse import kernel
 from gofer.fuse.nodes import Nodes, Use
 from gofer.sys import O_PATH
@@ -30,6 +32,7 @@ _Entry = struct.Struct("<" + "".join(code for code in kernel.EntryOut.codes.valu
 _Attr = struct.Struct("<QI4x" + _ATTR)
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 YEAR = 365 * 86400
+GONE = 0  # in place of an open FD: the file it was is not there any more
 
 
 class Options:
@@ -188,13 +191,34 @@ class FileSystem:
                 raise
         return self.pool.exchange(mid, body)
 
+    def take_up(self, pool: Pool, root_fd: int) -> None:
+        """Go on over another connection; see again.py."""
+        self.nodes.take_up(pool, root_fd)
+        self.pool = pool
+        self.keeps_ids = pool.peer_uid == 0
+        self.lists_stats = not self.options.plain_listing
+        for handle in list(self._handles.values()):
+            held: list[Node] = []
+            try:
+                flags = handle.flags & ~os.O_TRUNC
+                payload, fds = pool.exchange(wire.OPENAT, wire.OpenAtReq.bytes(self.nodes.fd(handle.node, held), flags))
+                (handle.fdid,) = wire.OpenAtResp.unpack(payload)
+                close_all(fds)  # what was donated before is still the same file
+                if handle.listing is not None:
+                    handle.listing.restart()
+            except (OSError, struct.error):
+                handle.fdid = GONE
+            self.nodes.unpin(held)
+
     # Open files
 
     def handle(self, fh: int) -> Handle:
-        try:
-            return self._handles[fh]
-        except KeyError:
-            raise OSError(EBADF, "no such handle") from None
+        handle = self._handles.get(fh)
+        if handle is None:
+            raise OSError(EBADF, "no such handle")
+        if handle.fdid == GONE:
+            raise OSError(ESTALE, "the server that had it went away")
+        return handle
 
     def opened(self, request: Request, handle: Handle) -> int:
         """Its number for the kernel; closed again where the kernel does not get it."""
@@ -229,7 +253,8 @@ class FileSystem:
             self._ioctl(kernel.DEV_IOC_BACKING_CLOSE, bytearray(struct.pack("=I", backing)))
         if handle.host >= 0:
             os.close(handle.host)
-        self.nodes.close_later(handle.fdid)
+        if handle.fdid != GONE:
+            self.nodes.close_later(handle.fdid)
         if node.known <= 0:
             self.nodes.forget(node, 0)
 

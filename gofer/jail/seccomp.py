@@ -211,8 +211,8 @@ def mount_rules(refuse: int, ioctls: Iterable[int]) -> Rules:
         "futex",
         *("read", "readv", "write", "writev", "pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "lseek"),
         *("ftruncate", "fallocate", "fsync", "fdatasync", "copy_file_range", "statx", "fstat", "newfstatat", "close"),
-        *("recvmsg", "recvfrom", "sendmsg", "sendto", "getsockopt", "setsockopt", "poll", "ppoll", "select", "pselect6"),
-        *("getrandom", "getuid", "geteuid", "getgid", "getegid"),
+        *("recvmsg", "recvfrom", "sendmsg", "sendto", "getsockopt", "setsockopt", "getsockname", "poll", "ppoll"),
+        *("select", "pselect6", "getrandom", "getuid", "geteuid", "getgid", "getegid"),
         *_RUNTIME,
     ))  # fmt: skip
     # malloc, in a further thread, counts the cpus in /sys: and does without

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""What a mounted tree costs beside bindfs on the same tree, and beside the tree itself (native). As root.
+
+Each work is done in all places by turns, round after round, so that what else the machine does falls on all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Callable
+
+HERE = pathlib.Path(__file__).resolve().parent
+MIB = 1 << 20
+Table = dict[str, dict[str, list[float]]]  # work -> place -> seconds, one for each round
+KINDS = {"ours": (), "plain": ("--no-passthrough",), "bindfs": (), "native": ()}
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parser().parse_args(argv)
+    sizes = Sizes(args)
+    table: Table = {}
+    with tempfile.TemporaryDirectory(prefix="mount-bench-", dir=args.directory) as name:
+        tree, source = pathlib.Path(name) / "tree", pathlib.Path(name) / "source"
+        fill(tree, source, sizes)
+        for number in range(args.rounds):
+            kinds = args.kinds.split(",")
+            for kind in kinds[number % len(kinds) :] + kinds[: number % len(kinds)]:
+                with mounted(kind, pathlib.Path(name), tree) as (at, began):
+                    course(kind, at, source, sizes, table, args.works.split(",") if args.works else [], began)
+        if args.memory:
+            table["memory of 100,000 nodes, MiB"] = {"ours": [memory(pathlib.Path(name))]}
+    json.dump(table, sys.stdout, indent=1) if args.json else show(table)
+    return 0
+
+
+class Sizes:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.data, self.names, self.files, self.made = args.mib * MIB, args.names, args.files, args.made
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    it.add_argument("--rounds", type=int, default=5)
+    it.add_argument("--kinds", default=",".join(KINDS), help="of ours, plain (without passthrough), bindfs, native")
+    it.add_argument("--works", help="only those whose names begin so, by comma")
+    it.add_argument("--mib", type=int, default=1024)
+    it.add_argument("--names", type=int, default=20000)
+    it.add_argument("--files", type=int, default=2000)
+    it.add_argument("--made", type=int, default=5000)
+    it.add_argument("--memory", action="store_true", help="of the mount process that knows 100,000 files, too")
+    it.add_argument("--directory", help="where the tree is made (default: the temporary directory)")
+    it.add_argument("--json", action="store_true")
+    return it
+
+
+def fill(tree: pathlib.Path, source: pathlib.Path, sizes: Sizes) -> None:
+    (tree / "names").mkdir(parents=True)
+    for i in range(sizes.names):
+        os.mknod(tree / "names" / f"name-{i:06}")
+    with open(tree / "data", "wb") as file:
+        for _ in range(sizes.data // MIB):
+            file.write(os.urandom(MIB))
+    source.mkdir()
+    for i in range(sizes.files):
+        place = source / "files" / f"d{i % 50}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"f{i}").write_bytes(os.urandom(200 + i % 8000))
+    subprocess.run(["tar", "-C", source, "-cf", source / "files.tar", "files"], check=True)
+    git = ["git", "-C", source / "files", "-c", "user.name=n", "-c", "user.email=e"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+
+
+@contextmanager
+def mounted(kind: str, place: pathlib.Path, tree: pathlib.Path) -> Iterator[tuple[pathlib.Path, float]]:
+    """Where the tree is seen, and when it was begun to mount it."""
+    if kind == "native":
+        yield tree, time.monotonic()
+        return
+    at = place / kind
+    at.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        if kind == "bindfs":
+            began = time.monotonic()
+            subprocess.run(["bindfs", tree, at], check=True)
+        else:
+            gofer = [sys.executable, "-IS", str(HERE.parent)]
+            server = subprocess.Popen([*gofer, "serve", tree, "--quiet", "--workers=1", "--socket", place / "socket"])
+            stack.callback(server.wait)
+            stack.callback(server.terminate)
+            while not (place / "socket").exists():
+                time.sleep(0.01)
+            began = time.monotonic()
+            subprocess.run([*gofer, "mount", *KINDS[kind], f"{place}/socket:", at], check=True)
+        stack.callback(subprocess.run, ["umount", at], check=True)
+        yield at, began
+
+
+def course(
+    kind: str, at: pathlib.Path, source: pathlib.Path, sizes: Sizes, table: Table, only: list[str], began: float
+) -> None:  # fmt: skip
+    os.listdir(at)
+    record(table, "mount to first listing", kind, time.monotonic() - began, only)
+    for name, work in works(at, source, sizes).items():
+        if not only or any(name.startswith(word) for word in only):
+            os.sync()
+            began = time.monotonic()
+            work()
+            record(table, name, kind, time.monotonic() - began, only)
+    for name in ("new", "copy", "untarred", "clone"):
+        shutil.rmtree(at / name, ignore_errors=True)
+    (at / "written").unlink(missing_ok=True)
+
+
+def record(table: Table, name: str, kind: str, seconds: float, only: list[str]) -> None:
+    if not only or any(name.startswith(word) for word in only):
+        table.setdefault(name, {}).setdefault(kind, []).append(seconds)
+
+
+def works(at: pathlib.Path, source: pathlib.Path, sizes: Sizes) -> dict[str, Callable[[], object]]:
+    """In their order: what is cold is done before anything has looked at it."""
+    run = quiet
+    git = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]
+    return {
+        "stat of each name, cold": lambda: [os.stat(at / "names" / f"name-{i:06}") for i in range(sizes.names)],
+        "find -ls, cold": lambda: run("find", at / "names", "-ls"),
+        "find -ls, again": lambda: run("find", at / "names", "-ls"),
+        "read": lambda: run("dd", f"if={at}/data", "of=/dev/null", "bs=1M"),
+        "read again": lambda: run("dd", f"if={at}/data", "of=/dev/null", "bs=1M"),
+        "write": lambda: run("dd", "if=/dev/zero", f"of={at}/written", "bs=1M", f"count={sizes.data // MIB}", "conv=fsync"),
+        "random 4 KiB reads": lambda: fio(at / "data", sizes),
+        "mmap, a byte of each page": lambda: mapped(at / "data"),
+        "create and unlink": lambda: created(at / "new", sizes.made),
+        "untar": lambda: (os.mkdir(at / "untarred"), run("tar", "-C", at / "untarred", "-xf", source / "files.tar")),
+        "cp -a": lambda: run("cp", "-a", source / "files", at / "copy"),
+        "git clone": lambda: run(*git, "clone", "-q", "--no-hardlinks", source / "files", at / "clone"),
+        "git status": lambda: run(*git, "-C", at / "clone", "status"),
+    }
+
+
+def quiet(*argv: str | os.PathLike[str]) -> None:
+    subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+
+def fio(path: pathlib.Path, sizes: Sizes) -> None:
+    argv = ["fio", "--name=x", f"--filename={path}", "--readonly", "--rw=randread", "--bs=4k", "--ioengine=psync"]
+    quiet(*argv, f"--io_size={min(sizes.data, 128 * MIB)}", "--randseed=1", "--invalidate=0")
+
+
+def mapped(path: pathlib.Path) -> None:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
+        sum(view[:: mmap.PAGESIZE])
+
+
+def created(at: pathlib.Path, many: int) -> None:
+    at.mkdir()
+    for i in range(many):
+        path = at / str(i)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+        os.unlink(path)
+
+
+def memory(place: pathlib.Path) -> float:
+    """MiB of the mount process, once the kernel knows 100,000 files."""
+    tree = place / "many"
+    for i in range(100_000):
+        (tree / f"{i % 100}").mkdir(parents=True, exist_ok=True)
+        os.mknod(tree / f"{i % 100}" / f"name-{i}")
+    with mounted("ours", place, tree) as (at, _):
+        quiet("find", at, "-ls")
+        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+            assert line
+        pids = subprocess.run(["fuser", "/dev/fuse"], capture_output=True, text=True).stdout.split()
+        sizes = [status(pid) for pid in pids]
+    return max(sizes) / 1024
+
+
+def status(pid: str) -> int:
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+def show(table: Table) -> None:
+    kinds = [kind for kind in KINDS if any(kind in row for row in table.values())]
+    print("| | " + " | ".join(kinds) + " | ours / bindfs | ours / native |")
+    print("|---|" + "--:|" * (len(kinds) + 2))
+    for name, row in table.items():
+        medians = {kind: statistics.median(row[kind]) for kind in kinds if kind in row}
+        cells = [f"{medians[kind]:.3f}" if kind in medians else "" for kind in kinds]
+        for other in ("bindfs", "native"):
+            both = "ours" in row and other in row
+            ratios = [ours / theirs for ours, theirs in zip(row["ours"], row[other])] if both else []
+            cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
