@@ -36,7 +36,7 @@ def listening(path: str) -> socket.socket:
         try:
             sock.bind(path)
         except OSError:
-            if not _abandoned(path):
+            if not abandoned(path):
                 raise
             os.unlink(path)
             sock.bind(path)
@@ -49,7 +49,7 @@ def listening(path: str) -> socket.socket:
     return sock
 
 
-def _abandoned(path: str) -> bool:
+def abandoned(path: str) -> bool:
     """Whether a server of before has left it."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:

@@ -137,6 +137,12 @@ def _http_listening(where: str) -> socket | None:
 
 def of_container(directory: str, name: str, log: Log) -> Onlooker:
     """For one container: DIRECTORY/NAME.trace, and NAME.control, where there is room for a socket's name. Failure, OSError."""
+    from gofer.watch.control import abandoned
+
+    for left in os.listdir(directory):  # by a gofer that was killed, as runsc ends each
+        path = os.path.join(directory, left)
+        if left.endswith(".control") and abandoned(path):
+            os.unlink(path)
     number, base = 1, os.path.join(os.path.abspath(directory), name)
     while os.path.lexists(f"{base}.trace"):
         number += 1

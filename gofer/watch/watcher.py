@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gofer.watch.files import TraceFile
     from gofer.watch.ring import Rings
 
-_OFTEN, _SELDOM = 10, 160  # milliseconds between two looks at the rings: where something comes, where nothing does
+_OFTEN, _SELDOM = 10, 80  # milliseconds between two looks at the rings: where something comes, where nothing does
 _ANSWER = 0.02  # seconds until workers have told who is connected: then it stands at the beginning of a new file
 SUMMARY, SWITCH = b"12"  # orders: log what is counted; pause or resume the trace
 _HOTTEST, _MOST_PATHS = 50, 10_000  # files that are told; that are remembered
