@@ -42,7 +42,7 @@ class Server:
         self.path = self.place / "socket"
         self.log = self.place / "stderr"
         self.threads = 2 if "qemu" in GOFER[0] else 1  # without a client; an emulator has one of its own
-        argv = [*wrap, *GOFER, "serve", str(tree), "--socket", str(self.path), "--workers", "1", *options]
+        argv = [*wrap, *GOFER, "serve", str(tree), "--socket", str(self.path), "--workers", "1", *self.counted(options)]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **popen)
         self.pid = self.process.pid
@@ -55,6 +55,15 @@ class Server:
         except BaseException:
             self.kill()
             raise
+
+    @staticmethod
+    def counted(options: Sequence[str]) -> list[str]:
+        """Without the thread that looks for slow requests while clients are there, unless asked for: threads are counted.
+
+        $SERVER_OPTIONS: more, for all servers of a run.
+        """
+        slow = [] if any(option.startswith("--slow") for option in options) else ["--slow=0"]
+        return [*slow, *options, *shlex.split(os.environ.get("SERVER_OPTIONS", ""))]
 
     def connect(self) -> socket.socket:
         """A connected socket; waits for the server to come up."""

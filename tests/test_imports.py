@@ -42,7 +42,7 @@ LAYERS = """
     handlers2021: *
     handlers2021
     server: dispatch
-    server: channel
+    server: channel slow
     server: connection
     server: loop
     server

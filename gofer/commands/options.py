@@ -235,6 +235,12 @@ SERVE: dict[str, dict[str, Any]] = {
         "metavar": "[ADDRESS:]PORT",
         "help": "count requests, and serve the counters by HTTP as Prometheus reads them (ADDRESS: 127.0.0.1 by default)",
     },
+    "--slow": {
+        "type": seconds,
+        "default": 5.0,
+        "metavar": "SECONDS",
+        "help": "warn of a request that has been in one system call for so long, once, while it hangs; 0: do not (default: 5)",
+    },
     "--log-level": {"choices": _LEVELS, "default": "info", "help": "default: info"},
     "--log-format": {"choices": ("text", "json"), "default": "text", "help": "default: text"},
     "--quiet": {"action": "store_true", "help": "no lines at start and end; warnings and errors only"},

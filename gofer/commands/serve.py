@@ -267,6 +267,7 @@ class _Service:
             self.log,
             idle_message_timeout=options.idle_message_timeout,
             crew=self._crew,
+            slow=options.slow,
             watch=self._onlooker.watch(self._crew.index) if self._onlooker else None,
         )
         if self._notifier is not None:

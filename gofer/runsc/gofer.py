@@ -50,6 +50,7 @@ TRACE_DIR = "GOFER_RUNSC_TRACE_DIR"  # as redirect.py has it, which this has no 
 FAILED = 128  # the status runsc uses for its own failures: unlikely to be a container's
 _ROOT = O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
+_SLOW = 5.0  # seconds, as of `gofer serve --slow`
 _OCI_VERSION = "1.2.1"  # that of runsc 2026-08, for a spec that tells none
 
 
@@ -110,7 +111,7 @@ class _Start:
         self._write_mounts()
         os.umask(0)  # modes come from the sandbox, which has applied its own
         watch = self.onlooker.watch(0) if self.onlooker else None
-        server = Server(self.log, crew=Crew(most=len(exports)), watch=watch)
+        server = Server(self.log, crew=Crew(most=len(exports)), watch=watch, slow=_SLOW)
         gc.freeze()  # what is alive now lives as long as the server: no collection needs to look at it again
         self._confine(exports)
         for sock, export in zip(sockets, exports):

@@ -120,7 +120,7 @@ class Channel:
         self._busy_poll = busy_poll
         self._handlers = handlers
         self._closing = False
-        self._thread = 0  # its id, once it runs
+        self.thread = self.ident = 0  # its ids, the kernel's and the interpreter's, once it runs
         self._over = _thread.allocate_lock()  # until the thread has ended
         self._over.acquire()
 
@@ -154,16 +154,16 @@ class Channel:
         pause, longest = _NAG
         while not self._over.acquire(timeout=pause):
             self.shut_down()
-            if self._thread and (gone() or _Header.read(self._view)[0] != _SERVER):
+            if self.thread and (gone() or _Header.read(self._view)[0] != _SERVER):
                 try:
-                    sys.tgkill(os.getpid(), self._thread, SIGNAL)
+                    sys.tgkill(os.getpid(), self.thread, SIGNAL)
                 except OSError:  # it has just ended
                     pass
             pause = min(2 * pause, longest)
         self._view.release()
 
     def _run(self) -> None:
-        self._thread = _thread.get_native_id()
+        self.thread, self.ident = _thread.get_native_id(), _thread.get_ident()
         try:
             if self._handshake():
                 self._serve()

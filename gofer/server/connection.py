@@ -121,7 +121,7 @@ class Connection:
         self.met_9p = False
         self._handlers = dispatch.HANDLERS
         self._comm = self.communicator()
-        self._thread = 0  # its id, once it runs
+        self._thread = self._ident = 0  # its ids, the kernel's and the interpreter's, once it runs
         self._warned: set[str] = set()
         self._windows: Windows | None = None
         self._channels: list[Channel] = []
@@ -149,7 +149,7 @@ class Connection:
         return self._ready(0, 0)
 
     def _run(self) -> None:
-        self._thread = _thread.get_native_id()
+        self._thread, self._ident = _thread.get_native_id(), _thread.get_ident()
         try:
             if self._first_patience and not self._ready(POLLIN, self._first_patience):
                 self.drop("silent", f"nothing sent for {self._first_patience:g} s (--idle-message-timeout)")
@@ -373,6 +373,11 @@ class Connection:
     def holds(self) -> tuple[int, int]:
         """Its FDs, its channels."""
         return self.table.held(), len(self._channels)
+
+    def threads(self) -> list[tuple[int, int, int]]:
+        """Of each that runs: the interpreter's id, the kernel's, our name in the logs."""
+        channels = [(channel.ident, channel.thread, self.fileno) for channel in [*self._channels] if not channel.ended]
+        return [each for each in [(self._ident, self._thread, self.fileno), *channels] if each[1]]
 
     # The end
 

@@ -35,6 +35,7 @@ from gofer.server.channel import SIGNAL
 from gofer.server.connection import Connection, Export, closes_at_once, refuse_fds
 from gofer.server.fds import crowded
 from gofer.server.slots import process_of
+from gofer.server.slow import Slow
 from gofer.server.workers import Crew
 
 TYPE_CHECKING = False
@@ -58,13 +59,16 @@ class Server:
     idle_message_timeout: seconds a client may take for its first message, to send the rest of one, or to take that of a reply,
     before it is dropped; 0: any time. crew: the workers, of which this is one; the first of them runs until the others have
     ended too. Its slots are for the connections: a peer that can have none is accepted, logged and closed. watch: who looks on.
+    slow: seconds after which a request that hangs is warned of; 0: it is not.
     """
 
     def __init__(
-        self, log: Log, *, idle_message_timeout: float = 60.0, crew: Crew | None = None, watch: Watch | None = None
-    ) -> None:
+        self, log: Log, *, idle_message_timeout: float = 60.0, crew: Crew | None = None, watch: Watch | None = None,
+        slow: float = 0.0,
+    ) -> None:  # fmt: skip
         self._log = log
         self._onlooker = watch
+        self._slow = Slow(log, slow, self._threads) if slow else None
         self._crew = crew or Crew()
         self._slots = self._crew.slots
         self._patience = idle_message_timeout
@@ -144,6 +148,8 @@ class Server:
             for conn in list(self._connections):
                 self._watch(conn)
                 conn.start()
+            if self._slow and self._connections:
+                self._slow.rouse()
             while True:
                 if self._stop_at is not None and self._drained(self._stop_at):
                     break
@@ -271,6 +277,8 @@ class Server:
             self._connections.discard(conn)
             self._slots.free(conn)
             raise
+        if self._slow:
+            self._slow.rouse()
         self._refused = False
         if self._log.debugging:
             self._log.debug(f"client {conn.fileno}: {peer(sock)}")
@@ -280,11 +288,18 @@ class Server:
         """Called on the connection's thread."""
         self._log.debug(f"client {conn.fileno}: gone")
         self._connections.discard(conn)
+        if self._slow and not self._connections:
+            self._slow.dismiss()
         self.met_9p |= conn.met_9p
         if self._by_fd.get(conn.fileno) is conn:
             del self._by_fd[conn.fileno]
         self._slots.free(conn)
         self._wake()
+
+    def _threads(self) -> list[tuple[int, int, int]] | None:
+        """Those that serve; None: there is no client."""
+        connections = [*self._connections]
+        return [thread for conn in connections for thread in conn.threads()] if connections else None
 
     def _refuse(self, why: str) -> None:
         """Say so once, until a connection is accepted again."""
