@@ -98,6 +98,23 @@ def ext4(megabytes: int, *options: str, place: "Path | None" = None) -> Iterator
 
 
 @contextlib.contextmanager
+def xfs() -> Iterator[Path]:
+    """One of the least size that there is (300 MiB, sparse), whose files can share blocks."""
+    path = Path(tempfile.mkdtemp(prefix="xfs-"))
+    number, image = tempfile.mkstemp(prefix="image-")
+    try:
+        os.truncate(number, 300 << 20)
+        os.close(number)
+        run("mkfs.xfs", "-q", "-K", "-m", "reflink=1", image)
+        run("mount", "-o", "loop", image, path)
+        with _unmounted(path):
+            yield path
+    finally:
+        os.unlink(image)
+        path.rmdir()
+
+
+@contextlib.contextmanager
 def _unmounted(path: Path) -> Iterator[None]:
     try:
         yield

@@ -5,6 +5,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from copies import copy, differences, equal, fill, look, parts
-from disks import tmpfs
-from hosts import CALM, Server, fails_in_one_line, run
+from disks import serving, tmpfs, xfs
+from hosts import CALM, GOFER, Server, fails_in_one_line, run
 from prison import USER, as_user
 
 
@@ -256,6 +257,38 @@ def test_a_user_gets_what_is_to_be_had_as_his_own(start: Start, spot: Path, plac
 def plain(found: "dict[bytes, tuple[object, ...]]") -> "dict[bytes, tuple[object, ...]]":
     """Without owners, and links between directories that the user has shut to himself."""
     return {name: (*entry[:2], *entry[4:7]) for name, entry in found.items()}
+
+
+@pytest.mark.slow
+def test_where_files_can_share_blocks_a_copy_takes_no_room(start: Start, place: Path) -> None:
+    with xfs() as disk:
+        (disk / "big").write_bytes(os.urandom(1 << 20) * 40)
+        os.sync()
+        before = os.statvfs(disk).f_bfree
+        with serving(disk) as server:
+            copy("get", f"{server.path}:/big", disk / "got")
+            copy("put", disk / "big", f"{server.path}:/put")
+        os.sync()
+        assert before - os.statvfs(disk).f_bfree < 1000  # of 4 KiB: what a file is beside its contents
+        assert (disk / "got").read_bytes() == (disk / "big").read_bytes() == (disk / "put").read_bytes()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_tree(server: Server, place: Path) -> None:
+    """In one directory, and in many. COPY_NAMES=1000000: as many as it was tried with by hand."""
+    count = int(os.environ.get("COPY_NAMES", "20000"))
+    for number in range(count):
+        if number >= count // 2 and not number % 100:
+            (server.tree / f"d{number}").mkdir()
+        below = "" if number < count // 2 else f"d{number - number % 100}/"
+        path = f"{server.tree}/{below}f{number}"
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True); "
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"  # asked by a small process: a fork counts, too
+    for words in (["get", "-rn", f"{server.path}:/.", f"{place}/t"], ["put", "-rn", str(server.tree), f"{server.path}:/none"]):
+        argv = [sys.executable, "-c", code, *GOFER, *words]
+        peak = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=CALM).stdout
+        assert int(peak) < 64 << 10
 
 
 # What goes wrong
