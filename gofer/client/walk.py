@@ -58,7 +58,7 @@ class Walk:
 
     def __init__(
         self, tree: Tree, root: Inode, served: bytes, bad: Callable[[bytes, OSError], None], *,
-        stats: bool = False, leaving: bool = False, follow: bool = False, one_device: bool = False, deepest: int = DEEPEST,
+        stats: bool = False, leaving: bool = False, follow: bool = False, one_device: bool = False, deepest: int = 1 << 30,
         in_order: bool = False,
     ) -> None:  # fmt: skip
         self._tree = tree

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from gofer.client.content import Content
     from gofer.client.tree import Tree
 
-__all__ = ["Address", "Session", "add_addresses", "add_common", "below", "confirmed", "open_content", "operands", "why"]
+__all__ = [
+    "Address", "Session", "add_addresses", "add_common", "below", "confirmed", "open_content", "operands", "shown_at", "why",
+]  # fmt: skip
 
 _BUFFERED = 1 << 16
 
@@ -107,6 +109,13 @@ class Kept:
 
 
 _kept: list[Kept] = []
+
+
+def shown_at(address: Address, path: bytes) -> bytes:
+    """How what has that path in a Walk from the address is shown."""
+    if not path:
+        return address.shown
+    return address.shown[:-1] + path if address.shown.endswith(b"/") else address.shown + path
 
 
 class Session:

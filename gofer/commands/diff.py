@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import stat
+from errno import EFBIG
 
 from gofer import Failure
+from gofer.client.tree import MOST
 from gofer.client.walk import DEEPEST
 from gofer.commands import attrs
 from gofer.commands.common import Session, add_common
@@ -136,6 +138,8 @@ class _Comparison:
                 if error:
                     self._trouble(side, path + b"/" + name, error)
                 found[name] = attributes
+                if len(found) > MOST:
+                    raise OSError(EFBIG, f"more than {MOST} entries, which are not compared")
         except OSError as error:
             self._trouble(side, path, error)
             return None

@@ -6,7 +6,7 @@ import stat
 
 from gofer.client.walk import DEEPEST, Walk
 from gofer.commands import attrs
-from gofer.commands.common import Session, add_addresses, add_common, operands
+from gofer.commands.common import Session, add_addresses, add_common, operands, shown_at
 from gofer.commands.options import count, explaining
 from gofer.commands.patterns import matcher
 
@@ -70,9 +70,8 @@ class _Sums:
         session, options = self._session, self._options
         tree = session.tree(address)
         root = tree.resolve(address.path, follow=options.dereference or options.dereference_args)
-        shown = address.shown[:-1] if address.shown.endswith(b"/") else address.shown
         walk = Walk(
-            tree, root, address.path, lambda path, error: session.bad(shown + path, error),
+            tree, root, address.path, lambda path, error: session.bad(shown_at(address, path), error),
             stats=True, leaving=True, follow=options.dereference, one_device=options.one_file_system,
         )  # fmt: skip
         sums: list[int] = []  # of the directories on the way down; that of the one we are in is the last
@@ -105,7 +104,7 @@ class _Sums:
             else:
                 self.total += size
             if depth <= self._depth and (kind == stat.S_IFDIR or options.all or not depth):
-                self.tell(shown + path if path else address.shown, alone if options.separate_dirs else size)
+                self.tell(shown_at(address, path), alone if options.separate_dirs else size)
 
     def _is_new(self, found: Stat | None) -> bool:
         """Whether it has not been counted under another name. Only what can have one is remembered."""

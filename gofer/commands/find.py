@@ -11,9 +11,9 @@ from errno import EINVAL, ENOENT, ENOTDIR
 from gofer import Failure
 from gofer.client.address import served
 from gofer.client.transport import Lost
-from gofer.client.walk import DEEPEST, Walk
+from gofer.client.walk import Walk
 from gofer.commands import attrs
-from gofer.commands.common import Address, Session, add_addresses, add_common, operands
+from gofer.commands.common import Address, Session, add_addresses, add_common, operands, shown_at
 from gofer.commands.findexpr import ARITY, Context, Expression, File
 
 TYPE_CHECKING = False
@@ -99,10 +99,10 @@ class _Find(Context):
         self._address = address
         expression, file = self._expression, File()
         self._file = file
-        shown = address.shown[:-1] if address.shown.endswith(b"/") else address.shown
-        deepest = DEEPEST if expression.deepest < 0 else expression.deepest
+        shown = shown_at(address, b"/")[:-1]
+        deepest = 1 << 30 if expression.deepest < 0 else expression.deepest
         walk = self._walk = Walk(
-            tree, self._root(tree, address), address.path, lambda path, error: self._bad(shown + path, error),
+            tree, self._root(tree, address), address.path, lambda path, error: self._session.bad(shown_at(address, path), error),
             stats=expression.stats or self._json, leaving=expression.leaving, follow=self._follow == "L",
             one_device=expression.one_device, deepest=deepest,
         )  # fmt: skip
@@ -127,9 +127,6 @@ class _Find(Context):
             if error.errno not in (ENOENT, ENOTDIR):
                 raise
             return tree.resolve(address.path, follow=False)  # a link to nothing is a link
-
-    def _bad(self, path: bytes, error: OSError) -> None:
-        self._session.bad(path, error)
 
     # What the expression does
 

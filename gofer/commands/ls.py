@@ -194,7 +194,7 @@ class _Listing:
                 if hidden or not entry.name.startswith(b"."):
                     count += 1
                     yield entry
-                if count > MOST and not self._lines.streams:
+                if count > MOST and not (options.unsorted and self._lines.streams):
                     raise OSError(EFBIG, f"more than {MOST} entries, which are not sorted; -U1 lists them as they come")
         except Lost:
             raise

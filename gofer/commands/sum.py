@@ -14,7 +14,7 @@ from gofer import Failure
 from gofer.client.content import Content
 from gofer.client.transport import Lost
 from gofer.client.walk import Walk
-from gofer.commands.common import Address, Session, add_addresses, add_common, open_content, operands
+from gofer.commands.common import Address, Session, add_addresses, add_common, open_content, operands, shown_at
 from gofer.output import printable
 
 TYPE_CHECKING = False
@@ -67,19 +67,18 @@ def run(options: Any) -> int:
 
 def _below(session: Session, options: Any, tree: Tree, address: Address, root: Inode) -> None:
     """In the order of the names, directory by directory: no more than these are held."""
-    shown = address.shown[:-1] if address.shown.endswith(b"/") else address.shown
-    walk = Walk(tree, root, address.path, lambda path, error: session.bad(shown + path, error), in_order=True)
+    walk = Walk(tree, root, address.path, lambda path, error: session.bad(shown_at(address, path), error), in_order=True)
     for path, kind, _, _, _ in walk:
         if kind == stat.S_IFREG:
             try:
                 node = tree.child(walk.directory, path.rpartition(b"/")[2])
                 try:
                     with Content(tree, node) as content:
-                        _tell(session, options, _digest(content), shown + path)
+                        _tell(session, options, _digest(content), shown_at(address, path))
                 finally:
                     tree.drop(node.fd)
             except OSError as error:
-                session.bad(shown + path, error)
+                session.bad(shown_at(address, path), error)
 
 
 def _digest(content: Content) -> str:
