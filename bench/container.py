@@ -90,15 +90,10 @@ def prepare(place: pathlib.Path) -> None:
         path = tree / f"d{i % 200}/e{i % 7}/f{i}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    repository = place / "repository"
-    for i in range(2000):
-        path = repository / f"d{i % 50}/f{i}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{i}\n" * (i % 50))
+    repository = make_repository(place / "repository")
     with tarfile.open(place / "files.tar", "w") as tar:
         tar.add(repository, "untarred")
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "all"]):
-        subprocess.run(["git", "-C", repository, *words], check=True)
+    commit_all(repository)
     (place / "filled").write_bytes(os.urandom(1 << 20) * MIB)
     names = [path.stem for path in sorted(pathlib.Path("/usr/lib/python3.11").glob("[a-z]*.py"))]
     unwanted = {"antigravity", "this", "idlelib", "turtle"}
@@ -124,6 +119,22 @@ def prepare(place: pathlib.Path) -> None:
         f"import importlib, sys\nfor name in {wanted!r}:\n    if len(sys.modules) < {IMPORTS} + 40:\n        try:\n"
         "            importlib.import_module(name)\n        except ImportError:\n            pass\n"
     )
+
+
+def make_repository(repository: pathlib.Path, commit: bool = False) -> pathlib.Path:
+    """2,000 files. commit: into git."""
+    for i in range(2000):
+        path = repository / f"d{i % 50}/f{i}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{i}\n" * (i % 50))
+    if commit:
+        commit_all(repository)
+    return repository
+
+
+def commit_all(repository: pathlib.Path) -> None:
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", repository, *words], check=True)
 
 
 def run(place: pathlib.Path, workload: str, script: str, runsc: Sequence[str]) -> float:

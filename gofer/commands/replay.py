@@ -29,8 +29,9 @@ _AT_ONCE = 500  # lines
 def add(parser: ArgumentParser) -> None:
     parser.description = "Show a trace that `gofer serve --trace-out FILE` has recorded, or play it again against a server."
     parser.epilog = (
-        "FILTER: messages, errors, conn=N, slower=10ms, path=/DIR, with commas, as for `gofer serve --trace`. With --against the "
-        "exit status is 1 where a reply differs. What is written, removed or renamed in the trace is so in what SERVER serves."
+        "FILTER: messages, errors, conn=N, slower=10ms, path=/DIR, with commas, as for `gofer serve --trace`. With --against "
+        "conn=N counts, no more of it, and the exit status is 1 where a reply differs. What is written, removed or renamed in "
+        "the trace is so in what SERVER serves."
     )
     parser.add_argument("file", metavar="FILE", help="the trace")
     parser.add_argument("filter", metavar="FILTER", nargs="?", default="", type=explaining(trace_filter), help="which requests")
@@ -51,7 +52,7 @@ def run(options: Any) -> int:
             entries = read_file(file.read)
             wanted = lines.Filter(options.filter)
             if options.against:
-                return _play(options, entries)
+                return _play(options, (entry for entry in entries if wanted.wants_all_of(entry.conn)))
             if options.summary:
                 _summarize(entries, wanted, options.json)
             else:

@@ -250,7 +250,7 @@ class Filter:
 
     def wants_all_of(self, conn: int) -> bool:
         """Whether the records that are no RPC are wanted as well."""
-        return not self.conns or conn in self.conns
+        return not self.conns or not conn or conn in self.conns
 
 
 def _inside(path: bytes, root: bytes) -> bool:
