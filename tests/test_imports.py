@@ -65,6 +65,7 @@ LAYERS = """
     client
     fuse: kernel
     fuse: nodes
+    fuse: ahead
     fuse: state
     fuse: names attributes directories
     fuse: contents

@@ -15,6 +15,7 @@ import pytest
 from hosts import CALM, Server, fails, wait_until
 from mounting import Mount, mount
 
+pytestmark = pytest.mark.slow
 STEPS = int(os.environ.get("GOFER_FSX_STEPS", "1500"))  # for longer runs
 # By the kernel itself where it can; by the donated fd; by messages; with what the kernel writes later.
 WAYS = {"passthrough": (), "fd": ("--no-passthrough",), "message": ("--no-passthrough",), "writeback": ("--writeback",)}
@@ -24,11 +25,6 @@ WAYS = {"passthrough": (), "fd": ("--no-passthrough",), "message": ("--no-passth
 def way(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-@pytest.fixture(scope="module")
-def _servers() -> "dict[bool, Server]":
-    return {}
 
 
 @pytest.fixture
@@ -116,9 +112,8 @@ def test_direct_io_and_copies_between_files(there: Mount) -> None:
     assert (there.tree / "copy").read_bytes() == data
 
 
-def test_what_the_host_changes_is_seen(there: Mount, way: str) -> None:
-    if way == "writeback":
-        pytest.skip("the kernel then trusts what it has: docs/mount.md")
+@pytest.mark.parametrize("way", ["passthrough", "fd", "message"], indirect=True)  # --writeback trusts what the kernel has
+def test_what_the_host_changes_is_seen(there: Mount) -> None:
     (there.tree / "file").write_bytes(b"a" * 200_000)
     assert (there.path / "file").read_bytes() == b"a" * 200_000
     (there.tree / "file").write_bytes(b"b" * 100_000)

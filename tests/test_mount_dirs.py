@@ -8,6 +8,7 @@ import pytest
 from hosts import Server, wait_until
 from mounting import mount
 
+pytestmark = pytest.mark.slow
 NAMES = int(os.environ.get("GOFER_MOUNT_NAMES", "12000"))  # a million in longer runs
 
 
@@ -17,7 +18,6 @@ def resident(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stats", "names"])
 def test_a_long_directory_is_listed_whole_in_little_memory(server: Server, how: str) -> None:
     for i in range(NAMES):
@@ -119,3 +119,47 @@ def test_nodes_beyond_the_budget_are_forgotten(server: Server) -> None:
         for i in range(0, 3000, 100):  # and what was forgotten is found again
             os.chmod(there.path / str(i), 0o600)
     assert os.stat(server.tree / "2900").st_mode & 0o777 == 0o600
+
+
+def asked(server: Server) -> int:
+    """How often the server was asked something: each is a hand-over that its threads wait for."""
+    total = 0
+    for task in os.listdir(f"/proc/{server.pid}/task"):
+        lines = Path(f"/proc/{server.pid}/task/{task}/status").read_text().splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+    return total
+
+
+def test_who_looks_at_each_name_of_a_directory_gets_many_by_one_message(server: Server) -> None:
+    for i in range(3000):
+        (server.tree / f"{i}").write_text("x" * (i % 9))
+    with mount(server) as there:
+        os.listdir(there.path.parent)
+        before = asked(server)
+        for i in range(3000):
+            assert os.stat(there.path / str(i)).st_size == i % 9
+        assert asked(server) - before < 1500
+
+
+def test_what_was_read_ahead_is_not_told_of_what_has_changed_since(server: Server) -> None:
+    for i in range(200):
+        (server.tree / f"{i}").write_text("old")
+    with mount(server) as there:
+        for i in range(60):
+            os.stat(there.path / str(i))
+        (there.path / "100").write_text("longer")
+        os.unlink(there.path / "101")
+        os.rename(there.path / "102", there.path / "103")
+        os.chmod(there.path / "104", 0o600)
+        with open(there.path / "105", "r+b", buffering=0) as file:
+            for i in range(60, 100):
+                os.stat(there.path / str(i))
+            file.write(b"y" * 70_000)
+            assert os.stat(there.path / "105").st_size == 70_000
+        for i in range(110, 160):
+            os.stat(there.path / str(i))
+        assert os.stat(there.path / "100").st_size == 6
+        assert not (there.path / "101").exists() and not (there.path / "102").exists()
+        assert os.stat(there.path / "103").st_size == 3
+        assert os.stat(there.path / "104").st_mode & 0o777 == 0o600
+        assert os.stat(there.path / "105").st_size == 70_000

@@ -16,6 +16,7 @@ from disks import serving
 from hosts import Server, fails
 from mounting import mount
 
+pytestmark = pytest.mark.slow
 LONG, LONGEST = "n" * 256, "n" * 255
 R, W, RW = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
 

@@ -31,6 +31,7 @@ from liar import (
 )
 from mounting import mount, mounted
 
+pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def liar(spot: Path) -> Iterator[Liar]:
@@ -119,17 +120,18 @@ def test_sizes_that_lie_are_an_error_or_an_early_end(liar: Liar, there: Path, si
 MESSAGES = [FSTAT, WALK, WALKSTAT, OPENAT, PREAD, READLINK, DIRSTAT]
 
 
+GARBAGE = (
+    *(b"", b"\0", b"\xff" * 3, b"\xff" * 400, bytes(1000), struct.pack("<BH", 0, 0xFFFF), struct.pack("<H", 0xFFFF) + bytes(200)),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("mid", MESSAGES)
-@pytest.mark.parametrize(
-    "payload",
-    [b"", b"\0", b"\xff" * 3, b"\xff" * 400, bytes(1000), struct.pack("<BH", 0, 0xFFFF), struct.pack("<H", 0xFFFF) + bytes(200)],
-    ids=["empty", "one", "three", "ones", "zeros", "many", "more"],
-)
-def test_a_reply_that_is_no_reply_fails_one_request(liar: Liar, there: Path, mid: int, payload: bytes) -> None:
-    liar.answers[mid] = payload
-    for attempt in attempts(there):
-        with contextlib.suppress(OSError):
-            attempt()
+def test_a_reply_that_is_no_reply_fails_one_request(liar: Liar, there: Path, mid: int) -> None:
+    for payload in GARBAGE:
+        liar.answers[mid] = payload
+        for attempt in attempts(there):
+            with contextlib.suppress(OSError):
+                attempt()
 
 
 @pytest.mark.parametrize("number", [511, 512, 4095, errno.ENOSYS, errno.EINTR, errno.EAGAIN])

@@ -32,6 +32,8 @@ def _open(fs: FileSystem, request: Request, node: Node, fd: int, flags: int) -> 
     access = flags & (os.O_ACCMODE | os.O_TRUNC)
     payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fd, access))
     (fdid,) = wire.OpenAtResp.unpack(payload)
+    if access:
+        fs.ahead.changed()
     return opened(fs, request, Handle(node, fdid, _one(fds), access))
 
 
@@ -83,7 +85,10 @@ def _open_existing(fs: FileSystem, request: Request, parent: Node, fd: int, name
 
 
 def release(fs: FileSystem, request: Request) -> Reply:
-    fs.released(kernel.ReleaseIn.read(request.body)[0])
+    fh, flags, _, _ = kernel.ReleaseIn.read(request.body)
+    fs.released(fh)
+    if flags & os.O_ACCMODE:  # it may have been written by the kernel itself
+        fs.ahead.changed()
     return b""
 
 

@@ -197,6 +197,8 @@ class Crew:
             code, reply = self._outcome(opcode, request)
             if request.held:
                 self._fs.nodes.unpin(request.held)
+            if opcode in CHANGES:
+                self._fs.ahead.changed()
         me.inside = False
         if not silent:
             self._answer(unique, code, reply, request)
@@ -285,6 +287,7 @@ class Crew:
 
     def _look_at_all(self, now: float) -> None:
         timeout = self._fs.options.timeout
+        self._fs.ahead.rest()
         for unique, began in list(self._waiting.items()):
             told = self._interrupted.get(unique)
             if told is not None and now - told > _SOON:

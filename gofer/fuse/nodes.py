@@ -131,6 +131,11 @@ class Nodes:
         self._settle()
         return node
 
+    def in_use(self, raw: bytes) -> bool:
+        """Whether what has these attributes is open."""
+        node = self._by_ino.get(self.identity(raw)[0])
+        return node is not None and node.use is not None
+
     def moved(self, parent: Node, name: bytes, raw: bytes) -> None:
         """What is there now may be a node that was elsewhere."""
         ino, born, mode = self.identity(raw)

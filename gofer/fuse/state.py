@@ -13,6 +13,7 @@ from gofer import wire
 from gofer.client.stream import Stream
 from gofer.client.transport import close_all
 from gofer.fuse import kernel
+from gofer.fuse.ahead import Ahead
 from gofer.fuse.nodes import Nodes, Use
 from gofer.sys import O_PATH
 from gofer.wire import NO_ID
@@ -121,6 +122,7 @@ class FileSystem:
         self.hides_security: bool | None = None  # see attributes.py
         self.valid = {"none": 0, "auto": 1, "always": YEAR}[options.cache]
         self.negative = self.valid if options.cache == "always" else 0
+        self.ahead = Ahead(self)
         self._handles: dict[int, Handle] = {}
         self._next = 1
         self._lock = _thread.allocate_lock()
@@ -145,8 +147,11 @@ class FileSystem:
             blksize, 0,
         )  # fmt: skip
 
-    def entry(self, node: Node, raw: Any) -> bytes:
-        """struct fuse_entry_out."""
+    def entry(self, node: Node, raw: Any, left: float = 0) -> bytes:
+        """struct fuse_entry_out. left: seconds below 1 that it is good for; 0: as long as others."""
+        if left:
+            nanoseconds = min(int(left * 1e9), 999_999_999)
+            return _Entry.pack(node.id, 0, 0, 0, nanoseconds, nanoseconds, *self._view(node, raw))
         valid = self.valid
         return _Entry.pack(node.id, 0, valid, valid, 0, 0, *self._view(node, raw))
 
@@ -194,6 +199,7 @@ class FileSystem:
     def take_up(self, pool: Pool, root_fd: int) -> None:
         """Go on over another connection; see again.py."""
         self.nodes.take_up(pool, root_fd)
+        self.ahead.lost()
         self.pool = pool
         self.keeps_ids = pool.peer_uid == 0
         self.lists_stats = not self.options.plain_listing
