@@ -156,7 +156,8 @@ SERVE: dict[str, dict[str, Any]] = {
     "--channels": {
         "type": count,
         "metavar": "N",
-        "help": "shared-memory channels a client may have; 0: none (default: as many as CPUs, 2 to 4)",
+        "help": "shared-memory channels a client may have; 0: none, which gVisor's own clients do not put up with "
+        "(default: as many as CPUs, 2 to 4)",
     },
     "--workers": {
         "type": positive_number,
