@@ -54,7 +54,7 @@ def cell(cases: Sequence[dict[str, Any]]) -> str:
 
 HEAD = """# Which server conforms
 
-`gofer conform` {version} has {cases} cases for what [lisafs.md](lisafs.md) says a server must do, asked over the socket and over a
+`gofer conform` {version} has {cases} cases for what [lisafs.md](lisafs.md) says a server must do, asked over the socket and a
 channel. This page is made by `tests/conformance.py --write`; a number is the cases passed of those asked (what a server says
 it does not have is not asked of it), over both. Measured on Linux {kernel}, {machine}.
 
