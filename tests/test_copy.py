@@ -16,6 +16,7 @@ from copies import copy, differences, equal, fill, look, parts
 from disks import serving, tmpfs, xfs
 from hosts import CALM, GOFER, Server, fails_in_one_line, run
 from prison import USER, as_user
+from sshd import HOST, sshd
 
 
 @pytest.fixture
@@ -257,6 +258,18 @@ def test_a_user_gets_what_is_to_be_had_as_his_own(start: Start, spot: Path, plac
 def plain(found: "dict[bytes, tuple[object, ...]]") -> "dict[bytes, tuple[object, ...]]":
     """Without owners, and links between directories that the user has shut to himself."""
     return {name: (*entry[:2], *entry[4:7]) for name, entry in found.items()}
+
+
+@pytest.mark.slow
+def test_a_tree_arrives_whole_from_another_host_and_there(spot: Path, place: Path) -> None:
+    source, there = spot / "source", spot / "there"
+    source.mkdir()
+    fill(source, 3)
+    with sshd(spot / "sshd", "SetEnv PATH=/usr/bin:/bin\n") as server:
+        copy("get", "-r", "--ssh", server.command, f"{HOST}:{source}/.", place / "t")
+        copy("put", "-r", "--ssh", server.command, f"{place}/t", f"{HOST}:{there}")
+    equal(source, place / "t")
+    equal(source, there)
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ LAYERS = """
     fuse
     copy: data names sides commit progress
     copy: local files
-    copy: archive
+    copy: archive places
     copy: remote
     copy: remove transfer
     copy: links pack unpack

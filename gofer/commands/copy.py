@@ -11,10 +11,11 @@ from gofer import Failure
 from gofer.client.address import parse
 from gofer.client.transport import Lost
 from gofer.commands.common import Session, add_common
-from gofer.copy.engine import Copy, Options
+from gofer.copy.engine import Copy
 from gofer.copy.files import FD
 from gofer.copy.local import Fd, LocalTree
 from gofer.copy.names import Exclude
+from gofer.copy.places import Options
 from gofer.copy.progress import Progress
 from gofer.copy.remote import RemoteTree
 from gofer.copy.sides import Node

@@ -14,14 +14,13 @@ from __future__ import annotations
 import stat as modes
 from errno import EEXIST, EIO, ELOOP, EPERM
 from functools import partial
-from itertools import islice
-from typing import NamedTuple
 
 from gofer.copy import data
 from gofer.copy.commit import Commit, Complete
 from gofer.copy.links import Links
 from gofer.copy.local import privileged
-from gofer.copy.names import Exclude, part_name, possible
+from gofer.copy.names import part_name, possible
+from gofer.copy.places import Options, Place, below, some
 from gofer.copy.remove import remove
 from gofer.copy.sides import SET_ID, Node
 from gofer.copy.transfer import Job, Parts, transfer
@@ -37,43 +36,12 @@ if TYPE_CHECKING:
 
     Steps = Iterator["Steps"]
 
-_AT_ONCE = 32  # names
 _OPEN = 16  # files: as many fds as a server donates ahead
 _DEEPEST = 2000  # directories in each other: each is an fd or two
 _KINDS = {
     modes.S_IFIFO: "FIFO", modes.S_IFSOCK: "socket", modes.S_IFCHR: "character device", modes.S_IFBLK: "block device",
 }  # fmt: skip
 _IN_THE_WAY = "a {} of that name is in its place, and stays: --delete removes it"
-
-
-class Options(NamedTuple):
-    """recursive, update, delete, exclude, dry_run, verify, resume, sync: as on the command line. trusted: --set-id."""
-
-    recursive: bool = False
-    update: bool = False
-    delete: bool = False
-    exclude: Exclude = Exclude(())
-    dry_run: bool = False
-    verify: bool = False
-    resume: bool = False
-    sync: bool = True
-    trusted: bool = True
-
-
-class Place(NamedTuple):
-    """A directory on both sides. target: None where it is not there, and would be made.
-
-    fresh: there is nothing in it. path: its names below what is copied, shown: as people see it. root, names: how to get there on
-    the target's side.
-    """
-
-    source: Any
-    target: Any
-    fresh: bool
-    path: bytes
-    shown: bytes
-    root: Any
-    names: tuple[bytes, ...]
 
 
 class Copy:
@@ -161,7 +129,7 @@ class Copy:
         names, trouble = self.source.names(place.source), None
         more = True
         while more and not trouble:
-            chunk, trouble = _some(names)
+            chunk, trouble = some(names)
             more = bool(chunk)
             for name in self._entries(place, chunk, parts):
                 (node,) = self.source.look(place.source, [name])
@@ -216,7 +184,7 @@ class Copy:
         names, trouble = self.target.names(place.target), None
         chunk = [b""]
         while chunk and not trouble:
-            chunk, trouble = _some(names)
+            chunk, trouble = some(names)
             chosen = [
                 name for name in chunk if possible(name) and not self.options.exclude((place.path + b"/" + name)[1:])
             ]
@@ -349,18 +317,3 @@ class Copy:
         if self.options.trusted:
             return found
         return {name: value for name, value in found.items() if not privileged(name)}
-
-
-def below(shown: bytes, name: bytes) -> bytes:
-    return shown + name if shown.endswith((b"/", b":")) else shown + b"/" + name
-
-
-def _some(names: Iterator[bytes]) -> tuple[list[bytes], OSError | None]:
-    """The next names, and what has ended them early."""
-    chunk: list[bytes] = []
-    try:
-        for name in islice(names, _AT_ONCE):
-            chunk.append(name)
-    except OSError as error:
-        return chunk, error
-    return chunk, None

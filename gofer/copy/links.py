@@ -16,7 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from gofer.copy.engine import Copy, Place
+    from gofer.copy.engine import Copy
+    from gofer.copy.places import Place
     from gofer.copy.transfer import Job
 
 

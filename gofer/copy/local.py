@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _CLOEXEC = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC
-_FEW = 8  # files that are synced one by one; of more the file system is, in one call
+FEW = 8  # files that are synced one by one; of more the file system is, in one call
 ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 _libc_syncfs = sys.libc["syncfs"]
 
@@ -174,17 +174,22 @@ class LocalTree:
         return _settle(directory.key, stat, xattrs)
 
     def sync(self, files: Sequence[LocalFile]) -> list[OSError | None]:
-        if len(files) <= _FEW:
+        if len(files) <= FEW:
             return [_failure(os.fsync, file.key) for file in files]
-        systems = {os.fstat(file.key).st_dev: file.key for file in files}
-        failed = {device: _failure(_syncfs, fd) for device, fd in systems.items()}
-        return [failed[os.fstat(file.key).st_dev] for file in files]
+        return sync_systems([file.key for file in files])
 
     def rename(self, moves: Sequence[tuple[Fd, bytes, bytes]]) -> list[OSError | None]:
         return [_failure(_rename, directory.key, old, new) for directory, old, new in moves]
 
     def remove(self, directory: Fd, name: bytes, is_directory: bool) -> None:
         (os.rmdir if is_directory else os.unlink)(name, dir_fd=directory.key)
+
+
+def sync_systems(fds: Sequence[int]) -> list[OSError | None]:
+    """The file systems that they are on; for each what has failed."""
+    devices = [os.fstat(fd).st_dev for fd in fds]
+    failed = {device: _failure(_syncfs, fd) for device, fd in dict(zip(devices, fds)).items()}
+    return [failed[device] for device in devices]
 
 
 def kept(name: bytes) -> bool:

@@ -13,7 +13,7 @@ from gofer.client.replies import Inode, stat_of
 from gofer.client.transport import Lost, close_all
 from gofer.copy.data import PIECE
 from gofer.copy.files import FD, RemoteFile, payload_of
-from gofer.copy.local import ACLS, kept
+from gofer.copy.local import ACLS, FEW, kept, sync_systems
 from gofer.copy.names import possible
 from gofer.copy.sides import SET_ID, Node
 from gofer.wire import NO_ID
@@ -237,6 +237,8 @@ class RemoteTree:
     # Names
 
     def sync(self, files: Sequence[RemoteFile]) -> list[OSError | None]:
+        if len(files) > FEW and all(file.host >= 0 for file in files):  # it is on this machine
+            return sync_systems([file.host for file in files])
         calls = [(wire.FSYNC, struct.pack("<HQ", 1, file.key)) for file in files]
         return [outcome if isinstance(outcome, OSError) else None for outcome in self.ask(calls)]
 
