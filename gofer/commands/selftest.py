@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Result = tuple[str, str, str]
 
 _TRANSPORTS = ("socket", "channel")
+_NAMES = {**wire.NAMES, **wire.OWN_NAMES}
 _DATA = b"self-test " * 1000
 # What a file system may well not have; anything else is a fault.
 _OPTIONAL = {wire.FALLOCATE, wire.RENAMEAT2, wire.LINKAT, wire.SYMLINKAT, wire.MKNODAT, wire.BINDAT}
@@ -62,10 +63,10 @@ def run(directory: str) -> list[Result]:
 def _judge(mid: int, by_transport: dict[str, str]) -> Result:
     troubles = {trouble for trouble in by_transport.values() if trouble}
     if not troubles:
-        return wire.NAMES[mid], "ok", " and ".join(by_transport)
+        return _NAMES[mid], "ok", " and ".join(by_transport)
     detail = "; ".join(f"{transport}: {trouble or 'right'}" for transport, trouble in by_transport.items())
     missing = all(trouble.startswith("not here") for trouble in troubles)
-    return wire.NAMES[mid], "missing" if missing else "failed", detail
+    return _NAMES[mid], "missing" if missing else "failed", detail
 
 
 @contextlib.contextmanager
@@ -138,6 +139,7 @@ class _Course:
             (wire.OPENAT, self._openat), (wire.MKDIRAT, self._mkdirat), (wire.MKNODAT, self._mknodat),
             (wire.SYMLINKAT, self._symlinkat), (wire.READLINKAT, self._readlinkat), (wire.LINKAT, self._linkat),
             (wire.WALK, self._walk), (wire.WALKSTAT, self._walkstat), (wire.GETDENTS64, self._getdents64),
+            (wire.DIRSTAT, self._dirstat),
             (wire.FSETXATTR, self._fsetxattr), (wire.FGETXATTR, self._fgetxattr),
             (wire.FLISTXATTR, self._flistxattr), (wire.FREMOVEXATTR, self._fremovexattr),
             (wire.BINDAT, self._bindat), (wire.LISTEN, self._listen), (wire.CONNECT, self._connect),
@@ -245,6 +247,13 @@ class _Course:
             here = self._host(os.fsdecode(name))
             told = (entry.ino, entry.dev) == (here.st_ino, (os.major(here.st_dev), os.minor(here.st_dev)))
             _expect(told, f"{os.fsdecode(name)} has another inode or device than stat(2) says")
+
+    def _dirstat(self) -> None:
+        with self.client.opened(self.root) as opened:
+            found = dict(self.client.dirstat(opened, 65536))
+        told = {os.fsdecode(name): (each.ino, each.mode, each.size) for name, each in found.items()}
+        here = {name: self._host(name) for name in os.listdir(self.folder)}
+        _expect(told == {name: (each.st_ino, each.st_mode, each.st_size) for name, each in here.items()}, "not as stat(2) says")
 
     def _fsetxattr(self) -> None:
         self.client.fsetxattr(self.file, b"user.gofer", b"value")
