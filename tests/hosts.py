@@ -56,14 +56,14 @@ class Server:
             self.kill()
             raise
 
-    @staticmethod
-    def counted(options: Sequence[str]) -> list[str]:
+    def counted(self, options: Sequence[str]) -> list[str]:
         """Without the thread that looks for slow requests while clients are there, unless asked for: threads are counted.
 
-        $SERVER_OPTIONS: more, for all servers of a run.
+        $SERVER_OPTIONS: more, for all servers of a run; PLACE in them is a directory of each one's own.
         """
+        more = os.environ.get("SERVER_OPTIONS", "").replace("PLACE", str(self.place))
         slow = [] if any(option.startswith("--slow") for option in options) else ["--slow=0"]
-        return [*slow, *options, *shlex.split(os.environ.get("SERVER_OPTIONS", ""))]
+        return [*slow, *options, *shlex.split(more)]
 
     def connect(self) -> socket.socket:
         """A connected socket; waits for the server to come up."""
