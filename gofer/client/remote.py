@@ -99,7 +99,9 @@ class Remote:
             with theirs:
                 self._process = subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE)
             assert self._process.stderr
-            _thread.start_new_thread(_pass_on, (self._process.stderr,))
+            self._said = _thread.allocate_lock()
+            self._said.acquire()
+            _thread.start_new_thread(_pass_on, (self._process.stderr, self._said))
         except OSError as error:
             self.socket.close()
             why = f"cannot run {self._words_of_ssh()[0]}: {error.strerror}"
@@ -126,6 +128,8 @@ class Remote:
             status = self._process.wait(1)
         except subprocess.TimeoutExpired:
             return ""
+        if self._said.acquire(timeout=1):  # what ssh has said comes first
+            self._said.release()
         if status == 255:
             return f"ssh could not reach {self.host}, or was cut off"
         if status == 127:
@@ -194,7 +198,7 @@ class Remote:
         return line.decode("utf-8", "replace").rstrip("\n")
 
 
-def _pass_on(said: IO[bytes]) -> None:
+def _pass_on(said: IO[bytes], done: _thread.LockType) -> None:
     """What ssh says goes to stderr as long as that is ours: a mount in the background leaves it, and ssh would keep it."""
     with said:
         while data := os.read(said.fileno(), 4096):
@@ -202,6 +206,7 @@ def _pass_on(said: IO[bytes]) -> None:
                 os.write(2, data)
             except OSError:
                 pass
+    done.release()
 
 
 def portable(magic: str) -> bytes:
