@@ -127,7 +127,7 @@ def test_without_resume_what_was_begun_is_removed(server: Server, spot: Path) ->
     (server.tree / "f").write_bytes(b"x" * MIB)
     copy("get", f"{server.path}:/f", spot)
     (spot / "f").unlink()
-    part = spot / ".gofer-252f10c83610-000000000000-000000000000.part"  # of a file `f`, of whatever version
+    part = spot / ".gofer-e32d2ad46ecb-000000000000-000000000000.part"  # of a file `f`, of whatever version
     part.write_bytes(b"x" * MIB)
     part.with_name("x" + part.name).write_bytes(b"not one")
     copy("get", f"{server.path}:/f", spot)

@@ -33,6 +33,10 @@ _NO_DISK = frozenset((0x9FA0, 0x62656572, 0x27E0EB, 0x63677270, 0x64626720, 0x74
                       0xCAFE4A11, 0xDE5E81E4, 0x6E736673))  # fmt: skip
 
 
+_statfs = sys.Statfs()
+_reference = byref(_statfs)
+
+
 class FD:
     """The owner of one FD of a connection, `key`; the next message takes it back."""
 
@@ -54,9 +58,8 @@ class RemoteFile(FD):
         super().__init__(key, tree.trash)
         self._tree, self.node = tree, node
         self.size, self.sparse = node.stat.size, node.stat.blocks * 512 < node.stat.size
-        self.host = _usable(fds, self.size, writing)
-        if self.host >= 0 and not writing:
-            found = os.fstat(self.host)
+        self.host, found = _usable(fds, self.size, writing)
+        if found and not writing:
             self.size, self.sparse = found.st_size, found.st_blocks * 512 < found.st_size
 
     def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]
@@ -111,20 +114,20 @@ class RemoteFile(FD):
             raise OSError(code, os.strerror(code))
 
 
-def _usable(fds: list[int], size: int, writing: bool) -> int:
+def _usable(fds: list[int], size: int, writing: bool) -> tuple[int, os.stat_result | None]:
     """The first of these, if it is open as it should be, on a regular file of a disk; else -1. All others are closed."""
     close_all(fds[1:])
     if not fds:
-        return -1
-    fd, statfs = fds[0], sys.Statfs()
+        return -1, None
+    fd = fds[0]
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & (sys.O_ACCMODE | sys.O_PATH | os.O_APPEND)
     found = os.fstat(fd)
     right = modes.S_ISREG(found.st_mode) and (found.st_size == size or not writing)
     allowed = (os.O_RDWR,) if writing else (os.O_RDONLY, os.O_RDWR)
-    if right and access in allowed and not sys.fstatfs(fd, byref(statfs)) and statfs.f_type not in _NO_DISK:
-        return fd
+    if right and access in allowed and not sys.fstatfs(fd, _reference) and _statfs.f_type not in _NO_DISK:
+        return fd, found
     os.close(fd)
-    return -1
+    return -1, None
 
 
 def _without_holes(at: int, data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -48,12 +48,15 @@ class LocalFile(Fd):
 
     __slots__ = ("host", "size", "sparse")
 
-    def __init__(self, key: int) -> None:
+    def __init__(self, key: int, new: bool = False) -> None:
         super().__init__(key)
+        self.host, self.size, self.sparse = key, 0, False
+        if new:
+            return
         found = os.fstat(key)
         if not modes.S_ISREG(found.st_mode):
             raise OSError(ESTALE, "it was replaced meanwhile")
-        self.host, self.size = key, found.st_size
+        self.size = found.st_size
         self.sparse = found.st_blocks * 512 < found.st_size
 
     def reads(self, start: int, end: int) -> Generator[tuple[int, bytes], None, None]:
@@ -223,7 +226,7 @@ def _look(directory: int, name: bytes) -> Found:
 
 def _open(directory: int, name: bytes, flags: int) -> LocalFile | OSError:
     try:
-        return LocalFile(os.open(name, flags | _CLOEXEC, 0o600, dir_fd=directory))
+        return LocalFile(os.open(name, flags | _CLOEXEC, 0o600, dir_fd=directory), bool(flags & os.O_EXCL))
     except OSError as error:
         return error
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import re
+from hashlib import blake2b
+from itertools import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gofer.client.replies import Stat
 
 _LONGEST = 255  # NAME_MAX of every file system of Linux
+_own = count(int.from_bytes(os.urandom(5), "little"))  # of this run, as far as chance goes
 _PART = re.compile(rb"\.gofer-([0-9a-f]{12})-([0-9a-f]{12})-[0-9a-f]{12}\.part")
 
 
@@ -27,7 +29,7 @@ def part_name(name: bytes, stat: Stat) -> bytes:
 
     It tells by itself what it was to become, and of which version of what file: who finds it later may go on with it.
     """
-    return b".gofer-%b-%b-%b.part" % (_hash(name), version(stat), os.urandom(6).hex().encode())
+    return b".gofer-%b-%b-%012x.part" % (_hash(name), version(stat), next(_own))
 
 
 def part_of(name: bytes) -> tuple[bytes, bytes] | None:
@@ -45,7 +47,7 @@ def version(stat: Stat) -> bytes:
 
 
 def _hash(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest()[:12].encode()
+    return blake2b(text, digest_size=6).hexdigest().encode()
 
 
 class Exclude:
