@@ -163,7 +163,7 @@ def _line(text: str) -> str:
 
 def _inline(text: str) -> str:
     """Code and links of a line; the rest is plain."""
-    parts = re.split(r"(`[^`]+`|\*\*[^*]+\*\*|\[[^]]+\]\([^)]+\))", text)
+    parts = re.split(r"(`[^`]+`|\*\*[^*]+\*\*|(?<![\w*])\*[^*\s][^*]*\*(?!\w)|\[[^]]+\]\([^)]+\))", text)
     return "".join(map(_span, parts))
 
 
@@ -172,6 +172,8 @@ def _span(part: str) -> str:
         return f"\\fB{_escape(part[1:-1])}\\fR"
     if part.startswith("**") and len(part) > 4:
         return f"\\fB{_escape(part[2:-2])}\\fR"
+    if part.startswith("*") and part.endswith("*") and len(part) > 2:
+        return f"\\fI{_escape(part[1:-1])}\\fR"
     link = re.fullmatch(r"\[([^]]+)\]\(([^)]+)\)", part)
     return _escape(link.group(1)) if link else _escape(part)
 

@@ -72,12 +72,12 @@ def test_the_manual_pages_tell_every_option_and_mandoc_finds_nothing(spot: Path)
 
 
 def test_markdown_becomes_what_man_shows(spot: Path) -> None:
-    text = "# Title\n\nA `code` and **bold** - [link](x.md).\n.not a macro\n\n## Part one\n\n"
+    text = "# Title\n\nA `code`, *words* and **bold** - [link](x.md).\n.not a macro\n\n## Part one\n\n"
     text += "* one\n  goes on\n* two\n\n    code\n    .x\n"
     text += "\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```\n'fenced\n\n# no heading\n```\n\nThe end.\n"
     (spot / "page.7").write_text(man.protocol_page(text, "2026-01-02"))
     done = subprocess.run(["mandoc", "-T", "ascii", spot / "page.7"], capture_output=True, text=True, check=True)
     plain = re.sub(".\x08", "", done.stdout)
     shown = " ".join(plain.split())
-    assert "A code and bold - link. .not a macro PART ONE o one goes on o two code .x" in shown
+    assert "A code, words and bold - link. .not a macro PART ONE o one goes on o two code .x" in shown
     assert "| a | b | | 1 | 2 |" in shown and "'fenced # no heading The end." in shown
