@@ -202,6 +202,8 @@ def test_the_watcher_holds_nothing_of_a_clients_and_ends_with_the_server(start: 
     process = watcher(server)
     with server.peer("channel"):
         assert not any("socket:" in link or "memfd" in link for link in open_fds(process))
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 1 << 1 | 1 << 19 and int(fields["NoNewPrivs"]) == 1
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
     wait_until(lambda: ended(process), "it ends as well")

@@ -17,6 +17,7 @@ SETGID = 6
 SETUID = 7
 SETPCAP = 8
 SYS_CHROOT = 18
+SYS_PTRACE = 19
 SYS_ADMIN = 21
 SETFCAP = 31
 
@@ -30,6 +31,7 @@ NAMES = {
     SETGID: "setgid",
     SETUID: "setuid",
     SYS_CHROOT: "sys_chroot",
+    SYS_PTRACE: "sys_ptrace",
     SYS_ADMIN: "sys_admin",
     SETFCAP: "setfcap",
 }

@@ -40,6 +40,7 @@ OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 OPEN_TREE_CLONE = 1
 PR_GET_PDEATHSIG = 2
 PR_SET_NAME = 15
+PR_SET_NO_NEW_PRIVS = 38
 PR_SET_PDEATHSIG = 1
 ST_NOATIME = 0x400
 ST_NODEV = 0x4
@@ -140,3 +141,9 @@ def set_parent_death_signal(number: int) -> None:
 def set_name(name: bytes) -> None:
     """What ps(1) calls this process; 15 bytes at most."""
     libc["prctl"](c_int(PR_SET_NAME), c_char_p(name))
+
+
+def no_new_privs() -> None:
+    """No program that this process executes gets rights by its file."""
+    if libc["prctl"](c_int(PR_SET_NO_NEW_PRIVS), c_ulong(1), c_ulong(0), c_ulong(0), c_ulong(0)) != 0:
+        raise_errno()

@@ -6,7 +6,7 @@ import os
 from select import POLLIN, poll
 
 from gofer import Failure
-from gofer.jail import kernel
+from gofer.jail import caps, kernel
 from gofer.watch.counters import Page
 from gofer.watch.files import TraceFile
 from gofer.watch.hook import Watch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _RINGS, _RINGS_DATA = (129, 1 << 20), (65, 9 << 20)
 _PATIENCE, _IMPATIENCE = 5.0, 0.5  # seconds for the watcher to write what there is, at an end in order and at any other
 _SOCKET_PATH = 107  # bytes: struct sockaddr_un
+_RIGHTS = frozenset((caps.DAC_OVERRIDE, caps.SYS_PTRACE))  # to begin another file; to see which system call a thread is in
 _NAME = b"gofer-watch"
 
 
@@ -156,6 +157,8 @@ def _become(watcher: Watcher, name: str, place: int, keep: set[int]) -> None:
     """The life of the watcher's process. name, place: of its socket, "": it has none."""
     try:
         kernel.set_name(_NAME)
+        caps.limit(_RIGHTS)
+        kernel.no_new_privs()
         os.chdir("/")
         for number in os.listdir("/proc/self/fd"):
             if int(number) not in keep:
