@@ -26,6 +26,8 @@ from peer import Mid, Peer
 from prison import USER, as_user
 from test_wire import NAMES
 
+pytestmark = pytest.mark.slow
+
 
 def told(control: Path) -> Any:
     done = run("top", "--json", str(control))

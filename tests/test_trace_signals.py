@@ -10,6 +10,8 @@ from conftest import Start
 from hosts import Server, run, wait_until
 from tracelines import parse
 
+pytestmark = pytest.mark.slow
+
 JAILS = ("auto", "off")
 
 
