@@ -12,9 +12,14 @@ from typing import Callable
 
 import pytest
 from codec import Mid
+from conftest import Start
 from copies import copy, parts
 from hostile_server import Hostile, Node
-from hosts import CALM, GOFER, fails_in_one_line, run, wait_until
+from hosts import CALM, GOFER, PATIENCE, fails_in_one_line, run, wait_until
+
+from gofer.client.client import Client
+from gofer.copy import remote, sides
+from gofer.copy.local import Fd, LocalTree
 
 pytestmark = pytest.mark.slow
 
@@ -269,3 +274,56 @@ def test_every_message_may_fail_and_costs_no_more_than_its_entry(here: Path, unt
             server.answers = {mid: 5}
             done = copy("get", "-r", f"{server.path}:/.", here, status=1)
             assert all(line.endswith("Input/output error") for line in done.stderr.splitlines()), (mid, done.stderr)
+
+
+def test_a_server_of_one_file_needs_a_name_for_the_copy(here: Path, untouched: None) -> None:
+    with Hostile(here.parent / "s", Node(WHOLE)) as server:
+        done = copy("get", server.path, here, status=1)
+        assert done.stderr == "gofer: get /: it is all that this server has: give its copy a name\n"
+        copy("get", server.path, here / "named")
+    assert (here / "named").read_bytes() == WHOLE
+
+
+def test_verify_tells_of_a_server_that_says_one_thing_and_then_another(here: Path, untouched: None) -> None:
+    answers = iter([WHOLE, WHOLE[::-1]])
+
+    def pread(_: bytes) -> "tuple[bytes, list[int]]":
+        data = next(answers)
+        return struct.pack("<Q", len(data)) + data, []
+
+    with Hostile(here.parent / "s", Node(entries={b"f": Node(WHOLE)})) as server:
+        server.answers[Mid.PREAD] = pread
+        done = copy("get", "--verify", f"{server.path}:/f", here, status=1)
+    assert done.stderr.startswith("gofer: get /f: the two sides differ after the copy") and os.listdir(here) == []
+
+
+def test_an_xattr_that_the_server_does_not_take_is_told_and_the_file_is_there(start: Start, spot: Path) -> None:
+    (spot / "to").mkdir()
+    (spot / "f").write_bytes(WHOLE)
+    os.setxattr(spot / "f", "trusted.a", b"1")
+    server = start(tree=spot / "to")
+    done = copy("put", spot / "f", f"{server.path}:/", status=1)
+    assert done.stderr.startswith(f"gofer: put {spot}/f: xattr trusted.a: Operation not supported; ")
+    assert (spot / "to/f").read_bytes() == WHOLE
+
+
+def test_a_listing_is_given_up_where_no_directory_ends(spot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_MOST_NAMES", 1000)
+    root = Node(entries=lambda: iter(lambda: b"x", None))
+    with Hostile(spot / "s", root) as server, Client.connect(str(server.path), timeout=PATIENCE) as client:
+        tree = remote.RemoteTree(client)
+        with pytest.raises(OSError, match="a directory without an end"):
+            list(tree.names(tree.root.key))
+
+
+def test_what_has_become_something_else_meanwhile_is_neither_opened_for_long_nor_changed(spot: Path) -> None:
+    tree, directory = LocalTree(), Fd(os.open(spot, os.O_RDONLY))
+    (spot / "f").write_text("x")
+    (node,) = tree.look(directory, [b"f"])
+    assert isinstance(node, sides.Node)
+    (spot / "f").rename(spot / "g")
+    os.mkfifo(spot / "f")
+    (opened,) = tree.open(directory, [node])
+    assert isinstance(opened, OSError) and opened.strerror == "it was replaced meanwhile"
+    with pytest.raises(OSError, match="it was replaced meanwhile"):
+        tree.settle_node(directory, node, node.stat, None)
