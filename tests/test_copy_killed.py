@@ -147,12 +147,14 @@ def test_two_interruptions_end_it_at_once_whatever_the_server_does(spot: Path) -
         assert "f" not in os.listdir(spot)
 
 
-def test_on_a_terminal_one_line_tells_how_far_it_is_and_is_gone_at_the_end(spot: Path) -> None:
+@pytest.mark.parametrize("what", ["/f", "/."])
+def test_on_a_terminal_one_line_tells_how_far_it_is_and_is_gone_at_the_end(spot: Path, what: str) -> None:
     ours, theirs = pty.openpty()
     with Hostile(spot / "s", Node(entries={b"f": Node(size=1 << 40)})) as server:
         server.root.entries[b"f"].blocks = 0  # sparse: what is all zeros needs no room here
         server.answers[Mid.PREAD] = lambda payload: (struct.pack("<Q", MIB - 64) + bytes(MIB - 64), [])
-        process = subprocess.Popen([*GOFER, "get", f"{server.path}:/f", str(spot)], stdin=subprocess.DEVNULL, stderr=theirs)
+        words = [*GOFER, "get", "-r", f"{server.path}:{what}", str(spot)]
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=theirs)
         os.close(theirs)
         said = b""
         while said.count(b"left") < 2:

@@ -79,7 +79,7 @@ LAYERS = """
     copy: local files
     copy: archive places
     copy: remote
-    copy: remove transfer
+    copy: remove transfer measure
     copy: links pack unpack
     copy: engine
     copy

@@ -14,6 +14,7 @@ from gofer.commands.common import Session, add_common
 from gofer.copy.engine import Copy
 from gofer.copy.files import FD
 from gofer.copy.local import Fd, LocalTree
+from gofer.copy.measure import measure
 from gofer.copy.names import Exclude
 from gofer.copy.places import Options
 from gofer.copy.progress import Progress
@@ -153,6 +154,12 @@ class _Copier:
         if kept:
             tell(f"gofer: {kept} large file{'s are' if kept > 1 else ' is'} half done: --resume goes on")
 
+    def expect(self, copy: Copy, directory: Any, node: Node) -> None:
+        if not modes.S_ISDIR(node.stat.mode):
+            self.progress.expect(node.stat.size)
+        else:
+            self.progress.expect(measure(copy.source, directory, node) if self.progress.watched else None)
+
     def descends(self, node: Node, shown: bytes) -> bool:
         if modes.S_ISDIR(node.stat.mode) and not self.recursive:
             self.session.complain(shown, "it is a directory: -r copies it")
@@ -185,7 +192,7 @@ class _Get(_Copier):
 
     def _one(self, copy: Copy, node: Node, name: bytes, place: bytes, into: bool, shown: bytes) -> None:
         directory = modes.S_ISDIR(node.stat.mode)
-        self.progress.expect(None if directory else node.stat.size)
+        self.expect(copy, None, node)
         if into and name in _ITSELF:
             if not directory:
                 raise OSError(EISDIR, "it is all that this server has: give its copy a name")
@@ -239,7 +246,7 @@ class _Put(_Copier):
             raise node or FileNotFoundError(ENOENT, os.strerror(ENOENT))
         if not self.descends(node, word):
             return
-        self.progress.expect(None if modes.S_ISDIR(node.stat.mode) else node.stat.size)
+        self.expect(copy, parent, node)
         if into is not None and itself:
             copy.inside(parent, node, into, _plain(word) or word)
         elif into is not None:

@@ -223,7 +223,7 @@ class Copy:
     ) -> Job | None:
         """Do what is to be done but for the contents of a regular file: a Job."""
         if self.options.update and old and not modes.S_ISDIR(old.stat.mode) and old.stat.mtime >= node.stat.mtime:
-            self.progress.equal()
+            self.progress.equal(node.stat.size)
             return None
         if old and modes.S_ISDIR(old.stat.mode) and not self._cleared(place, old, shown):
             return None
@@ -233,7 +233,7 @@ class Copy:
         if self._links.known(place, job, old):
             return None
         if old and self._equal(place, node, old):
-            self.progress.equal()
+            self.progress.equal(node.stat.size)
             if not self.options.dry_run:
                 self._same_attributes(place, node, old, shown)
             return None

@@ -26,12 +26,16 @@ class Progress:
         self._terminal = os.isatty(2)
         self._began = self._next = time.monotonic()
         self._next += _EVERY if self._terminal else _RARELY
-        self._before = 0  # bytes that were there when it began
+        self._before = self._equal_bytes = 0  # bytes of unfinished files, and of whole ones, that were there when it began
         self._shown = False
 
     def interrupt(self) -> None:
         """End it where nothing is left half done that could not be left so."""
         self.interrupted = True
+
+    @property
+    def watched(self) -> bool:
+        return self._terminal and not self._quiet
 
     def expect(self, size: int | None) -> None:
         """So much more is to be copied; None: nobody knows how much."""
@@ -53,8 +57,10 @@ class Progress:
         self.files += 1
         self.moved(0)
 
-    def equal(self) -> None:
+    def equal(self, size: int = 0) -> None:
+        """One that is there already, and has so many bytes."""
         self.equals += 1
+        self._equal_bytes += size
         self.moved(0)
 
     def line(self) -> str:
@@ -66,7 +72,7 @@ class Progress:
         if rate:
             parts.append(f"{size(int(rate))}/s")
         if self.total and rate:
-            parts.append(f"{_clock(max(0, self.total - self.bytes) / rate)} left")
+            parts.append(f"{_clock(max(0, self.total - self.bytes - self._equal_bytes) / rate)} left")
         return ", ".join(parts)
 
     def _show(self) -> None:
