@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 from errno import EFBIG, EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP
 
 from gofer import wire
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from gofer.client.replies import Dirent, Inode
 
 MOST = 1 << 22  # entries of a directory that are sorted: a hostile server's has no end
+_NO_NAMES = frozenset((b"", b".", b".."))
+_TYPE_AND_LENGTH = struct.Struct("<24xBH")  # of a Dirent
 _DROPPED = 64  # FDs that wait for one Close message: each is an fd of the server's
 
 
@@ -143,11 +146,20 @@ class Tree:
                 for entry in entries:
                     yield entry if entry.type else self._typed(directory, entry)
 
+    def kinds(self, directory: int, at_once: int = 65536) -> Iterator[tuple[bytes, int]]:
+        """As `entries`: the name and the S_IFMT bits of each, and for a third of the price."""
+        with self._listed(directory) as opened:
+            request = wire.Getdents64Req.bytes(opened, at_once)
+            while found := _names_and_types(self.client.ask(wire.GETDENTS64, request)):
+                self._check([name for name, _ in found])
+                for name, kind in found:
+                    yield name, kind << 12 or self._kind(directory, name)
+
     def sorted(self, directory: int) -> list[tuple[bytes, int]]:
-        """Name and S_IFMT bits of each entry, by name. EFBIG where there are more than anybody can want to hold."""
+        """What `kinds` tells, by name. EFBIG where there are more than anybody can want to hold."""
         found = []
-        for entry in self.entries(directory):
-            found.append((entry.name, entry.type << 12))
+        for entry in self.kinds(directory):
+            found.append(entry)
             if len(found) > MOST:
                 raise OSError(EFBIG, f"more than {MOST} entries, which are not sorted")
         found.sort()
@@ -155,8 +167,16 @@ class Tree:
 
     def _typed(self, directory: int, entry: Dirent) -> Dirent:
         """With its type, which some file systems do not tell in the directory; as it is where it cannot be looked at."""
-        found = [attributes for _, attributes, error in self._ask(directory, entry.name, _untold(entry)) if not error]
-        return entry._replace(type=found[0].mode >> 12) if found else entry
+        return entry._replace(type=self._kind(directory, entry.name) >> 12)
+
+    def _kind(self, directory: int, name: bytes) -> int:
+        """0 where it cannot be looked at."""
+        try:
+            return next((stat.S_IFMT(found.mode) for found in self.client.walkstat(directory, [name])), 0)
+        except Lost:
+            raise
+        except OSError:
+            return 0
 
     def stats(self, directory: int, at_once: int = 65536) -> Iterator[tuple[bytes, Stat, OSError | None]]:
         """As `entries`, with the attributes of each; where they are not to be had, why, and a Stat with nothing but the type."""
@@ -204,12 +224,27 @@ class Tree:
             self.drop(opened)
 
     def _check(self, names: list[bytes]) -> None:
-        if not all(map(_can_be, names)):
+        if not _can_be(names):
             raise self.client.give_up("a directory entry with a name that none can have")
 
 
-def _can_be(name: bytes) -> bool:
-    return 0 < len(name) < 256 and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+def _can_be(names: list[bytes]) -> bool:
+    """Whether each can be the name of an entry. All at once, as a name at a time costs as much as the rest of it."""
+    together = b"\0".join(names)
+    right = b"/" not in together and together.count(b"\0") == len(names) - 1 and _NO_NAMES.isdisjoint(names)
+    return not names or right and max(map(len, names)) < 256
+
+
+def _names_and_types(payload: bytes) -> list[tuple[bytes, int]]:
+    """Of the answer to a Getdents64, what nearly all want of it."""
+    (count,) = wire.Count.read(payload)
+    found, at, head, read = [], wire.Count.size, wire.Dirent.size, _TYPE_AND_LENGTH.unpack_from
+    for _ in range(count):
+        kind, size = read(payload, at)
+        at += head
+        found.append((payload[at : at + size], kind))
+        at += size
+    return found
 
 
 def _untold(entry: Dirent) -> Stat:

@@ -192,8 +192,8 @@ class Walk:
                 for name, kind in self._tree.sorted(fd):
                     yield name, kind, None
                 return
-            for entry in self._tree.entries(fd, at_once):
-                yield entry.name, entry.type << 12, None
+            for name, kind in self._tree.kinds(fd, at_once):
+                yield name, kind, None
         except OSError as error:
             self._tell(path, error)
 

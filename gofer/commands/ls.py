@@ -264,8 +264,8 @@ class _Listing:
 
 
 def _plain(tree: Tree, node: Inode) -> Iterator[Entry]:
-    for entry in tree.entries(node.fd):
-        yield Entry(entry.name, entry.type << 12, None)
+    for name, kind in tree.kinds(node.fd):
+        yield Entry(name, kind, None)
 
 
 def _name(entry: Entry) -> bytes:
