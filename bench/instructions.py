@@ -2,8 +2,9 @@
 """Instructions the server executes in user space for each RPC, counted by valgrind's callgrind: the same on a busy machine.
 
 Each operation is done some times and then three times as often; the difference, divided, is one operation. Beside it
-stands what budget.json allows for this Python; more than a tenth above it is an error, exit status 1. After a change that
-is worth its price, or that makes the server cheaper: --write.
+stands what budget.json allows for this Python; more than a tenth above it, and once more when counted again, is an error,
+exit status 1. After a change that is worth its price, or that makes the server cheaper: --write. PWrite 4 KiB over the
+channel has two counts, a tenth apart, from one server to the next: its budget is the higher.
 """
 
 from __future__ import annotations
@@ -41,7 +42,17 @@ def main(argv: Sequence[str]) -> int:
         for transport, row in counts.items():
             budgets.setdefault(version, {}).setdefault(transport, {}).update(row)
         args.budget.write_text(json.dumps(budgets, indent=1, sort_keys=True) + "\n")
+    # What a busy machine adds, a thread that had to be woken once more, is not there each time; what a change adds is.
+    for transport in counts:
+        dear = over(counts[transport], budgets[version].get(transport, {}))
+        for _, row in measured(args.interpreter, [transport], dear) if dear else ():
+            counts[transport].update((name, min(count, counts[transport][name])) for name, count in row.items())
     return show(counts, budgets[version])
+
+
+def over(row: dict[str, float], budget: dict[str, float]) -> list[str]:
+    """The operations that are above their budget, by more than is tolerated."""
+    return [name for name, count in row.items() if count > budget.get(name, 0) * TOLERANCE]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,7 +114,7 @@ def counted(pid: int, out: pathlib.Path) -> int:
 
 def show(counts: Counts, budget: Counts) -> int:
     """Print the table; returns the exit status."""
-    over = []
+    dear = []
     for transport, row in counts.items():
         print(f"\n### Over the {transport}\n")
         print(f"| {'operation':26} | {'instructions':>12} | {'budget':>9} | of it |")
@@ -111,11 +122,10 @@ def show(counts: Counts, budget: Counts) -> int:
         for name, count in row.items():
             allowed = budget.get(transport, {}).get(name, 0)
             print(f"| {name:26} | {count:12,.0f} | {allowed:9,.0f} | {count / allowed if allowed else 0:5.2f} |")
-            if count > allowed * TOLERANCE:
-                over.append(f"{name} over the {transport}")
-    if over:
-        print(f"\nmore than a tenth above budget: {', '.join(over)}")
-    return int(bool(over))
+        dear += [f"{name} over the {transport}" for name in over(row, budget.get(transport, {}))]
+    if dear:
+        print(f"\nmore than a tenth above budget: {', '.join(dear)}")
+    return int(bool(dear))
 
 
 if __name__ == "__main__":
