@@ -213,11 +213,16 @@ def test_a_socket_that_systemd_holds_starts_the_server_with_its_first_client(spo
             assert server.wait(PATIENCE) == 0
 
 
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return one_file_gofer()  # made before a test's own files are counted
+
+
 @pytest.mark.slow
-def test_systemd_itself_starts_the_hardened_unit_hears_of_it_and_stops_it(spot: Path) -> None:
+def test_systemd_itself_starts_the_hardened_unit_hears_of_it_and_stops_it(program: Path, spot: Path) -> None:
     """A systemd as process 1 of namespaces of its own, over a layer above this machine's root."""
     words = "unshare --mount --propagation=private --pid --ipc --uts --net --cgroup --fork --kill-child".split()
-    argv = [*words, CHECKOUT / "tests/inside-systemd.sh", one_file_gofer(), UNITS, spot]
+    argv = [*words, CHECKOUT / "tests/inside-systemd.sh", program, UNITS, spot]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM)
     assert (spot / "out").exists(), done
     said = (spot / "out").read_text().splitlines()

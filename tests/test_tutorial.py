@@ -34,12 +34,16 @@ def as_pattern(expected: str) -> "re.Pattern[str]":
     return re.compile(text.replace(re.escape("with: gofer"), r"with:\ \S*gofer"))
 
 
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return one_file_gofer()  # made before a test's own files are counted
+
+
 @pytest.fixture
-def place(spot: Path) -> Path:
+def place(program: Path, spot: Path) -> Path:
     """A directory, with the program that was built on PATH."""
-    one_file_gofer()
     (spot / "bin").mkdir()
-    shutil.copy(one_file_gofer(), spot / "bin/gofer")
+    shutil.copy(program, spot / "bin/gofer")
     (spot / "work").mkdir()
     return spot
 
