@@ -23,9 +23,10 @@ def conform(*words: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dialect", ["today", "2021"])
-def test_our_server_conforms_started_by_the_command(dialect: str) -> None:
-    done = conform("--json", "--dialect", dialect, "--connections", "3", "--", *OURS, "--fd=3", "--fd=4", "--fd=5")
+@pytest.mark.parametrize(("dialect", "way"), [("today", "socket"), ("2021", "channel")])
+def test_our_server_conforms_started_by_the_command(dialect: str, way: str) -> None:
+    words = ["--json", "--dialect", dialect, "--way", way, "--connections", "3"]
+    done = conform(*words, "--", *OURS, "--fd=3", "--fd=4", "--fd=5")
     report = json.loads(done.stdout)
     assert [row for row in report["cases"] if row["result"] == "fail"] == []
     assert (done.returncode, done.stderr, report["conforms"]) == (0, "", True)
