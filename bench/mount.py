@@ -12,6 +12,7 @@ import mmap
 import os
 import pathlib
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,15 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     sizes = Sizes(args)
     table: Table = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        measure(args, sizes, table)
+    finally:  # also of what was stopped
+        json.dump(table, sys.stdout, indent=1) if args.json else show(table)
+    return 0
+
+
+def measure(args: argparse.Namespace, sizes: Sizes, table: Table) -> None:
     with tempfile.TemporaryDirectory(prefix="mount-bench-", dir=args.directory) as name:
         tree, source = pathlib.Path(name) / "tree", pathlib.Path(name) / "source"
         fill(tree, source, sizes)
@@ -41,8 +51,6 @@ def main(argv: Sequence[str]) -> int:
                     course(kind, at, source, sizes, table, args.works.split(",") if args.works else [], began)
         if args.memory:
             table["memory of 100,000 nodes, MiB"] = {"ours": [memory(pathlib.Path(name))]}
-    json.dump(table, sys.stdout, indent=1) if args.json else show(table)
-    return 0
 
 
 class Sizes:
