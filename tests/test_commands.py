@@ -281,7 +281,14 @@ def test_a_terminal_gets_columns_and_names_that_cannot_speak_to_it(there: Server
     theirs = on_terminal(width, ["ls", *options.split(), "zoo"], cwd=there.tree, env=WORLD)
     ours = on_terminal(width, [*GOFER, "ls", *options.split(), ":zoo"], **mine)
     assert ours == theirs and b"\x1b[31mred" not in ours
-    assert b"\x1b[31m" not in on_terminal(width, [*GOFER, "find", ":zoo", "-name", "*red"], **mine)
+
+
+def test_no_command_lets_a_name_speak_to_the_terminal(there: Server) -> None:
+    mine = {"env": {**WORLD, "GOFER_SOCKET": str(there.path)}}
+    name = "zoo/\x1b[31mred"
+    for words in ("find :zoo", "du -a :zoo", "tree :zoo", f"stat :{name}", f"sum :{name}", f"realpath :{name}", "diff /tmp :zoo"):
+        shown = on_terminal(80, [*GOFER, *words.split(" ")], **mine)
+        assert b"red" in shown and b"\x1b" not in shown, words
 
 
 @pytest.mark.slow

@@ -128,7 +128,8 @@ class Session:
         self._stack, self._trees = (_kept[0]._stack, _kept[0]._trees) if _kept else (contextlib.ExitStack(), {})
         self._parts: list[bytes] = []
         self._size = 0
-        self._most = 0 if os.isatty(1) else _BUFFERED
+        self._terminal = os.isatty(1)
+        self._most = 0 if self._terminal else _BUFFERED
 
     def __enter__(self) -> Session:
         return self
@@ -161,6 +162,10 @@ class Session:
     def flush(self) -> None:
         data, self._parts, self._size = b"".join(self._parts), [], 0
         put(data)
+
+    def seen(self, name: bytes) -> bytes:
+        """The name as it is; on a terminal without what would speak to that."""
+        return printable(name).encode() if self._terminal else name
 
     def write_json(self, fields: dict[str, Any]) -> None:
         """Bytes are names: where they are no UTF-8, as lone surrogates, which Python's os.fsencode turns back."""

@@ -217,7 +217,7 @@ class _Comparison:
             kind = attrs.word(found.mode) if found else "unknown"
             self._session.write_json({"path": path + b"/" + name, "only_in": only, "type": kind})
         else:
-            self._session.write(b"Only in " + side.shown + path + b": " + name + b"\n")
+            self._session.write(self._session.seen(b"Only in " + side.shown + path + b": " + name) + b"\n")
 
     def _tell(self, path: bytes, found: list[str], between: str, end: str, left: Stat, right: Stat) -> None:
         self._session.status = max(self._session.status, _DIFFERS)
@@ -233,7 +233,7 @@ class _Comparison:
         )  # fmt: skip
         details = ", ".join(f"{name} {a} and {b}" if a or b else name for name, (a, b) in values.items())
         more = f": {details}".encode() if end == "differ" and not self._options.brief else b""
-        self._session.write(words + more + b"\n")
+        self._session.write(self._session.seen(words + more) + b"\n")
 
 
 def _trouble(session: Session, side: Side, path: bytes, error: OSError) -> None:

@@ -132,4 +132,4 @@ class _Sums:
             return
         unit = 1 if options.bytes else 1 << 20 if options.mib else 1 << 10
         shown = attrs.human(size) if options.human else str(-(-size // unit))
-        self._session.write(shown.encode() + b"\t" + path + (b"\0" if options.null else b"\n"))
+        self._session.write(shown.encode() + b"\t" + (path + b"\0" if options.null else self._session.seen(path) + b"\n"))

@@ -86,7 +86,6 @@ class _Find(Context):
         self._session = session
         self._follow = options.links
         self._json = options.json
-        self._terminal = os.isatty(1)
         self._tree: Tree
         self._walk: Walk
         self._address: Address
@@ -136,10 +135,8 @@ class _Find(Context):
             target = self.target(file) if file.kind == stat.S_IFLNK else None
             plain = {"path": path, "type": attrs.word(file.kind)}
             self._session.write_json(attrs.fields(path, file.stat, target) if file.stat else plain)
-        elif self._terminal and end == b"\n":
-            self._session.write(bytes(byte if 31 < byte != 127 else 63 for byte in path) + end)
         else:
-            self._session.write(path + end)
+            self._session.write((self._session.seen(path) if end == b"\n" else path) + end)
         return True
 
     def prune(self) -> bool:

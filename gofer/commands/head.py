@@ -87,11 +87,11 @@ def run(options: Any) -> int:
         number = 0
         for address in addresses:
             if headings and is_directory(session, address):  # as the program of that name: it can be opened
-                session.write(heading(number, address.shown))
+                session.write(heading(number, session.seen(address.shown)))
                 number += 1
             with session.each(address.shown), open_content(session, address) as content:
                 if headings:
-                    session.write(heading(number, address.shown))
+                    session.write(heading(number, session.seen(address.shown)))
                 number += 1
                 for data in _part(content, lines, sign == "-", count, end):
                     session.write(data)

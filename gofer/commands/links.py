@@ -62,7 +62,7 @@ def run(options: Any) -> int:
                     session.bad(address.shown, error)
         end = b"\0" if options.zero else b"\n"
         bare = reads and options.no_newline and len(options.addresses) == 1
-        session.write(b"".join(path + end for path in found)[: -1 if bare else None])
+        session.write(b"".join((path if options.zero else session.seen(path)) + end for path in found)[: -1 if bare else None])
     return session.status
 
 

@@ -94,7 +94,7 @@ def _tell(session: Session, options: Any, digest: str, path: bytes) -> None:
     elif options.zero:
         session.write(digest.encode() + b"  " + path + b"\0")
     else:
-        session.write(_line(digest, path))
+        session.write(session.seen(_line(digest, path)[:-1]) + b"\n")
 
 
 def _line(digest: str, path: bytes) -> bytes:

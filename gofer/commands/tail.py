@@ -45,12 +45,12 @@ def run(options: Any) -> int:
             addresses = []
         for address in addresses:
             if headings and is_directory(session, address):  # as the program of that name: it can be opened
-                session.write(heading(number, address.shown))
+                session.write(heading(number, session.seen(address.shown)))
                 number += 1
             with session.each(address.shown), contextlib.ExitStack() as opened:
                 content = opened.enter_context(open_content(session, address))
                 if headings:
-                    session.write(heading(number, address.shown))
+                    session.write(heading(number, session.seen(address.shown)))
                 number += 1
                 if not content.seekable:
                     for data in _held(content, lines, sign == "+", count, end):
