@@ -12,8 +12,7 @@ import contextlib
 import itertools
 
 from gofer import wire
-from gofer.client.client import checked
-from gofer.client.transport import Lost, close_all
+from gofer.client.transport import Lost, checked, close_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

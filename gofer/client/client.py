@@ -22,15 +22,23 @@ from errno import EIO, ELOOP, ENAMETOOLONG, ENOENT
 
 from gofer import wire
 from gofer.client.replies import Dirent, Inode, Stat, StatFS, stat_of
-from gofer.client.transport import ChannelTransport, Garbled, Lost, SocketTransport, close_all, set_timeout
-from gofer.wire import ERROR, MAX_MESSAGE_SIZE, NO_ID, STATX_SIZE, take_str
+from gofer.client.transport import (
+    ChannelTransport,
+    Garbled,
+    Lost,
+    SocketTransport,
+    checked,
+    close_all,
+    connected,
+    one,
+)
+from gofer.wire import MAX_MESSAGE_SIZE, NO_ID, STATX_SIZE, take_str
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MOST = 0xFFFF  # what a length or a count on the wire can say
-_MAX_ERRNO = 4096  # as in the kernel
 
 
 class Client:
@@ -329,29 +337,6 @@ class Client:
         return one(self.exchange(wire.ACCEPT, wire.AcceptReq.bytes(bound))[1])
 
 
-def connected(path: str | bytes, timeout: float = 0) -> socket.socket:
-    """A socket that is connected to that file's; EAGAIN where the server has not made room for it in time."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        set_timeout(sock, timeout)
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def checked(mid: int, answer: int, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
-    """The payload and fds of an answer to that message; raises the OSError that an Error reply tells."""
-    if answer == mid:
-        return payload, fds
-    close_all(fds)
-    code = int.from_bytes(payload, "little") if answer == ERROR else 0
-    if not 0 < code < _MAX_ERRNO:
-        raise Garbled(f"message {answer} in answer to {wire.NAMES.get(mid, mid)}")
-    raise OSError(code, os.strerror(code))
-
-
 def _str(value: bytes) -> bytes:
     if len(value) > _MOST:
         raise OSError(ENAMETOOLONG, os.strerror(ENAMETOOLONG))
@@ -366,9 +351,3 @@ def _strs(values: Sequence[bytes]) -> bytes:
 
 def _fdids(fds: Sequence[int]) -> bytes:
     return struct.pack(f"<H{len(fds)}Q", len(fds), *fds)
-
-
-def one(fds: list[int]) -> int:
-    """The first donated fd, -1 where none came; more than one is not to be expected, and closed."""
-    close_all(fds[1:])
-    return fds[0] if fds else -1

@@ -12,8 +12,9 @@ import struct
 from errno import ENOENT
 
 from gofer import wire, wire2021
-from gofer.client.client import Client, one
+from gofer.client.client import Client
 from gofer.client.replies import Dirent, Inode, Stat, StatFS, stat_of
+from gofer.client.transport import one
 from gofer.wire import NO_ID, STATX_SIZE
 from gofer.wire2021 import FDID, take_str
 

@@ -12,8 +12,8 @@ from _socket import SO_PEERCRED, SOL_SOCKET
 from errno import EIO
 
 from gofer import wire
-from gofer.client.client import Client, checked
-from gofer.client.transport import ChannelTransport, Lost, SocketTransport
+from gofer.client.client import Client
+from gofer.client.transport import ChannelTransport, Lost, SocketTransport, checked
 from gofer.wire import MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False

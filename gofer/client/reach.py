@@ -13,8 +13,8 @@ import struct
 from errno import EACCES, EAGAIN, ECONNREFUSED, ENOENT, EPERM, EPROTOTYPE
 
 from gofer import Failure
-from gofer.client.client import Client, connected
-from gofer.client.transport import HungUp, Lost, Silent
+from gofer.client.client import Client
+from gofer.client.transport import HungUp, Lost, Silent, connected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,9 +18,8 @@ import collections
 from errno import EIO
 
 from gofer import wire
-from gofer.client.client import checked
 from gofer.client.pool import Pool
-from gofer.client.transport import HungUp, Lost, SocketTransport
+from gofer.client.transport import HungUp, Lost, SocketTransport, checked
 from gofer.wire import MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False

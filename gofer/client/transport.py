@@ -17,12 +17,13 @@ import time
 
 from gofer import sys, wire
 from gofer.cdata import addressof, byref, c_char, c_int, c_long, c_ulong, c_void_p
-from gofer.wire import MAX_MESSAGE_SIZE
+from gofer.wire import ERROR, MAX_MESSAGE_SIZE
 
 _MOST_FDS = 8
 _AT_ONCE = 16384  # bytes of one read of replies: some thirty that tell of a file
 _DATA, _PAYLOAD = 16, 20  # offsets in a window: the data, and what is behind a message's header in it
 _LOOK_EVERY = 0.1  # seconds of sleep on the futex between two looks at the socket
+_MAX_ERRNO = 4096  # as in the kernel
 
 
 class Lost(ConnectionError):
@@ -267,3 +268,32 @@ def _rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 def close_all(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def connected(path: str | bytes, timeout: float = 0) -> socket.socket:
+    """A socket that is connected to that file's; EAGAIN where the server has not made room for it in time."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        set_timeout(sock, timeout)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def checked(mid: int, answer: int, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
+    """The payload and fds of an answer to that message; raises the OSError that an Error reply tells."""
+    if answer == mid:
+        return payload, fds
+    close_all(fds)
+    code = int.from_bytes(payload, "little") if answer == ERROR else 0
+    if not 0 < code < _MAX_ERRNO:
+        raise Garbled(f"message {answer} in answer to {wire.NAMES.get(mid, mid)}")
+    raise OSError(code, os.strerror(code))
+
+
+def one(fds: list[int]) -> int:
+    """The first donated fd, -1 where none came; more than one is not to be expected, and closed."""
+    close_all(fds[1:])
+    return fds[0] if fds else -1

@@ -15,7 +15,7 @@ from errno import EBUSY, EINVAL, ENOENT
 from time import monotonic, sleep
 
 from gofer import Failure, signals
-from gofer.client.client import connected
+from gofer.client.transport import connected
 from gofer.fuse import device, process
 from gofer.output import tell
 

@@ -11,8 +11,7 @@ import struct
 import time
 
 from gofer import wire, wire2021
-from gofer.client.client import connected
-from gofer.client.transport import SocketTransport, close_all
+from gofer.client.transport import SocketTransport, close_all, connected
 from gofer.watch import messages
 from gofer.watch.lines import error_name
 from gofer.watch.messages import Data, Stat
