@@ -237,7 +237,8 @@ class Peer2021(Peer):
         self.empty(Mid.RENAMEAT, struct.pack("<II", renamed_fd, new_dir) + string(new_name))
 
     def renameat(self, old_dir: int, old_name: Name, new_dir: int, new_name: Name) -> None:
-        """As today's, which knows no FD of the file: one is walked to, once it is known that new_dir is a directory."""
+        """As today's, which knows no FD of the file: one is walked to, once it is known that both are directories."""
+        self.walk(old_dir)
         self.walk(new_dir)
         fd = self.walked(old_dir, old_name)
         try:
