@@ -1,5 +1,6 @@
 """The server as a process: many clients, its end, and its limits."""
 
+import contextlib
 import errno
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 from codec import GID, MODE, SIZE, UID, Mid
 from conftest import Start
 from corpus import session
-from hosts import TRANSPORTS, Server, fails, over_socket_of, wait_until
+from hosts import TRANSPORTS, Server, fails, over_socket_of, serves, wait_until
 from peer import Peer, over_channel, over_socket
 from transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
 from watch import leased
@@ -335,3 +336,12 @@ def mixed(peer: Peer, rng: random.Random) -> int:
         else:
             peer.owned.append(donated)
     return 48
+
+
+def test_clients_that_come_and_go_at_once_end_no_server_that_tells_of_each(start: Start) -> None:
+    """Who it is was asked of a socket that its own thread may have closed by then."""
+    server = start("--log-level", "debug", "--workers", "1")
+    for _ in range(600):
+        with contextlib.suppress(ConnectionError), server.connect() as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+    assert serves(server.path)

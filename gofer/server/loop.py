@@ -269,9 +269,11 @@ class Server:
         conn = Connection(sock, export, self._log, self._ended, self._patience, self._patience, self._onlooker)
         self._slots.take(conn, user, process)
         self._connections.add(conn)
+        if self._log.debugging:
+            self._log.debug(f"client {conn.fileno}: {peer(sock)}")
         try:
             self._watch(conn)
-            conn.start()
+            conn.start()  # from now on the socket is its thread's: it may be closed at any time
         except BaseException:
             self._by_fd.pop(conn.fileno, None)
             self._connections.discard(conn)
@@ -280,8 +282,6 @@ class Server:
         if self._slow:
             self._slow.rouse()
         self._refused = False
-        if self._log.debugging:
-            self._log.debug(f"client {conn.fileno}: {peer(sock)}")
         return ""
 
     def _ended(self, conn: Connection) -> None:
