@@ -2,7 +2,8 @@
 
 `reach` makes a connection, or says in one line why not; `client` has a method for each message (`client2021` those of 2021),
 `ahead` sends requests ahead of their answers, `transport` has the two ways that a message takes, `replies` what comes back.
-`address` reads SERVER[:PATH], `tree` follows paths:
+`pool` is a client for many threads, over channels, `stream` one over a single line; `remote` reaches another host by ssh.
+`address` reads SERVER[:PATH], `tree` follows paths, by `way`; `walk` goes through all of a tree, `content` reads a file:
 
     from gofer.client.address import parse
     from gofer.client.tree import served

@@ -97,7 +97,7 @@ def run(options: Any) -> int:
     return session.status
 
 
-class _Copier:
+class Copier:
     """One run of either command. In `bad` and `progress` it meets what all its copies, one for each server, have to tell."""
 
     served_target: bool
@@ -167,7 +167,7 @@ class _Copier:
         return True
 
 
-class _Get(_Copier):
+class _Get(Copier):
     served_target = False
 
     def copy(self, sources: list[str], target: str) -> None:
@@ -204,7 +204,7 @@ class _Get(_Copier):
             copy.entry(None, node, _opened(parent or (b"/" if place.startswith(b"/") else b".")), own, shown)
 
 
-class _Put(_Copier):
+class _Put(Copier):
     served_target = True
 
     def copy(self, sources: list[str], target: str) -> None:
@@ -212,21 +212,13 @@ class _Put(_Copier):
         tree = self.session.tree(address)
         there = RemoteTree(tree.client)
         copy = self.copies(None, LocalTree(), there)
-        into = self._into(tree, address.path)
+        into = directory_at(tree, address.path)
         if into is None and (len(sources) > 1 or address.path.endswith(b"/") and not self.recursive):
             raise Failure(f"{target}: it is not a directory, and several files can only go into one")
         for word in sources:
             with self.session.each(os.fsencode(word)):
                 self._one(copy, tree, os.fsencode(word), into, address.path)
         self.finish()
-
-    def _into(self, tree: Tree, path: bytes) -> FD | None:
-        """The directory that is there."""
-        try:
-            inode = tree.resolve(path)
-        except FileNotFoundError:
-            return None
-        return FD(inode.fd, []) if modes.S_ISDIR(inode.stat.mode) else None
 
     def _parent(self, tree: Tree, path: bytes) -> tuple[Inode, bytes]:
         try:
@@ -262,6 +254,15 @@ def _opened(path: bytes) -> Fd:
         return Fd(os.open(path, _DIRECTORY))
     except OSError as error:
         raise Failure(f"get: cannot copy into {printable(path)}: {error.strerror}") from None
+
+
+def directory_at(tree: Tree, path: bytes) -> FD | None:
+    """The directory of a server that has that path; None where there is none."""
+    try:
+        inode = tree.resolve(path)
+    except FileNotFoundError:
+        return None
+    return FD(inode.fd, []) if modes.S_ISDIR(inode.stat.mode) else None
 
 
 def _plain(word: bytes) -> bytes:

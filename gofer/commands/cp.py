@@ -8,7 +8,7 @@ import stat as modes
 from gofer import Failure
 from gofer.client import tree as client_tree
 from gofer.commands.common import Session, add_common, operands, ssh_of
-from gofer.commands.copy import _Copier as Copier
+from gofer.commands.copy import Copier, directory_at
 from gofer.copy.files import FD
 from gofer.copy.remote import RemoteTree
 from gofer.copy.sides import Node
@@ -75,7 +75,7 @@ class _Cp(Copier):
         self._names_itself, self._no_clobber = options.no_target_directory, options.no_clobber
 
     def copy(self, sources: list[Address], target: Address, there: Tree) -> None:
-        into = None if self._names_itself else self._into(there, target.path)
+        into = None if self._names_itself else directory_at(there, target.path)
         if into is None and (len(sources) > 1 or target.path.endswith(b"/") and not self.recursive):
             raise Failure(f"{printable(target.shown)}: it is not a directory, and several files can only go into one")
         for source in sources:
@@ -84,13 +84,6 @@ class _Cp(Copier):
                 copy = self.copies(None, RemoteTree(tree.client), RemoteTree(there.client))
                 self._one(copy, tree, source, there, target, into)
         self.finish()
-
-    def _into(self, tree: Tree, path: bytes) -> FD | None:
-        try:
-            inode = tree.resolve(path)
-        except FileNotFoundError:
-            return None
-        return FD(inode.fd, []) if modes.S_ISDIR(inode.stat.mode) else None
 
     def _one(self, copy: Copy, tree: Tree, source: Address, there: Tree, target: Address, into: FD | None) -> None:
         inode = tree.resolve(source.path, follow=not self.recursive)

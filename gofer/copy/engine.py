@@ -15,12 +15,13 @@ import stat as modes
 from errno import EEXIST, EIO, ELOOP, EPERM
 from functools import partial
 
+from gofer.client.address import below
 from gofer.copy import data
 from gofer.copy.commit import Commit, Complete
 from gofer.copy.links import Links
 from gofer.copy.local import privileged
 from gofer.copy.names import part_name, possible
-from gofer.copy.places import Options, Place, below, some
+from gofer.copy.places import Options, Place, some
 from gofer.copy.remove import remove
 from gofer.copy.sides import SET_ID, Node
 from gofer.copy.transfer import Job, Parts, transfer

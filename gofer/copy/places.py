@@ -45,10 +45,6 @@ class Place(NamedTuple):
     names: tuple[bytes, ...]
 
 
-def below(shown: bytes, name: bytes) -> bytes:
-    return shown + name if shown.endswith((b"/", b":")) else shown + b"/" + name
-
-
 def some(names: Iterator[bytes]) -> tuple[list[bytes], OSError | None]:
     """The next names, and what has ended them early."""
     chunk: list[bytes] = []
