@@ -21,8 +21,8 @@ def test_help_of_a_command_is_what_the_command_says_itself(topic: str) -> None:
     told = run("help", topic)
     assert (told.returncode, told.stderr) == (0, "")
     if topic != "runsc":  # whose own text is written
-        itself = run(topic, "--help").stdout
-        assert told.stdout.split()[2:] == itself[itself.index(f" {topic} ") :].split()
+        itself = run(topic, "--help").stdout.split()  # its lines are broken elsewhere, as the program's name has another length
+        assert told.stdout.split()[2:] == itself[itself.index(topic) :]
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", run(topic, "--help").stdout))
     assert options - {"--help"} <= set(re.findall(r"--[a-z][a-z-]+", told.stdout)) | {"--dry-run"}
 
