@@ -16,7 +16,7 @@ import pytest
 from codec import GID, MODE, SIZE, UID, Mid
 from conftest import Start
 from corpus import session
-from hosts import TRANSPORTS, Server, fails, over_socket_of, serves, wait_until
+from hosts import TRANSPORTS, Server, fails, over_socket_of, wait_until
 from peer import Peer, over_channel, over_socket
 from transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
 from watch import leased
