@@ -15,8 +15,8 @@ from errno import EAGAIN
 from gofer import __version__, failure, procself, sys
 from gofer.cdata import addressof, byref, c_uint32
 from gofer.commands import selftest
+from gofer.commands.given import open_root
 from gofer.commands.options import explaining, given
-from gofer.commands.serve import open_root
 from gofer.jail import caps, enter, landlock, namespaces, posture, seccomp, supervisor
 from gofer.output import say
 from gofer.server.channel import FutexWord

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-import stat
 from _signal import (  # `signal` adds enums: 2 ms
     SIG_BLOCK,
     SIG_DFL,
@@ -24,13 +23,14 @@ from _socket import SO_ACCEPTCONN, SOL_SOCKET
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 from gofer import Failure, __version__, failure, procself, quoted, signals
+from gofer.commands import given
 from gofer.commands.charge import ServeCharge
 from gofer.commands.options import add
 from gofer.jail import kernel
 from gofer.jail.posture import Policy, Posture
 from gofer.jail.supervisor import Charge
 from gofer.log import Log
-from gofer.server import donation, fds, kernelfs, sockets
+from gofer.server import donation, sockets
 from gofer.server.admission import Admission
 from gofer.server.connection import Export, Options, refuse_fds
 from gofer.server.listening import Listening, group_id
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from gofer.watch.start import Onlooker
 
 
-__all__ = ["add", "open_root", "run"]
+__all__ = ["add", "run"]
 
 
 def run(options: Any, prog: str) -> int:
@@ -156,7 +156,7 @@ class _Service:
         """The tree and the sockets that come from outside. Returns what the tree is, and what clients may do."""
         options = self._options
         numbers = options.fd or []
-        _close_strays({*range(3), *numbers, *sockets.passed(), *self.log.fds})
+        given.close_strays({*range(3), *numbers, *sockets.passed(), *self.log.fds})
         for number in numbers:
             if numbers.count(number) > 1 or number in sockets.passed():
                 raise Failure(f"fd {number} is named more than once; give each socket one --fd")
@@ -174,9 +174,9 @@ class _Service:
         listens = self._listeners or self._wants_socket()
         most = options.max_connections if listens else len(self._connected)
         self._crew = Crew(min(options.workers or default_number(), most), max(most, len(self._connected)))
-        limit = _limit_fds(options.fd_limit, -(-most // self._crew.size))  # clients of one worker
+        limit = given.limit_fds(options.fd_limit, -(-most // self._crew.size))  # clients of one worker
         donation.limit_unread(limit, most)
-        root, kind, writable = open_root(options.path, options.kernel_files == "read")
+        root, kind, writable = given.open_root(options.path, options.kernel_files == "read")
         self._export = Export(root, _export_options(options))
         if self._wants_socket():
             self._listening = Listening(options, self._group)
@@ -304,7 +304,7 @@ class _Service:
         held, *lacks = posture.lines()
         donate = self._options.donate
         if donate == "yes" and self._options.read_only:
-            if _writable(self._export.root.host):
+            if given.writable(self._export.root.host):
                 donate = "no (the mount is not read-only: a client could write to what it gets)"
         who = " / ".join({str(admission): 0 for _, admission in self._listeners})
         self._lines[1] += f", fd donation {donate}{', may connect: ' * bool(who)}{who}; {held}"
@@ -319,37 +319,6 @@ class _Service:
             self.log.warning(f"{mode}: they are refused; --allow-uid USER, or --group, admits them")
 
 
-def _limit_fds(asked: int | None, clients: int) -> int:
-    hard = getrlimit(RLIMIT_NOFILE)[1]
-    if not asked and hard < fds.LEAST:
-        raise Failure(
-            f"the limit of {hard} open files leaves too few for clients: raise it (ulimit -Hn) to {fds.LEAST} at least"
-        )
-    if asked and asked < fds.LEAST:
-        raise Failure(f"--fd-limit {asked} leaves too few for clients; give at least {fds.LEAST}")
-    limit = fds.set_fd_limit(asked, clients)
-    if asked and limit < asked:
-        raise Failure(
-            f"--fd-limit {asked} is above the hard limit of {limit}: raise that (ulimit -Hn), or ask for less"
-        )
-    return limit
-
-
-def _close_strays(keep: set[int]) -> None:
-    """Close every inherited fd that was not handed over: a client could reach what it leads to, or keep it from closing."""
-    try:
-        own = procself.open_proc()
-        numbers = [int(name) for name in os.listdir(own)]
-    except OSError as e:
-        raise failure("cannot serve without /proc", e, "mount it: mount -t proc proc /proc") from None
-    for number in numbers:
-        if number not in keep:
-            try:
-                os.close(number)
-            except OSError:  # the listing's own
-                pass
-
-
 def _enter_service() -> None:
     """What does not depend on options."""
     os.umask(0)
@@ -360,33 +329,6 @@ def _enter_service() -> None:
             pass
     procself.pin_proc()
     procself.enter_proc()
-
-
-def open_root(path: str, kernel_files: bool = False) -> tuple[int, str, bool]:
-    """The O_PATH fd of what is served, what it is, and whether it can be written to where it is mounted."""
-    try:
-        root = os.open(path, fds.O_PATH_FLAGS & ~os.O_NOFOLLOW)
-        found = os.fstat(root)
-    except OSError as e:
-        raise failure(
-            f"cannot serve {path or repr(path)}", e, "give a directory or file that exists and you may reach"
-        ) from None
-    kind = {stat.S_IFDIR: "directory", stat.S_IFREG: "file"}.get(stat.S_IFMT(found.st_mode))
-    if kind is None:
-        raise Failure(f"cannot serve {path}: neither a directory nor a regular file; give one of these")
-    if kind == "directory" and not found.st_nlink:
-        raise Failure(f"cannot serve {path}: the directory was removed; give one that exists")
-    if kernelfs.judge_root(root, kernel_files) & kernelfs.CLOSED:
-        raise Failure(f"cannot serve {path}: the kernel makes it up; see --kernel-files in SECURITY.md")
-    return root, kind, _writable(root)
-
-
-def _writable(root: int) -> bool:
-    """Whether its mount is not read-only."""
-    try:
-        return not os.fstatvfs(root).f_flag & os.ST_RDONLY
-    except OSError:  # a FUSE server that does not know the request
-        return True
 
 
 def _export_options(options: Any) -> Options:
