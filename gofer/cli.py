@@ -23,7 +23,6 @@ FAILED = 1
 # In the order of `gofer --help`: the module of gofer/commands/ that does it, and what it does.
 COMMANDS = {
     "serve": ("serve", "serve a directory or file"),
-    "tar": ("tar", "a served tree as a tar stream, or such a stream into one"),
     "runsc": ("runsc", "run containers on an unmodified runsc, with this program as their gofer"),
     "doctor": ("doctor", "tell what this host has, and what confines a server here"),
     "ls": ("ls", "list directories of a served tree"),
@@ -54,6 +53,7 @@ COMMANDS = {
     "edit": ("edit", "edit a file here, and put it back"),
     "get": ("copy", "copy files and directories of a server here"),
     "put": ("copy", "copy files and directories to a server"),
+    "tar": ("tar", "make a tar stream of a served tree, or write one into it"),
     "mount": ("mount", "mount what a server serves on a directory"),
     "umount": ("mount", "unmount it again"),
     "shell": ("shell", "all of these with a current directory"),
