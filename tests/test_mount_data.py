@@ -93,6 +93,29 @@ def test_holes_and_large_offsets(there: Mount, way: str) -> None:
         assert os.fstat(fd).st_size == (6 << 30) + 4096
 
 
+def test_a_part_of_a_page_can_be_changed_by_who_may_only_write(there: Mount) -> None:
+    """What the kernel is to write later it has to read before."""
+    (there.tree / "file").write_bytes(b"contents")
+    fd = os.open(there.path / "file", os.O_WRONLY)
+    try:
+        assert os.pwrite(fd, b"N", 3) == 1
+        with fails(errno.EBADF):
+            os.read(fd, 1)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    made = os.open(there.path / "new", os.O_WRONLY | os.O_CREAT)
+    try:
+        os.write(made, b"written")
+        os.fsync(made)
+        os.posix_fadvise(made, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pwrite(made, b"W", 0) == 1
+    finally:
+        os.close(made)
+    assert (there.tree / "file").read_bytes() == b"conNents"
+    assert (there.path / "new").read_bytes() == (there.tree / "new").read_bytes() == b"Written"
+
+
 def test_direct_io_and_copies_between_files(there: Mount) -> None:
     data = os.urandom(1 << 20)
     (there.path / "file").write_bytes(data)

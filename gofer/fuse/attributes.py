@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from errno import EIO, EOPNOTSUPP, ERANGE, ESTALE
+import stat
+from errno import EACCES, EIO, EOPNOTSUPP, ERANGE, ESTALE
 
 from gofer import sys, wire
 from gofer.fuse import kernel
@@ -47,6 +48,17 @@ def look(fs: FileSystem, request: Request, node: Node, fh: int = 0) -> bytes:
     if ino != node.ino or born != node.born or (mode ^ node.mode) & 0o170000:
         raise OSError(ESTALE, "something else is there now")
     return raw
+
+
+def access(fs: FileSystem, request: Request) -> Reply:
+    """Asked where the kernel does not check permissions, so of who may do anything: but not run what nobody may."""
+    (mask,) = kernel.AccessIn.read(request.body)
+    node = fs.nodes.by_id(request.nodeid)
+    if mask & os.X_OK and stat.S_ISREG(node.mode):
+        mode = int.from_bytes(look(fs, request, node)[28:30], "little")
+        if not mode & ~fs.options.umask & 0o111:
+            raise OSError(EACCES, os.strerror(EACCES))
+    return b""
 
 
 def setattr(fs: FileSystem, request: Request) -> Reply:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gofer.fuse.state import FileSystem, Reply, Request
 
 _NOT_YET = os.RWF_NOWAIT if hasattr(os, "RWF_NOWAIT") else 0
+_ASKED = os.O_ACCMODE | os.O_TRUNC
 _READ_ROOM = wire.MAX_MESSAGE_SIZE - 64  # bytes of one PRead or PWrite
 
 
@@ -29,12 +30,25 @@ def open(fs: FileSystem, request: Request) -> Reply:
 
 def _open(fs: FileSystem, request: Request, node: Node, fd: int, flags: int) -> bytes:
     """The server is asked for just this access: what is donated, and what the kernel then opens itself, is no more."""
-    access = flags & (os.O_ACCMODE | os.O_TRUNC)
-    payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fd, access))
+    access = _access(fs, flags)
+    try:
+        payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fd, access))
+    except PermissionError:
+        if access == flags & _ASKED:
+            raise
+        access = flags & _ASKED
+        payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fd, access))
     (fdid,) = wire.OpenAtResp.unpack(payload)
     if access:
         fs.ahead.changed()
     return opened(fs, request, Handle(node, fdid, _one(fds), access))
+
+
+def _access(fs: FileSystem, flags: int) -> int:
+    """Where the kernel writes whole pages later, it first reads what a program has not written of them."""
+    if fs.options.writeback and flags & os.O_ACCMODE == os.O_WRONLY:
+        return flags & os.O_TRUNC | os.O_RDWR
+    return flags & _ASKED
 
 
 def _one(fds: list[int]) -> int:
@@ -59,7 +73,7 @@ def opened(fs: FileSystem, request: Request, handle: Handle) -> bytes:
 def create(fs: FileSystem, request: Request) -> Reply:
     flags, mode, _, _ = kernel.CreateIn.read(request.body)
     name, parent = name_of(request.body, kernel.CreateIn.size), fs.nodes.by_id(request.nodeid)
-    access, fd = flags & (os.O_ACCMODE | os.O_TRUNC), fs.fd(request)
+    access, fd = _access(fs, flags), fs.fd(request)
     body = wire.OpenCreateAtReq.bytes(fd, *owner(fs, request, parent), mode & 0o7777, access) + string(name)
     try:
         payload, fds = fs.exchange(wire.OPENCREATEAT, body)

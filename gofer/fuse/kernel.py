@@ -94,6 +94,8 @@ SetxattrIn = Record("setxattr_in", size=U32, flags=U32)
 GetxattrIn = Record("getxattr_in", size=U32, _padding="4x")
 # getxattr_out size[4] (padding[4])
 GetxattrOut = Record("getxattr_out", size=U32, _padding="4x")
+# access_in  mask[4] (padding[4])
+AccessIn = Record("access_in", mask=U32, _padding="4x")
 # interrupt_in unique[8]
 InterruptIn = Record("interrupt_in", unique=U64)
 # fallocate_in fh[8] offset[8] length[8] mode[4] (padding[4])

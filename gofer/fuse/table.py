@@ -18,8 +18,8 @@ OPERATIONS: dict[int, Operation] = {
     for operation in (
         names.lookup, names.forget, names.batch_forget, names.readlink, names.symlink, names.mknod, names.mkdir, names.link,
         names.unlink, names.rmdir, names.rename, names.rename2,
-        attributes.getattr, attributes.statx, attributes.setattr, attributes.statfs, attributes.getxattr, attributes.listxattr,
-        attributes.setxattr, attributes.removexattr,
+        attributes.getattr, attributes.statx, attributes.access, attributes.setattr, attributes.statfs, attributes.getxattr,
+        attributes.listxattr, attributes.setxattr, attributes.removexattr,
         contents.open, contents.create, contents.release, contents.read, contents.write, contents.flush, contents.fsync,
         contents.fallocate, contents.lseek, contents.copy_file_range,
         directories.opendir, directories.readdir, directories.readdirplus, directories.releasedir, directories.fsyncdir,
