@@ -63,8 +63,8 @@ Debian's runsc 0.0~20221219 and 0.0~20240729 (`--directfs=false`), by themselves
 """
 TAIL = """
 What gVisor's servers fail at is known, case by case, with the reason: [runsc-2022.known](conformance/runsc-2022.known) and
-[runsc-2024.known](conformance/runsc-2024.known), in the form that `--known` takes. CI asks both, and any other failure, or one
-that is no longer one, fails it (`tests/test_conform_runsc.py`).
+[runsc-2024.known](conformance/runsc-2024.known), in the form that `--known` takes. CI asks both servers every case over both
+transports, and any other failure, or one that is no longer one, fails it (`tests/test_conform_runsc.py`).
 
 To judge a server of your own:
 

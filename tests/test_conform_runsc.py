@@ -7,14 +7,12 @@ import pytest
 from hosts import CALM, CHECKOUT, GOFER
 
 pytestmark = pytest.mark.slow
-# All of it over the socket; of channels, where a server that hangs makes cases dear, what they alone have.
-# tests/conformance.py asks all of it over both.
-PARTS = {"socket": [], "channel": ["--only=channel"]}
+WAYS = ("socket", "channel")
 
 
 def judge(year: str, way: str) -> "subprocess.Popen[str]":
     known = CHECKOUT / f"docs/conformance/runsc-{year}.known"
-    argv = [*GOFER, "conform", f"--way={way}", *PARTS[way], f"--known={known}", "--timeout=40", "--connections=2"]
+    argv = [*GOFER, "conform", f"--way={way}", f"--known={known}", "--timeout=40", "--connections=2"]
     server = [sys.executable, str(CHECKOUT / "tests/runsc_alone.py"), year, "DIR", "2"]
     pipe = subprocess.PIPE
     return subprocess.Popen([*argv, "--", *server], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
@@ -22,7 +20,7 @@ def judge(year: str, way: str) -> "subprocess.Popen[str]":
 
 def test_gvisors_servers_have_their_known_faults_and_no_other() -> None:
     """All at once, as they wait most of the time."""
-    running = {(year, way): judge(year, way) for year in ("2022", "2024") for way in PARTS}
+    running = {(year, way): judge(year, way) for year in ("2022", "2024") for way in WAYS}
     told = {key: process.communicate(timeout=CALM) for key, process in running.items()}
     for key, (out, err) in told.items():
         failed = [line for line in out.splitlines() if line.startswith("not ok") and "# TODO" not in line]
