@@ -94,7 +94,7 @@ LAYERS = """
     commands: notify options stdio runsc given
     commands: charge
     commands: config common attrs names patterns lscolors
-    commands: modes xattr rm typed
+    commands: modes xattr rm typed pieces
     commands: make
     commands: mv edit
     commands: serve lslines stat cat mount copy tar replay top metrics findexpr head du df links sum tree sides

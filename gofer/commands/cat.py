@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from gofer import Failure
 from gofer.commands.common import Session, add_addresses, add_common, open_content, operands
+from gofer.commands.pieces import told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,16 +30,19 @@ def add(parser: ArgumentParser) -> None:
     add_addresses(parser)
     for letter, name, words in _FLAGS:
         parser.add_argument(letter, dest=name, action="store_true", help=words)
-    add_common(parser)
+    add_common(parser, json="piece of a file")
 
 
 def run(options: Any) -> int:
     marks = _Marks(options)
+    if options.json and marks.any:
+        raise Failure("cat: --json tells contents as they are: none of -nbsETvAet goes with it")
     with Session("cat", options) as session:
         for address in operands(options.addresses):
             with session.each(address.shown), open_content(session, address) as content:
-                for data in content.pieces():
-                    session.write(marks.made(data) if marks.any else data)
+                with told(session, options.json, address.shown) as write:
+                    for data in content.pieces():
+                        write(marks.made(data) if marks.any else data)
     return session.status
 
 

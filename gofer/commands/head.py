@@ -7,6 +7,7 @@ import stat
 from gofer import Failure
 from gofer.client.transport import Lost
 from gofer.commands.common import Address, Session, add_addresses, add_common, open_content, operands
+from gofer.commands.pieces import told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add(parser: ArgumentParser) -> None:
     parser.description = "Print the first lines of files, as head(1) does: ten of each."
     add_addresses(parser)
     add_counts(parser, "the first N", "with - before it all but the last N")
-    add_common(parser)
+    add_common(parser, json="piece of a file")
 
 
 def add_counts(parser: ArgumentParser, which: str, sign: str) -> None:
@@ -62,6 +63,10 @@ def amount(options: Any) -> tuple[bool, str, int]:
     return lines, sign, int(digits) * _UNITS[unit]
 
 
+def has_headings(options: Any, addresses: list[Address]) -> bool:
+    return not options.json and (options.verbose or len(addresses) > 1 and not options.quiet)
+
+
 def heading(number: int, name: bytes) -> bytes:
     return b"\n" * bool(number) + b"==> " + name + b" <==\n"
 
@@ -83,7 +88,7 @@ def run(options: Any) -> int:
     end = b"\0" if options.zero_terminated else b"\n"
     with Session("head", options) as session:
         addresses = operands(options.addresses)
-        headings = options.verbose or len(addresses) > 1 and not options.quiet
+        headings = has_headings(options, addresses)
         number = 0
         for address in addresses:
             if headings and is_directory(session, address):  # as the program of that name: it can be opened
@@ -93,8 +98,9 @@ def run(options: Any) -> int:
                 if headings:
                     session.write(heading(number, session.seen(address.shown)))
                 number += 1
-                for data in _part(content, lines, sign == "-", count, end):
-                    session.write(data)
+                with told(session, options.json, address.shown) as write:
+                    for data in _part(content, lines, sign == "-", count, end):
+                        write(data)
     return session.status
 
 

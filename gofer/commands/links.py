@@ -6,7 +6,7 @@ import stat
 from errno import ENOENT
 
 from gofer.client.transport import Lost
-from gofer.commands.common import Session, add_addresses, add_common, operands
+from gofer.commands.common import Address, Session, add_addresses, add_common, operands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,38 +31,46 @@ def add(parser: ArgumentParser) -> None:
     how.add_argument("-m", "--canonicalize-missing", dest="none", action="store_true", help="none needs to exist")
     parser.add_argument("-q", "--quiet", action="store_true", help="do not tell what goes wrong")
     parser.add_argument("-z", "--zero", action="store_true", help="end each with a NUL")
-    add_common(parser)
+    add_common(parser, json="operand")
 
 
 def run(options: Any) -> int:
     reads = options.subcommand == "readlink"
     link = reads and not (options.last or options.all or options.none)
     quiet = options.quiet or reads and not options.verbose
-    found = []
+    addresses = operands(options.addresses)
+    end = b"\0" if options.zero else b"\n"
+    if reads and options.no_newline and len(addresses) == 1:
+        end = b""
     with Session(options.subcommand, options) as session:
-        for address in operands(options.addresses):
-            tree = session.tree(address)
+        for address in addresses:
             try:
-                if not link:
-                    found.append(tree.canonical(address.path, missing=-1 if options.none else 0 if options.all else 1))
-                    continue
-                node = tree.resolve(address.path, follow=False)
-                try:
-                    if stat.S_ISLNK(node.stat.mode):
-                        found.append(tree.target(node))
-                        continue
-                finally:
-                    tree.drop(node.fd)
-                raise OSError(ENOENT, "it is no symbolic link")
+                path = _target(session, address) if link else _canonical(session, options, address)
             except Lost:
                 raise
             except OSError as error:
                 session.status = 1
                 if not quiet:
                     session.bad(address.shown, error)
-        end = b"\0" if options.zero else b"\n"
-        bare = reads and options.no_newline and len(options.addresses) == 1
-        session.write(b"".join((path if options.zero else session.seen(path)) + end for path in found)[: -1 if bare else None])
+                continue
+            if options.json:
+                session.write_json({"path": address.shown, "target" if link else "canonical": path})
+            else:
+                session.write((path if options.zero else session.seen(path)) + end)
     return session.status
 
 
+def _canonical(session: Session, options: Any, address: Address) -> bytes:
+    return session.tree(address).canonical(address.path, missing=-1 if options.none else 0 if options.all else 1)
+
+
+def _target(session: Session, address: Address) -> bytes:
+    """ENOENT, with words of our own, where it is no symbolic link."""
+    tree = session.tree(address)
+    node = tree.resolve(address.path, follow=False)
+    try:
+        if not stat.S_ISLNK(node.stat.mode):
+            raise OSError(ENOENT, "it is no symbolic link")
+        return tree.target(node)
+    finally:
+        tree.drop(node.fd)

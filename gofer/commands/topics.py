@@ -28,6 +28,31 @@ A server follows no symbolic link. Commands do, inside the tree: an absolute
 target begins at its root, and .. stays there.
 """,
     ),
+    "json": (
+        "what commands print for programs",
+        """\
+With --json a command prints an object a line. `path` is a name as the command
+shows it; where it is no UTF-8, its bytes are lone surrogates (\\udcff is the
+byte 255), which Python's os.fsencode turns back.
+
+    gofer ls --json :/etc | jq -r 'select(.size > 9999).path'
+
+`ls`, `stat` and `find` tell type, mode (octal), uid, gid, size, nlink, ino,
+dev, atime_ns, mtime_ns, ctime_ns (nanoseconds since 1970), and where there is
+one rdev, btime_ns, target. Of a name that nobody has looked at, only path and
+type are known.
+
+`cat`, `head` and `tail` tell contents in pieces, in their order:
+
+    {"path": "log", "offset": 0, "text": "one\\ntwo\\n"}
+    {"path": "log", "offset": 8, "base64": "/wA="}
+
+offset is where in the file the piece begins. It is text where it is UTF-8, with
+each letter whole, and base64 where it is not. An empty file is one piece.
+
+`readlink` and `realpath` tell target, or canonical: the path without links.
+""",
+    ),
     "environment": (
         "variables that have an effect",
         """\
