@@ -18,7 +18,10 @@ sys.path.insert(0, str(CHECKOUT))
 from gofer import __version__, cli  # noqa: E402
 from gofer.commands.topics import TOPICS  # noqa: E402
 
-SECTIONS = {"addresses": "ADDRESSES", "environment": "ENVIRONMENT", "config": "CONFIGURATION FILE", "exit-status": "EXIT STATUS"}
+SECTIONS = {
+    "addresses": "ADDRESSES", "environment": "ENVIRONMENT", "config": "CONFIGURATION FILE", "json": "OUTPUT FOR PROGRAMS",
+    "exit-status": "EXIT STATUS",
+}  # fmt: skip
 
 
 def pages(date: str) -> dict[str, str]:
