@@ -51,19 +51,21 @@ class Server:
                 pass  # what is made on first use is made now
             if "jail: off" not in self.said():
                 self.pid = serving(self.process.pid)
+            if any(word.startswith("--trace-on-signal") for word in self._of_the_run()):
+                self.process.send_signal(signal.SIGUSR2)
             self.fds = self.settled_fds()
         except BaseException:
             self.kill()
             raise
 
     def counted(self, options: Sequence[str]) -> list[str]:
-        """Without the thread that looks for slow requests while clients are there, unless asked for: threads are counted.
-
-        $SERVER_OPTIONS: more, for all servers of a run; PLACE in them is a directory of each one's own.
-        """
-        more = os.environ.get("SERVER_OPTIONS", "").replace("PLACE", str(self.place))
+        """Without the thread that looks for slow requests while clients are there, unless asked for: threads are counted."""
         slow = [] if any(option.startswith("--slow") for option in options) else ["--slow=0"]
-        return [*slow, *options, *shlex.split(more)]
+        return [*slow, *options, *self._of_the_run()]
+
+    def _of_the_run(self) -> list[str]:
+        """$SERVER_OPTIONS: more, for all servers of a run (tests/run); PLACE in them is a directory of each one's own."""
+        return shlex.split(os.environ.get("SERVER_OPTIONS", "").replace("PLACE", str(self.place)))
 
     def connect(self) -> socket.socket:
         """A connected socket; waits for the server to come up."""
