@@ -37,6 +37,12 @@ def put(data: bytes) -> None:
             raise Failure(f"cannot write the output: {e.strerror}; give it a place that can be written to") from None
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, by the word for one."""
+    many = what[:-1] + "ies" if what.endswith("ry") else what + "s"
+    return f"{number} {what if number == 1 else many}"
+
+
 def say(line: str) -> None:
     """One line, by `put`."""
     put(line.encode("utf-8", "backslashreplace") + b"\n")

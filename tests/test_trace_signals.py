@@ -28,7 +28,7 @@ def test_usr1_logs_what_is_counted(jail: str, start: Start, spot: Path) -> None:
         for _ in range(7):
             peer.fstat(peer.root)
         send(server, signal.SIGUSR1, "summary: FStat: 7 requests, 0 errors, 1064 bytes, ")
-    assert "summary: 1 connections, 1 FDs, 1 channels, 2 workers, 0 of them silent" in server.said()
+    assert "summary: 1 connection, 1 FD, 1 channel, 2 workers, 0 of them silent" in server.said()
 
 
 @pytest.mark.parametrize("jail", JAILS)

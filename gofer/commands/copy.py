@@ -174,7 +174,7 @@ class _Get(Copier):
         here, place = LocalTree(), os.fsencode(target)
         into = os.path.isdir(place)
         if not into and (len(sources) > 1 or place.endswith(b"/") and not self.recursive):
-            raise Failure(f"{target}: it is not a directory, and several files can only go into one")
+            raise Failure(f"{target}: it is no directory to copy into; make one first")
         for word in sources:
             address = parse(word)
             shown = _plain(address.path) or b"/"
@@ -214,7 +214,7 @@ class _Put(Copier):
         copy = self.copies(None, LocalTree(), there)
         into = directory_at(tree, address.path)
         if into is None and (len(sources) > 1 or address.path.endswith(b"/") and not self.recursive):
-            raise Failure(f"{target}: it is not a directory, and several files can only go into one")
+            raise Failure(f"{target}: it is no directory to copy into; make one first")
         for word in sources:
             with self.session.each(os.fsencode(word)):
                 self._one(copy, tree, os.fsencode(word), into, address.path)

@@ -77,7 +77,7 @@ class _Cp(Copier):
     def copy(self, sources: list[Address], target: Address, there: Tree) -> None:
         into = None if self._names_itself else directory_at(there, target.path)
         if into is None and (len(sources) > 1 or target.path.endswith(b"/") and not self.recursive):
-            raise Failure(f"{printable(target.shown)}: it is not a directory, and several files can only go into one")
+            raise Failure(f"{printable(target.shown)}: it is no directory to copy into; make one first")
         for source in sources:
             with self.session.each(source.shown):
                 tree = self.session.tree(source)

@@ -6,7 +6,7 @@ import time
 
 from gofer import Failure
 from gofer.commands.options import explaining, seconds
-from gofer.output import put, say
+from gofer.output import counted, put, say
 from gofer.watch.ask import ask
 
 TYPE_CHECKING = False
@@ -72,8 +72,8 @@ def head(now: Counters) -> list[str]:
     silent = f", {now['silent_workers']} of them silent" if now["silent_workers"] else ""
     up = int(now["up_s"])
     return [
-        f"gofer: {now['served']}, up {up // 3600}:{up // 60 % 60:02}:{up % 60:02}, {now['workers']} workers{silent}, "
-        f"{len(now['connections'])} connections, {now['fds']} FDs, {now['channels']} channels, "
+        f"gofer: {now['served']}, up {up // 3600}:{up // 60 % 60:02}:{up % 60:02}, {counted(now['workers'], 'worker')}{silent}, "
+        f"{counted(len(now['connections']), 'connection')}, {counted(now['fds'], 'FD')}, {counted(now['channels'], 'channel')}, "
         f"{now['vain_s']:.1f} s looked in vain"
     ]
 

@@ -13,6 +13,7 @@ import time
 
 from gofer import Failure, failure
 from gofer.jail import callnames
+from gofer.output import counted
 from gofer.server.admission import credentials
 from gofer.sys import MACHINE
 from gofer.watch.counters import BYTES, CHANNELS, ERRORS, FDS, NS, TOOK, VAIN, Page
@@ -133,8 +134,8 @@ class Control:
         """What is counted, in lines for the log: one screen."""
         now = self.counters()
         lines = [
-            f"summary: {len(now['connections'])} connections, {now['fds']} FDs, {now['channels']} channels, "
-            f"{now['workers']} workers, {now['silent_workers']} of them silent"
+            f"summary: {counted(len(now['connections']), 'connection')}, {counted(now['fds'], 'FD')}, "
+            f"{counted(now['channels'], 'channel')}, {counted(now['workers'], 'worker')}, {now['silent_workers']} of them silent"
         ]
         first = sorted(now["messages"].items(), key=lambda row: -int(row[1]["ns"]))[:_ROWS]
         for name, row in first:

@@ -15,6 +15,7 @@ import stat
 import time
 
 from gofer import wire
+from gofer.output import counted
 from gofer.watch.messages import MORE, NAMES, Data, Stat
 from gofer.watch.record import CLIENT, GONE, LOST, START, Entry, Start
 
@@ -43,11 +44,6 @@ _TAILS = {wire.WALK: "inode", wire.WALKSTAT: "file", wire.GETDENTS64: "entry", w
 
 def quoted(name: bytes) -> str:
     return '"' + "".join(chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in name) + '"'
-
-
-def counted(number: int, what: str) -> str:
-    many = "" if number == 1 else "entries" if what == "entry" else what + "s"
-    return f"{number} {many or what}"
 
 
 class Clock:
