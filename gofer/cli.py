@@ -168,7 +168,14 @@ def _failed(why: str) -> int:
 
 def parser(command: str, prog: str = "gofer") -> argparse.ArgumentParser:
     """That of one of COMMANDS. Its options have what tells of other commands: `commands`, what each does, and this function."""
-    made = _parser_class()(prog=f"{prog} {command}", allow_abbrev=False, conflict_handler="resolve")  # -h: of ls, du
+    from argparse import HelpFormatter
+
+    made = _parser_class()(
+        prog=f"{prog} {command}",
+        formatter_class=_formatter(HelpFormatter),
+        allow_abbrev=False,
+        conflict_handler="resolve",  # -h: of ls, du
+    )
     made.set_defaults(subcommand=command, commands={name: what for name, (_, what) in COMMANDS.items()}, parser=parser, do=_run)
     _module(command).add(made)
     return made
@@ -220,7 +227,7 @@ def _all(prog: str) -> argparse.ArgumentParser:
         description="Serve a directory to a sandbox over LISAFS (gVisor's file protocol), and use what is served.\n" + _listed(),
         epilog="Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage.\n"
         "`%(prog)s COMMAND --help` tells more of a command, `%(prog)s help` of topics.",
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=_formatter(RawDescriptionHelpFormatter),
         allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=f"gofer {__version__}", help="tell the version")
@@ -244,6 +251,16 @@ def _known(command: str) -> str:
 
     close = get_close_matches(command, COMMANDS, 1)
     raise ArgumentTypeError(f"there is no {command!r}{f'; did you mean {close[0]}?' if close else ': --help lists the commands'}")
+
+
+def _formatter(kind: type[argparse.HelpFormatter]) -> Any:
+    """Of this kind, and as wide as the terminal: to find that out it would import shutil, 2 ms of every command's start."""
+    width = os.environ.get("COLUMNS", "")
+    try:
+        columns = int(width) if width.isdecimal() and int(width) else os.get_terminal_size(1).columns
+    except OSError:
+        columns = 0
+    return lambda prog: kind(prog, width=(columns or 80) - 2)
 
 
 def _parser_class() -> type[argparse.ArgumentParser]:

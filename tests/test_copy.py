@@ -46,6 +46,14 @@ def test_a_tree_arrives_whole_and_again_at_the_server(start: Start, spot: Path, 
     assert before == changes(here)
 
 
+def test_the_start_of_a_copy_loads_nothing_that_is_slow_and_not_needed(server: Server, place: Path) -> None:
+    (server.tree / "f").write_bytes(b"x")
+    argv = [sys.executable, "-ISX", "importtime", *GOFER[-1:], "get", "-q", f"{server.path}:/f", str(place)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=CALM, check=True)
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "gofer.copy.engine" in loaded and not loaded & {"shutil", "hashlib", "_hashlib", "bz2", "lzma", "tarfile", "json"}
+
+
 def changes(tree: Path) -> "dict[str, int]":
     """When each file was last changed in any way."""
     found = [os.path.join(directory, name) for directory, _, names in os.walk(tree) for name in names]

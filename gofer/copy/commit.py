@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from gofer.client.transport import Lost
+from gofer.copy.names import WORTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _MOST = 256  # files: each is an open fd, on both sides
 _MOST_BYTES = 256 << 20
-WORTH = 1 << 20  # bytes from which on an interrupted file is kept, for --resume
 
 
 class Complete(NamedTuple):

@@ -58,7 +58,7 @@ class RemoteFile(FD):
         super().__init__(key, tree.trash)
         self._tree, self.node = tree, node
         self.size, self.sparse = node.stat.size, node.stat.blocks * 512 < node.stat.size
-        self.host, found = _usable(fds, self.size, writing)
+        self.host, found = _usable(fds, self.size, writing, tree.disks)
         if found and not writing:
             self.size, self.sparse = found.st_size, found.st_blocks * 512 < found.st_size
 
@@ -114,7 +114,7 @@ class RemoteFile(FD):
             raise OSError(code, os.strerror(code))
 
 
-def _usable(fds: list[int], size: int, writing: bool) -> tuple[int, os.stat_result | None]:
+def _usable(fds: list[int], size: int, writing: bool, disks: dict[int, bool]) -> tuple[int, os.stat_result | None]:
     """The first of these, if it is open as it should be, on a regular file of a disk; else -1. All others are closed."""
     close_all(fds[1:])
     if not fds:
@@ -124,8 +124,11 @@ def _usable(fds: list[int], size: int, writing: bool) -> tuple[int, os.stat_resu
     found = os.fstat(fd)
     right = modes.S_ISREG(found.st_mode) and (found.st_size == size or not writing)
     allowed = (os.O_RDWR,) if writing else (os.O_RDONLY, os.O_RDWR)
-    if right and access in allowed and not sys.fstatfs(fd, _reference) and _statfs.f_type not in _NO_DISK:
-        return fd, found
+    if right and access in allowed:
+        if found.st_dev not in disks:
+            disks[found.st_dev] = not sys.fstatfs(fd, _reference) and _statfs.f_type not in _NO_DISK
+        if disks[found.st_dev]:
+            return fd, found
     os.close(fd)
     return -1, None
 

@@ -39,6 +39,7 @@ class RemoteTree:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.trash: list[int] = []
+        self.disks: dict[int, bool] = {}  # by device: whether what a donated fd is on is one, see files.py
         self.root = Node(b"/", client.root.stat, FD(client.root.fd, []))
         self.piece = min(PIECE, client.max_message_size - _OVERHEAD)
         self._xattrs = wire.FLISTXATTR in client.supported

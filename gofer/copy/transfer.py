@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from gofer.client.transport import Lost
 from gofer.copy import data, names
-from gofer.copy.commit import WORTH, Complete, discard
+from gofer.copy.commit import Complete, discard
+from gofer.copy.names import WORTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
