@@ -189,5 +189,7 @@ class _Client:
 
     def _fgetxattr(self, payload: bytes) -> bytes:
         fd, _, size = struct.unpack_from("<QIH", payload)
-        value = self._nodes[fd].xattrs[payload[14 : 14 + size]]
+        value = self._nodes[fd].xattrs.get(payload[14 : 14 + size])
+        if value is None:
+            raise OSError(61, "No data available")
         return struct.pack("<H", len(value)) + value

@@ -75,12 +75,13 @@ LAYERS = """
     fuse: process
     fuse: guard
     fuse
-    copy: data names sides commit progress
+    copy: data names sides progress
+    copy: commit posts
     copy: local files
     copy: archive places
     copy: remote
     copy: remove transfer measure
-    copy: links pack unpack
+    copy: links mend pack unpack
     copy: engine
     copy
     runsc: errors calls

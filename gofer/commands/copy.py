@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat as modes
@@ -10,7 +11,7 @@ from errno import EDQUOT, EISDIR, ENOENT, ENOSPC
 from gofer import Failure
 from gofer.client.address import parse
 from gofer.client.transport import Lost
-from gofer.commands.common import Session, add_common
+from gofer.commands.common import Session, add_common, why
 from gofer.copy.engine import Copy
 from gofer.copy.files import FD
 from gofer.copy.local import Fd, LocalTree
@@ -25,6 +26,7 @@ from gofer.output import printable, say, tell
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+    from collections.abc import Iterator
     from typing import Any
 
     from gofer.client.replies import Inode
@@ -35,6 +37,7 @@ _HELP = {
     "put": ("Copy files to a server", "SOURCE", "SERVER:DESTINATION"),
 }
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_WOULD = ("copy", "make", "delete")
 _ITSELF = (b"", b".", b"..")  # last components that name no entry: what is meant is what is in the directory
 
 
@@ -43,7 +46,8 @@ def add(parser: ArgumentParser) -> None:
     parser.usage = f"%(prog)s [options] {source}... {target}"
     parser.description = (
         f"{what}: contents, modes, times, owners where that is allowed, symbolic and hard links, xattrs, ACLs, holes. "
-        "A file has its name only when it is complete and on the disk. What has the same size and time already is left as it is."
+        "A file has its name only when it is complete and on the disk. What has the same size and time already gets no more "
+        "than mode, owner and xattrs."
     )
     parser.epilog = (
         f"Where {target} is a directory the copies go into it under their own names; SOURCE/. copies what is in SOURCE. What "
@@ -65,7 +69,7 @@ def add(parser: ArgumentParser) -> None:
         metavar="PATTERN",
         help="leave out what has a name like this; with a / in it: a path that ends so, or from the top where it begins with one",
     )
-    add_common(parser)
+    add_common(parser, json="file: what became of it, and a last one with sums")
 
 
 _FLAGS = {
@@ -107,6 +111,8 @@ class Copier:
         self.recursive = options.recursive
         self.progress = Progress(options.quiet or options.dry_run)
         self._copies: dict[Any, Copy] = {}
+        self._json = getattr(options, "json", False)
+        self._failed = 0
         self._options = Options(
             options.recursive, options.update, options.delete, Exclude(options.exclude), options.dry_run, options.verify,
             options.resume, not options.no_sync, getattr(options, "set_id", True),
@@ -124,21 +130,38 @@ class Copier:
 
     def bad(self, shown: bytes, error: OSError, target: bool | None) -> None:
         self.progress.clear()
+        if isinstance(error, Lost):
+            raise error
         if target is None:
             target = error.errno in (ENOSPC, EDQUOT)
-        if isinstance(error, Lost) or target == self.served_target:
-            self.session.bad(shown, error)
-        else:
-            self.session.complain(shown, error.strerror or str(error))
+        self.failed(shown, why(error) if target == self.served_target else error.strerror or str(error))
 
-    def _did(self, verb: str, shown: bytes) -> None:
-        if self._options.dry_run:
-            say(f"{verb} {printable(shown)}")
+    def failed(self, shown: bytes, cause: str) -> None:
+        self._failed += 1
+        if self._json:
+            self.session.write_json({"path": shown, "result": "failed", "error": cause})
+        self.session.complain(shown, cause)
+
+    @contextlib.contextmanager
+    def each(self, shown: bytes) -> Iterator[None]:
+        """One operand."""
+        try:
+            yield
+        except OSError as error:
+            self.bad(shown, error, self.served_target)
+
+    def _did(self, what: str, shown: bytes, size: int) -> None:
+        if self._json:
+            self.session.write_json({"path": shown, "result": what, "bytes": size})
+        elif self._options.dry_run and what in _WOULD:
+            say(f"{what} {printable(shown)}")
 
     def finish(self) -> None:
         for copy in self._copies.values():
             copy.end()
         self.progress.end()
+        if self._json:
+            self.session.write_json({"summary": {**self.progress.sums(), "failed": self._failed}})
         untrusted = sum(copy.untrusted for copy in self._copies.values())
         if untrusted:
             without = "without a set-user-id or set-group-id bit that the server has: --set-id keeps it"
@@ -147,6 +170,7 @@ class Copier:
     def end(self) -> None:
         """After whatever has happened; nothing where all went its way."""
         self.progress.clear()
+        self.session.flush()
         try:
             kept = sum(copy.commit.abandon() for copy in self._copies.values())
         except Lost:
@@ -162,7 +186,7 @@ class Copier:
 
     def descends(self, node: Node, shown: bytes) -> bool:
         if modes.S_ISDIR(node.stat.mode) and not self.recursive:
-            self.session.complain(shown, "it is a directory: -r copies it")
+            self.failed(shown, "it is a directory: -r copies it")
             return False
         return True
 
@@ -178,7 +202,7 @@ class _Get(Copier):
         for word in sources:
             address = parse(word)
             shown = _plain(address.path) or b"/"
-            with self.session.each(shown):
+            with self.each(shown):
                 tree = self.session.tree(address)
                 node = self._node(tree, address.path)
                 if self.descends(node, shown):
@@ -216,7 +240,7 @@ class _Put(Copier):
         if into is None and (len(sources) > 1 or address.path.endswith(b"/") and not self.recursive):
             raise Failure(f"{target}: it is no directory to copy into; make one first")
         for word in sources:
-            with self.session.each(os.fsencode(word)):
+            with self.each(os.fsencode(word)):
                 self._one(copy, tree, os.fsencode(word), into, address.path)
         self.finish()
 

@@ -39,7 +39,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("-n", "--no-clobber", action="store_true", help="leave alone a file that is there")
     parser.add_argument("-T", "--no-target-directory", action="store_true", help="the destination is a name, never a directory")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, which otherwise a terminal shows")
-    add_common(parser)
+    add_common(parser, json="file: what became of it, and a last one with sums")
 
 
 def run(options: Any) -> int:
@@ -79,7 +79,7 @@ class _Cp(Copier):
         if into is None and (len(sources) > 1 or target.path.endswith(b"/") and not self.recursive):
             raise Failure(f"{printable(target.shown)}: it is no directory to copy into; make one first")
         for source in sources:
-            with self.session.each(source.shown):
+            with self.each(source.shown):
                 tree = self.session.tree(source)
                 copy = self.copies(None, RemoteTree(tree.client), RemoteTree(there.client))
                 self._one(copy, tree, source, there, target, into)

@@ -5,8 +5,8 @@
     copy.end()
 
 Directories are gone through depth first, some names at a time, so that memory does not grow with them. A file that has the same
-size and time on both sides is taken for the same; its mode and owner are made so. What a directory is to have itself it gets
-when all in it has its name.
+size and time on both sides is taken for the same; its mode, owner and xattrs are made so. What a directory is to have itself
+it gets when all in it has its name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gofer.copy import data
 from gofer.copy.commit import Commit, Complete
 from gofer.copy.links import Links
 from gofer.copy.local import privileged
+from gofer.copy.mend import mend
 from gofer.copy.names import part_name, possible
 from gofer.copy.places import Options, Place, some
 from gofer.copy.remove import remove
@@ -48,18 +49,27 @@ _IN_THE_WAY = "a {} of that name is in its place, and stays: --delete removes it
 class Copy:
     """complain(shown, error, target): an entry's OSError; target: whether it is that side's, None where that is not known.
 
-    did(verb, shown): with dry_run, what would be done.
+    did(what, shown, size): what became of an entry; with dry_run, what would be done: "copy", "make", "delete".
     """
 
     def __init__(
         self, source: Tree, target: Tree, options: Options, progress: Progress,
-        complain: Callable[[bytes, OSError, bool | None], None], did: Callable[[str, bytes], None],
+        complain: Callable[[bytes, OSError, bool | None], None], did: Callable[[str, bytes, int], None],
     ) -> None:  # fmt: skip
         self.source, self.target, self.options, self.progress = source, target, options, progress
-        self.complain, self._did = complain, did
-        self.commit = Commit(target, complain, lambda _: progress.file(), options.sync)
+        self.complain, self.did = complain, did
+        self.commit = Commit(target, complain, self._copied, options.sync)
         self.untrusted = 0  # files that came without their set-id bits
         self._links = Links(self)
+        self._equals: list[tuple[Node, Node, bytes]] = []  # of this directory, to be looked at together
+
+    def _taken(self) -> list[tuple[Node, Node, bytes]]:
+        equals, self._equals = self._equals, []
+        return equals
+
+    def _copied(self, each: Complete) -> None:
+        self.progress.file()
+        self.did("copied", each.shown, each.stat.size)
 
     def entry(self, source: Any, node: Node, target: Any, name: bytes, shown: bytes) -> None:
         """Copy node, which is in the directory source, to that name in the directory target."""
@@ -74,6 +84,7 @@ class Copy:
             job = self._plan(place, node, name, shown, old, parts)
             if job:
                 transfer(self, source, target, [job], parts)
+            mend(self, place, self._taken())
             self._links.queue()
 
     def inside(self, source: Any, node: Node, target: Any, shown: bytes) -> None:
@@ -83,6 +94,7 @@ class Copy:
 
     def end(self) -> None:
         self.commit.flush()
+        self._links.shut()
 
     def _run(self, steps: Steps) -> None:
         """Depth first, without Python's own stack: trees are deeper."""
@@ -114,7 +126,7 @@ class Copy:
             if self.options.dry_run:
                 target = None if fresh or not old else self.target.enter(place.target, old)
                 if fresh:
-                    self._did("make", shown)
+                    self.did("make", shown, 0)
             else:
                 target = (
                     self.target.mkdir(place.target, name) if fresh or not old else self.target.enter(place.target, old)
@@ -145,9 +157,10 @@ class Copy:
         elif self.options.delete and not place.fresh:
             self._prune(place)
         if not self.options.dry_run:
-            self.commit.then(place.shown, partial(self._finish, place, stat, xattrs))
+            self.commit.then(place.shown, partial(self._links.keep_open, place, stat, xattrs))
 
-    def _finish(self, place: Place, stat: Stat, xattrs: Xattrs) -> None:
+    def finish(self, place: Place, stat: Stat, xattrs: Xattrs) -> None:
+        """What a directory is to have itself."""
         for error in self.target.settle_directory(place.target, stat, xattrs):
             self.complain(place.shown, error, True)
 
@@ -176,6 +189,7 @@ class Copy:
                 jobs += [job] if job else []
         for at in range(0, len(jobs), _OPEN):
             transfer(self, place.source, place.target, jobs[at : at + _OPEN], parts)
+        mend(self, place, self._taken())
         self._links.queue()
         return directories
 
@@ -199,12 +213,14 @@ class Copy:
             self.complain(place.shown, trouble, True)
 
     def _removed(self, place: Place, old: Node, shown: bytes) -> OSError | None:
-        self._did("delete", shown)
+        if self.options.dry_run:
+            self.did("delete", shown, 0)
+            return None
         try:
-            if not self.options.dry_run:
-                remove(self.target, place.target, old)
+            remove(self.target, place.target, old)
         except OSError as error:
             return error
+        self.did("deleted", shown, 0)
         return None
 
     def _cleared(self, place: Place, old: Node, shown: bytes) -> bool:
@@ -223,8 +239,9 @@ class Copy:
         self, place: Place, node: Node, name: bytes, shown: bytes, old: Node | None, parts: Parts | None
     ) -> Job | None:
         """Do what is to be done but for the contents of a regular file: a Job."""
-        if self.options.update and old and not modes.S_ISDIR(old.stat.mode) and old.stat.mtime >= node.stat.mtime:
+        if self.options.update and old and self._newer(node, old):
             self.progress.equal(node.stat.size)
+            self.did("newer", shown, node.stat.size)
             return None
         if old and modes.S_ISDIR(old.stat.mode) and not self._cleared(place, old, shown):
             return None
@@ -235,11 +252,12 @@ class Copy:
             return None
         if old and self._equal(place, node, old):
             self.progress.equal(node.stat.size)
+            self.did("equal", shown, node.stat.size)
             if not self.options.dry_run:
-                self._same_attributes(place, node, old, shown)
+                self._equals.append((node, old, shown))
             return None
         if self.options.dry_run:
-            self._did("copy", shown)
+            self.did("copy", shown, node.stat.size)
             return None
         if modes.S_ISREG(node.stat.mode):
             return job
@@ -248,6 +266,11 @@ class Copy:
         except OSError as error:
             self.complain(shown, error, None)
         return None
+
+    def _newer(self, node: Node, old: Node) -> bool:
+        now, then = node.stat, old.stat
+        same = (now.mtime, now.size) == (then.mtime, then.size)
+        return not modes.S_ISDIR(then.mode) and then.mtime >= now.mtime and not same
 
     def _equal(self, place: Place, node: Node, old: Node) -> bool:
         """Whether the target has it already."""
@@ -268,17 +291,6 @@ class Copy:
             and not isinstance(other, OSError)
             and data.same(one, other, self.progress.moved)
         )
-
-    def _same_attributes(self, place: Place, node: Node, old: Node, shown: bytes) -> None:
-        stat = self.attributes(node.stat)
-        owned = (stat.uid, stat.gid) == (old.stat.uid, old.stat.gid)
-        if owned and (stat.mode == old.stat.mode or modes.S_ISLNK(stat.mode)):
-            return
-        try:
-            for error in self.target.settle_node(place.target, old, stat, None):
-                self.complain(shown, error, True)
-        except OSError as error:
-            self.complain(shown, error, True)
 
     def _special(self, place: Place, job: Job) -> None:
         node, kind = job.node, modes.S_IFMT(job.node.stat.mode)
@@ -315,6 +327,9 @@ class Copy:
         except OSError as error:
             self.complain(shown, error, False)
             return {}
+        return self.allowed(found)
+
+    def allowed(self, xattrs: Xattrs) -> Xattrs:
         if self.options.trusted:
-            return found
-        return {name: value for name, value in found.items() if not privileged(name)}
+            return xattrs
+        return {name: value for name, value in xattrs.items() if not privileged(name)}

@@ -1,13 +1,18 @@
 """Hard links: a file with several names is copied once, and the other names are given to the copy.
 
 What has several names is remembered until all have been met, so memory grows with those that lead elsewhere, or come late.
+As long as there are some, a directory that its own mode shuts to its owner (who may be no more than that) is left open: the way
+to a first name may lead through it.
 """
 
 from __future__ import annotations
 
+import os
 import stat as modes
+from errno import ENOENT
 from functools import partial
 
+from gofer.client.transport import Lost
 from gofer.copy.names import part_name
 from gofer.copy.sides import Node
 from gofer.copy.transfer import transfer
@@ -16,9 +21,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from gofer.client.replies import Stat
     from gofer.copy.engine import Copy
     from gofer.copy.places import Place
+    from gofer.copy.sides import Xattrs
     from gofer.copy.transfer import Job
+
+
+_MOST_OPEN = 200  # directories that are left open: each is an fd
+_APART = "a copy, and no hard link of its other name: {}"
 
 
 class _First:
@@ -35,6 +46,8 @@ class Links:
         self._copy = copy
         self._waiting: list[tuple[bytes, Callable[[], None]]] = []
         self._met: dict[tuple[int, tuple[int, int]], _First] = {}
+        self._due = 0  # names that were met, and are to be made
+        self._open: list[tuple[Place, Stat, Xattrs]] = []
 
     def known(self, place: Place, job: Job, old: Node | None) -> bool:
         """Whether this is another name of a file that was met; it is made one of the copy's, when that has its own."""
@@ -49,6 +62,7 @@ class Links:
         first.left -= 1
         if not first.left:
             del self._met[key]
+        self._due += 1
         self._waiting.append((job.shown, partial(self._link, first, place, job, old)))
         return True
 
@@ -58,22 +72,47 @@ class Links:
             self._copy.commit.then(shown, call)
         self._waiting.clear()
 
+    def keep_open(self, place: Place, stat: Stat, xattrs: Xattrs) -> None:
+        """A directory in which all is done: it gets what it is to have itself, or where that would shut it, in the end."""
+        if (self._met or self._due) and not stat.mode & modes.S_IXUSR and len(self._open) < _MOST_OPEN:
+            self._open.append((place, stat, xattrs))
+        else:
+            self._copy.finish(place, stat, xattrs)
+
+    def shut(self) -> None:
+        """Those that were left open: what is below first."""
+        kept, self._open = self._open, []
+        for place, stat, xattrs in kept:
+            try:
+                self._copy.finish(place, stat, xattrs)
+            except Lost:
+                raise
+            except OSError as error:
+                self._copy.complain(place.shown, error, True)
+
     def _link(self, first: _First, place: Place, job: Job, old: Node | None) -> None:
         copy, target = self._copy, self._copy.target
+        self._due -= 1
         part = part_name(job.name, job.node.stat)
         try:
             made = target.resolve(first.root, first.names).stat
             if old and (old.stat.ino, old.stat.dev) == (made.ino, made.dev):
                 copy.progress.equal()
+                copy.did("equal", job.shown, job.node.stat.size)
                 return
             target.link(first.root, first.names, place.target, part)
-        except (FileNotFoundError, PermissionError):  # it was not copied by its first name, or we have shut its directory
+        except Lost:
+            raise
+        except OSError as apart:
+            if apart.errno != ENOENT:  # else it was not copied by its first name
+                copy.complain(job.shown, OSError(apart.errno, _APART.format(os.strerror(apart.errno or 0))), None)
             first.root, first.names = place.root, (*place.names, job.name)
             transfer(copy, place.source, place.target, [job], None)
             copy.commit.flush()  # before what comes next in the line: this directory may be shut, too
             return
-        (error,) = target.rename([(place.target, part, job.name)])
-        if error:
+        (failed,) = target.rename([(place.target, part, job.name)])
+        if failed:
             target.remove(place.target, part, False)
-            raise error
+            raise failed
         copy.progress.file()
+        copy.did("linked", job.shown, job.node.stat.size)

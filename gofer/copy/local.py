@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
-    from gofer.copy.sides import Found, Xattrs
+    from gofer.copy.sides import Found, Listed, Xattrs
 
 _CLOEXEC = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC
@@ -127,6 +127,10 @@ class LocalTree:
                 return {}
             raise
 
+    def listed(self, directory: Fd, nodes: Sequence[Node]) -> list[Listed]:
+        """As `xattrs` of regular files that nothing was opened of; None where the file system has none."""
+        return [_listed(f"/proc/self/fd/{directory.key}/{os.fsdecode(node.name)}") for node in nodes]
+
     def open(self, directory: Fd, nodes: Sequence[Node]) -> list[LocalFile | OSError]:
         """O_NONBLOCK: what has become a FIFO meanwhile is not waited for."""
         return [_open(directory.key, node.name, os.O_RDONLY | os.O_NONBLOCK) for node in nodes]
@@ -169,9 +173,11 @@ class LocalTree:
     def settle(self, items: Sequence[tuple[LocalFile, Stat, Xattrs]]) -> list[list[OSError]]:
         return [_settle(file.key, stat, xattrs) for file, stat, xattrs in items]
 
-    def settle_node(self, directory: Fd, node: Node, stat: Stat, xattrs: Xattrs | None) -> list[OSError]:
+    def settle_node(
+        self, directory: Fd, node: Node, stat: Stat, xattrs: Xattrs | None, gone: Sequence[bytes] = ()
+    ) -> list[OSError]:
         pin = _pin(directory.key, node)
-        return _settle_pinned(pin.key, node.stat, stat, xattrs)
+        return _settle_pinned(pin.key, node.stat, stat, xattrs, gone)
 
     def settle_directory(self, directory: Fd, stat: Stat, xattrs: Xattrs) -> list[OSError]:
         return _settle(directory.key, stat, xattrs)
@@ -213,6 +219,14 @@ def local_stat(found: os.stat_result) -> Stat:
         divmod(found.st_ctime_ns, 10**9), divmod(found.st_mtime_ns, 10**9),
         (os.major(special), os.minor(special)), (os.major(device), os.minor(device)),
     )  # fmt: skip
+
+
+def _listed(path: str) -> Listed:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names if kept(os.fsencode(name))}
+    except OSError as error:
+        return None if error.errno == EOPNOTSUPP else error
 
 
 def _look(directory: int, name: bytes) -> Found:
@@ -271,8 +285,8 @@ def _settle(fd: int, stat: Stat, xattrs: Xattrs) -> list[OSError]:
     return troubles
 
 
-def _settle_pinned(pin: int, now: Stat, stat: Stat, xattrs: Xattrs | None) -> list[OSError]:
-    """The same of what has no other fd. xattrs None: they, and the times, are as they should be."""
+def _settle_pinned(pin: int, now: Stat, stat: Stat, xattrs: Xattrs | None, gone: Sequence[bytes]) -> list[OSError]:
+    """The same of what has no other fd. xattrs None: they, and the times, are as they should be. gone: those to be removed."""
     troubles: list[OSError] = []
     mode, link = stat.mode & 0o7777, modes.S_ISLNK(now.mode)
     magic = b"/proc/self/fd/%d" % pin
@@ -281,6 +295,8 @@ def _settle_pinned(pin: int, now: Stat, stat: Stat, xattrs: Xattrs | None) -> li
         mode &= ~_unowned(lambda uid, gid: sys.fchownat(pin, b"", uid, gid, flags), now.uid, stat, troubles)
     try:
         if xattrs is not None:
+            for name in gone:
+                os.removexattr(magic, name)
             _set_xattrs(os.fsdecode(magic), xattrs, troubles)
         if not link and mode != now.mode & 0o7777:
             os.chmod(magic, mode)

@@ -63,6 +63,11 @@ class Progress:
         self._equal_bytes += size
         self.moved(0)
 
+    def sums(self) -> dict[str, float]:
+        """For programs."""
+        seconds = round(time.monotonic() - self._began, 3)
+        return {"files": self.files, "bytes": self.bytes, "equal": self.equals, "seconds": seconds}
+
     def line(self) -> str:
         parts = [f"{self.files} file{'s' if self.files != 1 else ''}", size(self.bytes)]
         spent = time.monotonic() - self._began

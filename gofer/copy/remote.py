@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat as modes
 import struct
-from errno import EIO, ELOOP, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM
+from errno import EINVAL, EIO, ELOOP, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM
 
 from gofer import sys, wire
 from gofer.client.ahead import many
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from gofer.client.client import Client
     from gofer.client.replies import Stat
-    from gofer.copy.sides import Found, Xattrs
+    from gofer.copy.sides import Found, Listed, Xattrs
 
 _OWNER = sys.STATX_UID | sys.STATX_GID
+_NOT_OURS = (EPERM, EINVAL)  # what an owner is that one may not set; EINVAL: none of this user namespace
 _TIMES = sys.STATX_ATIME | sys.STATX_MTIME
 _OVERHEAD = 64  # at most, of a message beside its data
 _MOST_NAMES = 1 << 26  # in one directory
@@ -43,6 +44,7 @@ class RemoteTree:
         self.root = Node(b"/", client.root.stat, FD(client.root.fd, []))
         self.piece = min(PIECE, client.max_message_size - _OVERHEAD)
         self._xattrs = wire.FLISTXATTR in client.supported
+        self._shows: bool | None = None
         self._inherits: dict[int, bool] = {}
 
     def ask(self, calls: Sequence[tuple[int, bytes]]) -> list[tuple[bytes, list[int]] | OSError]:
@@ -113,6 +115,39 @@ class RemoteTree:
             if error.errno == EOPNOTSUPP:
                 return {}
             raise
+
+    def listed(self, directory: FD, nodes: Sequence[Node]) -> list[Listed]:
+        """As `xattrs` of many; None where the server does not tell."""
+        if not nodes or not self._tells(nodes[0]):
+            return [None] * len(nodes)
+        return [
+            self._values(node, outcome)
+            for node, outcome in zip(
+                nodes, self.ask([(wire.FLISTXATTR, wire.FListXattrReq.bytes(node.key.key, 0)) for node in nodes])
+            )
+        ]
+
+    def _tells(self, node: Node) -> bool:
+        """Whether it shows those of users: one that hides them says that there are none."""
+        if self._shows is None:
+            self._shows = self._xattrs
+            try:
+                if self._shows:
+                    self.client.fgetxattr(node.key.key, b"user.gofer")
+            except Lost:
+                raise
+            except OSError as error:
+                self._shows = error.errno == ENODATA
+        return self._shows
+
+    def _values(self, node: Node, outcome: tuple[bytes, list[int]] | OSError) -> Listed:
+        try:
+            names = wire.take_strs(payload_of(outcome), 0)
+            return {name: self.client.fgetxattr(node.key.key, name) for name in names if _named(name)}
+        except Lost:
+            raise
+        except OSError as error:
+            return None if error.errno == EOPNOTSUPP else error
 
     def open(self, directory: FD, nodes: Sequence[Node]) -> list[RemoteFile | OSError]:
         calls = [(wire.OPENAT, wire.OpenAtReq.bytes(node.key.key, os.O_RDONLY)) for node in nodes]
@@ -209,7 +244,11 @@ class RemoteTree:
             for (file, stat, xattrs), one in zip(items, plain)
         ]
 
-    def settle_node(self, directory: FD, node: Node, stat: Stat, xattrs: Xattrs | None) -> list[OSError]:
+    def settle_node(
+        self, directory: FD, node: Node, stat: Stat, xattrs: Xattrs | None, gone: Sequence[bytes] = ()
+    ) -> list[OSError]:
+        for name in gone:
+            self.client.fremovexattr(node.key.key, name)
         return self._settle(node.key.key, node.stat, stat, xattrs)
 
     def settle_directory(self, directory: FD, stat: Stat, xattrs: Xattrs) -> list[OSError]:
@@ -222,7 +261,7 @@ class RemoteTree:
             failed, code = self.client.setstat(fd, _OWNER, uid=stat.uid, gid=stat.gid)
             if failed:
                 stat = stat._replace(mode=stat.mode & ~SET_ID)
-                troubles += [] if code == EPERM else [OSError(code, os.strerror(code))]
+                troubles += [] if code in _NOT_OURS else [OSError(code, os.strerror(code))]
         for name, value in (xattrs or {}).items():
             try:
                 self.client.fsetxattr(fd, name, value)
@@ -271,7 +310,7 @@ def _troubles(outcome: tuple[bytes, list[int]] | OSError) -> list[OSError]:
         failed, code = wire.SetStatResp.unpack(payload_of(outcome))
     except OSError as error:
         return [error]
-    if failed & ~_OWNER or failed and code != EPERM:
+    if failed & ~_OWNER or failed and code not in _NOT_OURS:
         return [OSError(code, os.strerror(code))]
     return []
 
