@@ -86,3 +86,17 @@ def test_a_c_project_is_built_and_runs(there: Mount, spot: Path) -> None:
     does("make", "-j3", at=at)
     does("./program", at=at)
     assert "up to date" in does("make", at=at)
+
+
+def test_what_stress_ng_does_to_a_file_system_it_finds_done(there: Mount, spot: Path) -> None:
+    """All at once; each checks what it has done."""
+    stressors = (
+        *("access", "chdir", "chmod", "chown", "copy-file", "dentry", "dir", "dirdeep", "fallocate", "filename", "flock"),
+        *("fpunch", "fstat", "getdent", "hdd", "iomix", "link", "locka", "lockf", "lockofd", "mknod", "mmap", "open", "rename"),
+        *("seek", "sendfile", "symlink", "sync-file", "touch", "utime", "xattr"),
+    )
+    small = [f"--{name}-bytes=4m" for name in ("hdd", "iomix", "fallocate", "mmap", "sync-file")]
+    small += ["--mmap-file", "--seek-size=2m", "--dentries=64", "--dirdeep-dirs=2", "--dirdeep-inodes=100"]
+    each = [f"--{name}=1" for name in stressors]
+    does("stress-ng", "--temp-path", there.path, "--timeout=1s", "--verify", "--quiet", *small, *each, at=spot)
+    assert os.listdir(there.path) == os.listdir(there.tree) == []

@@ -83,9 +83,10 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--fd-budget",
         type=explaining(count),
-        default=1000,
+        default=10_000,
         metavar="N",
-        help="how many of the server's files to hold beside those in use, each by one of its fds (default: 1000)",
+        help="how many of the server's files to hold beside those in use, each by one of its fds, at most: where it runs out of "
+        "them, half of what it had given is given back, and no more is held from then on (default: 10000)",
     )
     parser.add_argument(
         "--node-budget",

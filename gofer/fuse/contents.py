@@ -88,7 +88,7 @@ def create(fs: FileSystem, request: Request) -> Reply:
 
 def _open_existing(fs: FileSystem, request: Request, parent: Node, fd: int, name: bytes, flags: int) -> bytes:
     """Somebody else has made it meanwhile."""
-    _, found = fs.pool.walk_raw(fd, [name])
+    _, found = fs.nodes.with_room(lambda: fs.pool.walk_raw(fd, [name]))
     if not found:
         raise OSError(EEXIST, os.strerror(EEXIST))
     control, raw = found[0]

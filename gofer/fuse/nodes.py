@@ -26,11 +26,15 @@ from gofer.fuse.kernel import ROOT_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, TypeVar
+
     from gofer.client.pool import Pool
 
     Held = list["Node"]
+    T = TypeVar("T")
 
 _CLOSES = 32  # FDs that are closed by one message
+_LEAST = 8  # FDs, whatever the budget
 _SEEN = struct.Struct("<28xH2xQ40xqI44xII")  # of struct statx: mode, ino, btime, dev
 _MASK = struct.Struct("<I")
 _BTIME = 0x800
@@ -73,7 +77,9 @@ class Nodes:
     def __init__(self, pool: Pool, budget: int, root: tuple[int, bytes]) -> None:
         self.lock = _thread.allocate_lock()
         self._pool = pool
-        self._budget = max(budget, 8)
+        self._budget = max(budget, _LEAST)
+        self._sheds = 0  # how often the server had too few fds, and got some back
+        self._shedding = _thread.allocate_lock()
         self._by_id: list[Node | None] = [None]
         self._free: list[int] = []
         self._by_ino: dict[int, Node] = {}
@@ -229,12 +235,7 @@ class Nodes:
                 break
             way.append(top)
         way.reverse()
-        try:
-            _, found = self._pool.walk_raw(from_fd, [each.name for each in way])
-        except OSError as error:
-            if error.errno not in (EMFILE, ENFILE) or not self.shed():
-                raise
-            _, found = self._pool.walk_raw(from_fd, [each.name for each in way])
+        _, found = self.with_room(lambda: self._pool.walk_raw(from_fd, [each.name for each in way]))
         stale = len(found) < len(way)
         with self.lock:
             for each, (fdid, raw) in zip(way, found):
@@ -290,18 +291,36 @@ class Nodes:
                 taken += 1
         return taken
 
-    def shed(self) -> bool:
-        """The server has too few fds: give half of ours back, and hold less from now on. False where there are none."""
-        with self.lock:
-            had = len(self._held)
-            self._budget = max(8, min(self._budget, had) // 2)
-            for node in self._held:
-                node.touched = False
-            gave = self._turn(had - self._budget) if had > self._budget else 0
-            waiting = bool(self._closing)
-        if waiting:
-            self.close_now()
-        return bool(gave or waiting)
+    def with_room(self, ask: Callable[[], T]) -> T:
+        """What a request that makes FDs brings, asked again as long as the server has none left and we have some to spare."""
+        while True:
+            before = self._sheds
+            try:
+                return ask()
+            except OSError as error:
+                if error.errno not in (EMFILE, ENFILE) or not self._shed(before):
+                    raise
+
+    def _shed(self, before: int) -> bool:
+        """Give half of what we hold back, and hold no more than that from now on; False where there is nothing.
+
+        So the budget finds what the server allows. before: `_sheds` of when it was asked: others may have given back since.
+        """
+        with self._shedding:
+            if self._sheds != before:
+                return True
+            with self.lock:
+                had = len(self._held)
+                self._budget = max(_LEAST, min(self._budget, had) // 2)
+                for node in self._held:
+                    node.touched = False
+                gave = self._turn(had - self._budget) if had > self._budget else 0
+                waiting = bool(self._closing)
+            if waiting:
+                self.close_now()
+            if gave or waiting:
+                self._sheds += 1
+            return bool(gave or waiting)
 
     def close_later(self, fdid: int) -> None:
         with self.lock:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 import struct
-from errno import EBADF, EIO, EMFILE, ENFILE, ESTALE
+from errno import EBADF, EIO, ESTALE
 
 from gofer import wire
 from gofer.client.stream import Stream
@@ -33,6 +33,7 @@ _Entry = struct.Struct("<" + "".join(code for code in kernel.EntryOut.codes.valu
 _Attr = struct.Struct("<QI4x" + _ATTR)
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 YEAR = 365 * 86400
+FD_BUDGET = 10_000  # what is held costs the host some 2 KiB each; a server that has not so many says so
 GONE = 0  # in place of an open FD: the file it was is not there any more
 
 
@@ -41,7 +42,7 @@ class Options:
 
     def __init__(
         self, *, cache: str = "auto", read_only: bool = False, writeback: bool = False, passthrough: bool = True,
-        uid: int = NO_ID, gid: int = NO_ID, umask: int = 0, fd_budget: int = 1000, node_budget: int = 100_000,
+        uid: int = NO_ID, gid: int = NO_ID, umask: int = 0, fd_budget: int = FD_BUDGET, node_budget: int = 100_000,
         timeout: float = 30.0, plain_listing: bool = False,
     ) -> None:  # fmt: skip
         self.cache = cache
@@ -189,12 +190,7 @@ class FileSystem:
 
     def exchange(self, mid: int, body: bytes) -> tuple[bytes, list[int]]:
         """One request that makes FDs, again where the server had none left and we have some to spare."""
-        try:
-            return self.pool.exchange(mid, body)
-        except OSError as error:
-            if error.errno not in (EMFILE, ENFILE) or not self.nodes.shed():
-                raise
-        return self.pool.exchange(mid, body)
+        return self.nodes.with_room(lambda: self.pool.exchange(mid, body))
 
     def take_up(self, pool: Pool, root_fd: int) -> None:
         """Go on over another connection; see again.py."""
