@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,7 +136,9 @@ def test_direct_io_and_copies_between_files(there: Mount) -> None:
     assert (there.tree / "copy").read_bytes() == data
 
 
-@pytest.mark.parametrize("way", ["passthrough", "fd", "message"], indirect=True)  # --writeback trusts what the kernel has
+@pytest.mark.parametrize(
+    "way", ["passthrough", "fd", "message"], indirect=True
+)  # --writeback trusts what the kernel has
 def test_what_the_host_changes_is_seen(there: Mount) -> None:
     (there.tree / "file").write_bytes(b"a" * 200_000)
     assert (there.path / "file").read_bytes() == b"a" * 200_000
@@ -177,6 +180,34 @@ def test_sqlite_in_wal_mode_from_two_processes(there: Mount) -> None:
         assert connection.execute("select count(*), sum(n) from t").fetchone() == (60, 870)
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
         connection.close()
+
+
+@pytest.mark.parametrize("way", ["message"], indirect=True)
+def test_more_readers_than_channels_get_each_their_own(there: Mount) -> None:
+    """What one reads lies in a channel's memory until the kernel has it, and no longer."""
+    wrong: list[object] = []
+    for i in range(24):
+        (there.tree / str(i)).write_bytes(bytes([i]) * 1_300_000)
+
+    def read(i: int) -> None:
+        for _ in range(8):
+            fd = os.open(there.path / str(i), os.O_RDONLY | os.O_DIRECT)
+            try:
+                with mmap.mmap(-1, 1 << 20) as buffer:
+                    count = os.preadv(fd, [buffer], 0)
+                    if buffer[:] != bytes([i]) * count or count != 1 << 20:
+                        wrong.append((i, count))
+                    if os.pread(fd, 1 << 20, 1 << 20) != bytes([i]) * (1_300_000 - (1 << 20)):
+                        wrong.append(i)
+            finally:
+                os.close(fd)
+
+    readers = [threading.Thread(target=read, args=(i,)) for i in range(24)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
 
 
 def test_locks_hold_between_processes(there: Mount) -> None:

@@ -13,7 +13,7 @@ from errno import EIO
 
 from gofer import wire
 from gofer.client.client import Client
-from gofer.client.transport import ChannelTransport, Lost, SocketTransport, checked
+from gofer.client.transport import ChannelTransport, Lost, SocketTransport, checked, close_all
 from gofer.wire import MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False
@@ -73,7 +73,22 @@ class Pool(Client):
             raise
         finally:
             if self.shared:
-                self._give(transport)
+                self.give_back(transport)
+
+    def borrow(self, mid: int, request: bytes) -> tuple[bytes | memoryview, Transport | None]:
+        """As `ask`, the payload where the channel has it, which is the caller's until he gives it back."""
+        transport = self._take()
+        try:
+            if self.lost:
+                raise self.lost
+            payload, fds = checked(mid, *transport.lend(mid, request))
+            close_all(fds)
+        except BaseException as error:
+            if isinstance(error, Lost):
+                self.lost = error
+            self.give_back(transport)
+            raise
+        return payload, transport
 
     def _take(self) -> Transport:
         if not self.shared:  # the first messages
@@ -94,7 +109,7 @@ class Pool(Client):
                 continue
             bell.acquire()
 
-    def _give(self, transport: Transport) -> None:
+    def give_back(self, transport: Transport) -> None:
         self._free.append(transport)
         if self._waiting:
             try:

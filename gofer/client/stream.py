@@ -97,6 +97,9 @@ class Stream(Pool):
             self.lost = self.lost or lost
             raise
 
+    def borrow(self, mid: int, request: bytes) -> tuple[bytes, None]:
+        return self.ask(mid, request), None
+
     def post(self, mid: int, request: bytes, done: Callable[[bytes | OSError], None]) -> None:
         """Send, and go on. What is asked later is answered later: whoever waits for that knows that this one is done."""
         self._send(_Posted(mid, done), mid, request)

@@ -19,6 +19,12 @@ from gofer import sys, wire
 from gofer.cdata import addressof, byref, c_char, c_int, c_long, c_ulong, c_void_p
 from gofer.wire import ERROR, MAX_MESSAGE_SIZE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Payload = TypeVar("Payload", bytes, memoryview)
+
 _MOST_FDS = 8
 _AT_ONCE = 16384  # bytes of one read of replies: some thirty that tell of a file
 _DATA, _PAYLOAD = 16, 20  # offsets in a window: the data, and what is behind a message's header in it
@@ -73,6 +79,8 @@ class SocketTransport:
         """One request; returns the reply's message id, payload and donated fds."""
         self.send(wire.SocketHeader.bytes(len(request), mid) + request)
         return self.answer()
+
+    lend = call  # what comes is the caller's own
 
     def send(self, requests: bytes) -> None:
         """Whole messages, headers and all. Ask for answers before more is sent than the socket holds."""
@@ -217,13 +225,18 @@ class ChannelTransport:
 
     def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
         """As SocketTransport.call."""
+        answer, payload, fds = self.lend(mid, request)
+        return answer, bytes(payload), fds
+
+    def lend(self, mid: int, request: bytes) -> tuple[int, memoryview, list[int]]:
+        """As `call`, the payload where it lies: until the next call, and as long as the server leaves it as it is."""
         wire.ChannelHeader.pack(self._view, 0, 0, 0, mid, 0)
         self._view[_PAYLOAD : _PAYLOAD + len(request)] = request
         size = self._exchange(_PAYLOAD - _DATA + len(request))
         _, _, answer, count = wire.ChannelHeader.read(self._view)
         if not _PAYLOAD - _DATA <= size <= len(self._view) - _DATA:
             raise Garbled("a reply that does not fit its channel")
-        return answer, bytes(self._view[_PAYLOAD : _DATA + size]), self._donated(count)
+        return answer, self._view[_PAYLOAD : _DATA + size], self._donated(count)
 
     def _donated(self, count: int) -> list[int]:
         """One fd a message, all of which are there when the reply is."""
@@ -282,7 +295,7 @@ def connected(path: str | bytes, timeout: float = 0) -> socket.socket:
     return sock
 
 
-def checked(mid: int, answer: int, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
+def checked(mid: int, answer: int, payload: Payload, fds: list[int]) -> tuple[Payload, list[int]]:
     """The payload and fds of an answer to that message; raises the OSError that an Error reply tells."""
     if answer == mid:
         return payload, fds

@@ -13,6 +13,8 @@ from gofer.fuse.state import Handle, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from gofer.client.stream import Stream
     from gofer.fuse.nodes import Node
     from gofer.fuse.state import FileSystem, Reply, Request
@@ -112,14 +114,24 @@ def read(fs: FileSystem, request: Request) -> Reply:
     if handle.host >= 0:
         into = request.out[:size]
         return [into[: _from_host(request, handle.host, into, offset)]]
-    parts: list[bytes] = []
-    while size > 0:
-        part = fs.pool.pread(handle.fdid, min(size, _READ_ROOM), offset)[:size]
+    done = 0
+    while done < size:
+        part, lender = _lent(fs, handle, min(size - done, _READ_ROOM), offset + done)
+        if len(part) == size:  # as a rule: from the channel's memory straight to the kernel's
+            request.lent = lender
+            return [part]
+        request.out[done : done + len(part)] = part
+        if lender is not None:
+            fs.pool.give_back(lender)
         if not part:
             break
-        parts.append(part)
-        size, offset = size - len(part), offset + len(part)
-    return parts
+        done += len(part)
+    return [request.out[:done]]
+
+
+def _lent(fs: FileSystem, handle: Handle, count: int, offset: int) -> tuple[bytes | memoryview, Any]:
+    payload, lender = fs.pool.borrow(wire.PREAD, wire.PReadReq.bytes(offset, handle.fdid, count))
+    return payload[wire.PReadResp.size : wire.PReadResp.size + count], lender
 
 
 def _from_host(request: Request, host: int, into: memoryview, offset: int) -> int:
@@ -154,7 +166,7 @@ def write(fs: FileSystem, request: Request) -> Reply:
     done = 0
     while done < size:
         part = data[done : done + _READ_ROOM]
-        body = wire.PWriteReq.bytes(offset + done, handle.fdid, len(part)) + bytes(part)
+        body = b"".join((wire.PWriteReq.bytes(offset + done, handle.fdid, len(part)), part))
         try:
             wrote = int(wire.PWriteResp.unpack(fs.pool.ask(wire.PWRITE, body))[0])
         except OSError:

@@ -199,9 +199,13 @@ class Crew:
                 self._fs.nodes.unpin(request.held)
             if opcode in CHANGES:
                 self._fs.ahead.changed()
-        me.inside = False
         if not silent:
             self._answer(unique, code, reply, request)
+        if request.lent is not None:
+            reply = b""  # nothing refers to that memory any more
+            self._fs.pool.give_back(request.lent)
+            request.lent = None
+        me.inside = False
 
     def _outcome(self, opcode: int, request: Request) -> tuple[int, Reply]:
         operation = OPERATIONS.get(opcode)

@@ -59,15 +59,17 @@ class Options:
 class Request:
     """What a thread is at. held: nodes that it pins; undo: what is to be taken back where the kernel does not get the reply.
 
-    body: what follows the header; out: room for what is read. aside(): to be called before what may take long.
+    body: what follows the header; out: room for what is read; lent: the channel in whose memory the reply is.
+    aside(): to be called before what may take long.
     """
 
-    __slots__ = ("opcode", "unique", "nodeid", "uid", "gid", "body", "out", "held", "undo", "aside")
+    __slots__ = ("opcode", "unique", "nodeid", "uid", "gid", "body", "out", "lent", "held", "undo", "aside")
 
     def __init__(self, out: memoryview, aside: Callable[[], None]) -> None:
         self.opcode = self.unique = self.nodeid = self.uid = self.gid = 0
         self.body = memoryview(b"")
         self.out = out
+        self.lent: Any = None
         self.held: list[Node] = []
         self.undo: list[Callable[[], None]] = []
         self.aside = aside
