@@ -228,6 +228,12 @@ U32Field = Record("U32Field", value=U32)
 # Messages of our own. Their ids are beyond the protocol's, and Mount does not offer them, so that no other client sees one; who
 # asks all the same takes EOPNOTSUPP for no.
 
+# DirWalk    dir_fd[8] count[4] what[4] str -> control_fd[8] open_fd[8] statx[144] n[4] num_bytes[4] data[num_bytes]
+# data: of each of n entries its type (DT_*, a byte) or, where what is 1, its statx as in DirStat; then their names, each with a NUL
+DIRWALK = 70
+DirWalkReq = Record("DirWalkReq", dir_fd=U64, count=U32, what=U32)
+DirWalkResp = Record("DirWalkResp", control_fd=U64, open_fd=U64, statx=STATX, n=U32, num_bytes=U32)
+
 # DirStat    open_fd[8] count[4] pad[4] -> count[2] DirStatEntry...
 DIRSTAT = 71
 DirStatReq = Getdents64Req
@@ -312,4 +318,4 @@ NAMES = {
     BINDAT: "BindAt", LISTEN: "Listen", ACCEPT: "Accept", CONNECTWITHCREDS: "ConnectWithCreds",
     RENAMEAT2: "RenameAt2",
 }  # fmt: skip
-OWN_NAMES = {DIRSTAT: "DirStat"}
+OWN_NAMES = {DIRWALK: "DirWalk", DIRSTAT: "DirStat"}

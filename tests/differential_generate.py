@@ -326,5 +326,5 @@ WEIGHTS = {
 }
 assert {Mid[name.upper()] for name in WEIGHTS if name.upper() in Mid.__members__} >= set(Mid) - {
     *(Mid.ERROR, Mid.GETDENTS64, Mid.FLUSH, Mid.FLISTXATTR, Mid.FREMOVEXATTR, Mid.CONNECTWITHCREDS, Mid.RENAMEAT2),
-    Mid.DIRSTAT,
+    *(Mid.DIRSTAT, Mid.DIRWALK),
 }, "a message is never sent"

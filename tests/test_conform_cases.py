@@ -67,6 +67,6 @@ def test_every_message_that_can_change_anything_is_tried_where_nothing_may_be_ch
     reading = {
         Mid.ERROR, Mid.MOUNT, Mid.CHANNEL, Mid.FSTAT, Mid.WALK, Mid.WALKSTAT, Mid.CLOSE, Mid.FSYNC, Mid.PREAD,
         Mid.FSTATFS, Mid.READLINKAT, Mid.FLUSH, Mid.CONNECT, Mid.GETDENTS64, Mid.FGETXATTR, Mid.FLISTXATTR,
-        Mid.LISTEN, Mid.ACCEPT, Mid.CONNECTWITHCREDS, Mid.DIRSTAT,
+        Mid.LISTEN, Mid.ACCEPT, Mid.CONNECTWITHCREDS, Mid.DIRSTAT, Mid.DIRWALK,
     }  # fmt: skip
     assert {name.split("-")[0].upper() for name in readonly.CHANGES} == {mid.name for mid in set(Mid) - reading}

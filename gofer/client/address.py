@@ -12,7 +12,7 @@ without `:`.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections import namedtuple
 
 from gofer import Failure
 from gofer.client.reach import is_socket
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Address(NamedTuple):
+class Address(namedtuple("Address", "server path shown remote", defaults=(False,))):
     """server: the path of a socket, or `HOST`, `USER@HOST` where it is remote. path: as it was given, b"" where it was not.
 
     shown: how the command's output begins the names that it finds there.
     """
 
+    __slots__ = ()
     server: str
     path: bytes
     shown: bytes
-    remote: bool = False
+    remote: bool
 
     def within(self, name: bytes) -> Address:
         """What has that name in the directory that this address means."""

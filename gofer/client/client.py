@@ -21,7 +21,7 @@ import struct
 from errno import EIO, ELOOP, ENAMETOOLONG, ENOENT
 
 from gofer import wire
-from gofer.client.replies import Dirent, Inode, Stat, StatFS, stat_of
+from gofer.client.replies import Dirent, DirWalk, Inode, Stat, StatFS, stat_of, stats_of
 from gofer.client.transport import (
     ChannelTransport,
     Garbled,
@@ -289,6 +289,19 @@ class Client:
             found.append((payload[at : at + size], stat_of(raw)))
             at += size
         return found
+
+    def dirwalk(self, fd: int, name: bytes, count: int, stats: bool = False) -> DirWalk:
+        """Into the directory of that name, or fd's own where it is b"": Walk, OpenAt and Getdents64 in one message of our own.
+        EOPNOTSUPP: this server does not know it."""
+        payload = self.ask(wire.DIRWALK, wire.DirWalkReq.bytes(fd, count, stats) + _str(name))
+        control, opened, raw, number, _ = wire.DirWalkResp.read(payload)
+        at = wire.DirWalkResp.size
+        behind = at + number * (STATX_SIZE if stats else 1)
+        names = payload[behind:].split(b"\0")
+        if len(payload) < behind or len(names) != number + 1 or names.pop():
+            raise self.give_up("a DirWalk with another number of names than it says")
+        told = payload[at:behind]
+        return DirWalk(Inode(control, stat_of(raw)), opened, names, b"" if stats else told, stats_of(told) if stats else [])
 
     def listdir(self, fd: int) -> Iterator[Dirent]:
         """Every entry of the directory with control FD fd."""

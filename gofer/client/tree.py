@@ -22,6 +22,7 @@ from errno import EFBIG, EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP
 
 from gofer import wire
 from gofer.client.reach import reach
+from gofer.client.replies import DirWalk as Part
 from gofer.client.replies import Stat
 from gofer.client.transport import Lost
 from gofer.client.way import LONGEST_TARGET, Way
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 MOST = 1 << 22  # entries of a directory that are sorted: a hostile server's has no end
 _NO_NAMES = frozenset((b"", b".", b".."))
 _TYPE_AND_LENGTH = struct.Struct("<24xBH")  # of a Dirent
+LEAST = 280  # bytes of kernel dirents that a DirWalk is asked for: room for the longest name
 _DROPPED = 64  # FDs that wait for one Close message: each is an fd of the server's
 
 
@@ -66,7 +68,7 @@ class Tree:
         self.client = client
         self.root = client.root
         self._dropped: list[int] = []
-        self._knows_dirstat = True  # until the server says that it does not
+        self._knows_dirstat = self._knows_dirwalk = True  # until the server says that it does not
 
     def drop(self, *fds: int) -> None:
         """They are needed no more. Not at once, and not an error where the connection has ended. The root stays."""
@@ -146,19 +148,43 @@ class Tree:
                 for entry in entries:
                     yield entry if entry.type else self._typed(directory, entry)
 
-    def kinds(self, directory: int, at_once: int = 65536) -> Iterator[tuple[bytes, int]]:
-        """As `entries`: the name and the S_IFMT bits of each, and for a third of the price."""
-        with self._listed(directory) as opened:
+    def enter(self, directory: int, name: bytes, at_once: int = 65536, stats: bool = False) -> Part:
+        """`child` of what should be a directory, with a first part of what is in it, where this server can tell both at once.
+
+        For what lists it further. `opened` is then one more FD to drop, where it is above 0; below: nothing has come yet.
+        """
+        return self._begin(directory, name, at_once, stats) or Part(self.child(directory, name), -1, [], b"", [])
+
+    def kinds(self, directory: int, at_once: int = 65536, first: Part | None = None) -> Iterator[tuple[bytes, int]]:
+        """As `entries`: the name and the S_IFMT bits of each, and for a fraction of the price."""
+        for names, kinds in self.kind_parts(directory, at_once, first):
+            yield from zip(names, kinds)
+
+    def kind_parts(
+        self, directory: int, at_once: int = 65536, first: Part | None = None
+    ) -> Iterator[tuple[list[bytes], list[int]]]:
+        """The same by messages: names, and their types. first: what has come with the directory."""
+        with self._parts(directory, at_once, first, False) as (part, opened):
+            if part and part.names:
+                yield part.names, self._types(directory, part.names, part.types)
+            if not opened:
+                return
             request = wire.Getdents64Req.bytes(opened, at_once)
             while found := _names_and_types(self.client.ask(wire.GETDENTS64, request)):
-                self._check([name for name, _ in found])
-                for name, kind in found:
-                    yield name, kind << 12 or self._kind(directory, name)
+                names, types = found
+                self._check(names)
+                yield names, self._types(directory, names, types)
 
-    def sorted(self, directory: int) -> list[tuple[bytes, int]]:
+    def _types(self, directory: int, names: list[bytes], types: bytes) -> list[int]:
+        kinds = [kind << 12 for kind in types]
+        if 0 in types:  # some file systems do not tell
+            kinds = [kind or self._kind(directory, name) for name, kind in zip(names, kinds)]
+        return kinds
+
+    def sorted(self, directory: int, first: Part | None = None) -> list[tuple[bytes, int]]:
         """What `kinds` tells, by name. EFBIG where there are more than anybody can want to hold."""
         found = []
-        for entry in self.kinds(directory):
+        for entry in self.kinds(directory, first=first):
             found.append(entry)
             if len(found) > MOST:
                 raise OSError(EFBIG, f"more than {MOST} entries, which are not sorted")
@@ -178,10 +204,25 @@ class Tree:
         except OSError:
             return 0
 
-    def stats(self, directory: int, at_once: int = 65536) -> Iterator[tuple[bytes, Stat, OSError | None]]:
+    def stats(
+        self, directory: int, at_once: int = 65536, first: Part | None = None
+    ) -> Iterator[tuple[bytes, Stat, OSError | None]]:
         """As `entries`, with the attributes of each; where they are not to be had, why, and a Stat with nothing but the type."""
-        with self._listed(directory) as opened:
-            while self._knows_dirstat:
+        for names, stats in self.stat_parts(directory, at_once, first):
+            for name, attributes in zip(names, stats):
+                if attributes.mask:
+                    yield name, attributes, None
+                else:
+                    yield from self.ask(directory, name, attributes)
+
+    def stat_parts(
+        self, directory: int, at_once: int = 65536, first: Part | None = None
+    ) -> Iterator[tuple[list[bytes], list[Stat]]]:
+        """The same by messages. Where a Stat has a mask of 0, it has nothing but the type: `ask` for it."""
+        with self._parts(directory, at_once, first, True) as (part, opened):
+            if part and part.names:
+                yield part.names, part.stats
+            while opened and self._knows_dirstat:
                 try:
                     found = self.client.dirstat(opened, at_once)
                 except Lost:
@@ -193,17 +234,44 @@ class Tree:
                     break
                 if not found:
                     return
-                self._check([name for name, _ in found])
-                for name, attributes in found:
-                    if attributes.mask:
-                        yield name, attributes, None
-                    else:
-                        yield from self._ask(directory, name, attributes)
-            while entries := self.some_entries(opened, at_once):
-                for entry in entries:
-                    yield from self._ask(directory, entry.name, _untold(entry))
+                names = [name for name, _ in found]
+                self._check(names)
+                yield names, [attributes for _, attributes in found]
+            while opened and (entries := self.some_entries(opened, at_once)):
+                yield [entry.name for entry in entries], [_untold(entry) for entry in entries]
 
-    def _ask(self, directory: int, name: bytes, untold: Stat) -> Iterator[tuple[bytes, Stat, OSError | None]]:
+    @contextlib.contextmanager
+    def _parts(self, directory: int, at_once: int, first: Part | None, stats: bool) -> Iterator[tuple[Part | None, int]]:
+        """What has come already, and the open FD where there is more to come; 0: there is not."""
+        if first and first.opened >= 0:
+            yield first, first.opened
+            return
+        begun = None if first else self._begin(directory, b"", at_once, stats)
+        if not begun:
+            with self._listed(directory) as opened:
+                yield None, opened
+            return
+        try:
+            yield begun, begun.opened
+        finally:
+            if begun.opened:
+                self.drop(begun.opened)
+
+    def _begin(self, directory: int, name: bytes, at_once: int, stats: bool) -> Part | None:
+        """None where the server has no such message, or it has failed: then the messages that it stands for tell why."""
+        if not self._knows_dirwalk:
+            return None
+        try:
+            found = self.client.dirwalk(directory, name, max(at_once, LEAST), stats)
+        except Lost:
+            raise
+        except OSError as error:
+            self._knows_dirwalk = error.errno != EOPNOTSUPP
+            return None
+        self._check(found.names)
+        return found
+
+    def ask(self, directory: int, name: bytes, untold: Stat) -> Iterator[tuple[bytes, Stat, OSError | None]]:
         """The attributes of one; nothing where it has vanished meanwhile."""
         try:
             for attributes in self.client.walkstat(directory, [name])[:1]:
@@ -235,16 +303,18 @@ def _can_be(names: list[bytes]) -> bool:
     return not names or right and max(map(len, names)) < 256
 
 
-def _names_and_types(payload: bytes) -> list[tuple[bytes, int]]:
-    """Of the answer to a Getdents64, what nearly all want of it."""
+def _names_and_types(payload: bytes) -> tuple[list[bytes], bytes] | None:
+    """Of the answer to a Getdents64, what nearly all want of it; None where it has no entry."""
     (count,) = wire.Count.read(payload)
-    found, at, head, read = [], wire.Count.size, wire.Dirent.size, _TYPE_AND_LENGTH.unpack_from
+    at, head, read = wire.Count.size, wire.Dirent.size, _TYPE_AND_LENGTH.unpack_from
+    names, types = [], bytearray()
     for _ in range(count):
         kind, size = read(payload, at)
         at += head
-        found.append((payload[at : at + size], kind))
+        names.append(payload[at : at + size])
+        types.append(kind)
         at += size
-    return found
+    return (names, bytes(types)) if names else None
 
 
 def _untold(entry: Dirent) -> Stat:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import os
 import stat
 from errno import ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+from itertools import chain, repeat
 
 from gofer.client.address import below
 from gofer.client.transport import Lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Callable, Optional
 
-    from gofer.client.replies import Inode, Stat
+    from gofer.client.replies import DirWalk, Inode, Stat
     from gofer.client.tree import Tree
 
     # path below the root of the walk, from the / on; S_IFMT bits; None where nobody asked, or it cannot be looked at; how far
@@ -33,18 +34,21 @@ if TYPE_CHECKING:
 DEEPEST = 1000  # directories in each other
 _AT_ONCE = 65536  # bytes of dirents in a message; far down less, so that all of them together stay small
 _SHALLOW = 16
+_KIND = 0o170000
 
 
 class _Level:
     """A directory that is being listed."""
 
-    __slots__ = ("path", "fd", "attributes", "entries")
+    __slots__ = ("path", "fd", "attributes", "parts", "entries", "fds")
 
-    def __init__(self, path: bytes, fd: int, attributes: Stat, entries: Iterator[Entry]) -> None:
+    def __init__(self, path: bytes, node: Inode, parts: Iterator[Iterable[Entry]], fds: tuple[int, ...]) -> None:
+        """parts: the entries of a message each; fds: what is to be dropped with it."""
         self.path = path
-        self.fd = fd
-        self.attributes = attributes
-        self.entries = entries
+        self.fd, self.attributes = node
+        self.parts = parts
+        self.entries = chain.from_iterable(parts)
+        self.fds = fds
 
 
 class Walk:
@@ -81,7 +85,7 @@ class Walk:
     @property
     def directory(self) -> int:
         """The control FD of the one that the last to come stands in. There is none for the root."""
-        return self._levels[-1].fd
+        return int(self._levels[-1].fd)
 
     def __iter__(self) -> Iterator[Found]:
         root, self._skip = self._root, False
@@ -97,8 +101,8 @@ class Walk:
                 yield b"", kind, root.stat, 0, True
         finally:
             for level in self._levels:
-                level.entries.close()  # type: ignore[attr-defined]
-                self._tree.drop(level.fd)
+                level.parts.close()  # type: ignore[attr-defined]
+                self._tree.drop(*level.fds)
 
     def _below(self) -> Iterator[Found]:
         levels, leaving, follow = self._levels, self._leaving, self._follow
@@ -133,7 +137,7 @@ class Walk:
                     yield path, kind, attributes, depth, True
             else:
                 levels.pop()
-                self._tree.drop(level.fd)
+                self._tree.drop(*level.fds)
                 if leaving:
                     yield level.path, stat.S_IFDIR, level.attributes, depth - 1, True
 
@@ -153,17 +157,22 @@ class Walk:
 
     def _opens(self, depth: int, path: bytes, node: Inode | None, name: bytes = b"") -> bool:
         """Whether that directory, whose entries are so far down, is one to go into: then it is the last of the levels."""
+        first: DirWalk | None = None
         try:
             if not self._skip and depth < self._deepest:
-                node = node or self._tree.child(self._levels[-1].fd, name)
+                at_once = _AT_ONCE if depth < _SHALLOW else _AT_ONCE // 16
+                if node is None and self._one_device:  # what is not gone into is not opened
+                    node = self._tree.child(self._levels[-1].fd, name)
+                elif node is None:
+                    first = self._tree.enter(self._levels[-1].fd, name, at_once, self._stats)
+                    node = first.node
                 if self._is_new(depth, node):
-                    at_once = _AT_ONCE if depth < _SHALLOW else _AT_ONCE // 16
-                    self._levels.append(_Level(path, node.fd, node.stat, self._entries(node.fd, path, at_once)))
+                    self._levels.append(_Level(path, node, self._parts(node.fd, path, at_once, first), _fds(node, first)))
                     return True
         except OSError as error:
             self._tell(path, error)
         if node:
-            self._tree.drop(node.fd)
+            self._tree.drop(*_fds(node, first))
         return False
 
     def _is_new(self, depth: int, node: Inode) -> bool:
@@ -180,22 +189,37 @@ class Walk:
     def _is_above(self, found: Stat) -> bool:
         return any((level.attributes.ino, level.attributes.dev) == (found.ino, found.dev) for level in self._levels)
 
-    def _entries(self, fd: int, path: bytes, at_once: int) -> Iterator[Entry]:
+    def _parts(self, fd: int, path: bytes, at_once: int, first: DirWalk | None) -> Iterator[Iterable[Entry]]:
+        """What is in the directory, a message at a time."""
         try:
             if self._stats:
-                for name, attributes, error in self._tree.stats(fd, at_once):
-                    if error:
-                        self._bad(path + b"/" + name, error)
-                    yield name, stat.S_IFMT(attributes.mode), attributes if attributes.mask else None
-                return
-            if self._in_order:
-                for name, kind in self._tree.sorted(fd):
-                    yield name, kind, None
-                return
-            for name, kind in self._tree.kinds(fd, at_once):
-                yield name, kind, None
+                for names, stats in self._tree.stat_parts(fd, at_once, first):
+                    if all(attributes.mask for attributes in stats):
+                        yield zip(names, [attributes.mode & _KIND for attributes in stats], stats)
+                    else:
+                        yield [*self._asked(fd, path, names, stats)]
+            elif self._in_order:
+                yield [(name, kind, None) for name, kind in self._tree.sorted(fd, first)]
+            else:
+                for names, kinds in self._tree.kind_parts(fd, at_once, first):
+                    yield zip(names, kinds, repeat(None))
         except OSError as error:
             self._tell(path, error)
+
+    def _asked(self, fd: int, path: bytes, names: list[bytes], stats: list[Stat]) -> Iterator[Entry]:
+        """Where not all could be looked at with the directory: one after the other, and what goes wrong is told."""
+        for name, attributes in zip(names, stats):
+            if attributes.mask:
+                yield name, attributes.mode & _KIND, attributes
+                continue
+            for _, found, error in self._tree.ask(fd, name, attributes):
+                if error:
+                    self._bad(path + b"/" + name, error)
+                yield name, found.mode & _KIND, found if found.mask else None
+
+
+def _fds(node: Inode, first: DirWalk | None) -> tuple[int, ...]:
+    return (node.fd, first.opened) if first and first.opened > 0 else (node.fd,)
 
 
 def _loop() -> OSError:

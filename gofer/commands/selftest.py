@@ -140,6 +140,7 @@ class _Course:
             (wire.SYMLINKAT, self._symlinkat), (wire.READLINKAT, self._readlinkat), (wire.LINKAT, self._linkat),
             (wire.WALK, self._walk), (wire.WALKSTAT, self._walkstat), (wire.GETDENTS64, self._getdents64),
             (wire.DIRSTAT, self._dirstat),
+            (wire.DIRWALK, self._dirwalk),
             (wire.FSETXATTR, self._fsetxattr), (wire.FGETXATTR, self._fgetxattr),
             (wire.FLISTXATTR, self._flistxattr), (wire.FREMOVEXATTR, self._fremovexattr),
             (wire.BINDAT, self._bindat), (wire.LISTEN, self._listen), (wire.CONNECT, self._connect),
@@ -254,6 +255,10 @@ class _Course:
         told = {os.fsdecode(name): (each.ino, each.mode, each.size) for name, each in found.items()}
         here = {name: self._host(name) for name in os.listdir(self.folder)}
         _expect(told == {name: (each.st_ino, each.st_mode, each.st_size) for name, each in here.items()}, "not as stat(2) says")
+
+    def _dirwalk(self) -> None:
+        found = self.client.dirwalk(self.root, b"", 65536)
+        _expect(sorted(map(os.fsdecode, found.names)) == sorted(os.listdir(self.folder)), "other names")
 
     def _fsetxattr(self) -> None:
         self.client.fsetxattr(self.file, b"user.gofer", b"value")

@@ -66,7 +66,8 @@ class Mid(enum.IntEnum):
     ACCEPT = 31
     CONNECTWITHCREDS = 32
     RENAMEAT2 = 33
-    DIRSTAT = 71  # gofer's own
+    DIRWALK = 70  # gofer's own, as is
+    DIRSTAT = 71
 
 
 class Stat(NamedTuple):

@@ -77,6 +77,8 @@ def _later(peer: Peer, root: int, directory: int) -> None:
         peer.renameat2(directory, "moved", root, "link", 1)
     with _perhaps():  # a gofer of this project
         peer.dirstat(peer.openat(directory).fd, -4096)
+        peer.dirwalk(root, "dir")
+        peer.dirwalk(directory, "", stats=True)
 
 
 @contextlib.contextmanager
@@ -106,7 +108,7 @@ def recorded(peer: Peer, root: int = 0) -> list[Request]:
     finally:
         peer.transport.exchange = exchange  # type: ignore[method-assign]
     if peer.offered is None:
-        own = {int(Mid.DIRSTAT)} if peer.last_mid >= Mid.BINDAT else set()
+        own = {int(Mid.DIRSTAT), int(Mid.DIRWALK)} if peer.last_mid >= Mid.BINDAT else set()
         expect({mid for mid, _ in sent} == {*range(1, peer.last_mid + 1)} | own, "a message was left out")
     return sent
 
@@ -131,6 +133,15 @@ def _dirstat(r: Reader) -> None:
     r.take("Q")
     r.stat()
     _name(r)
+
+
+def _dirwalk(r: Reader) -> None:
+    r.take("QQ")
+    r.stat()
+    count, size = r.take("II")
+    expect(len(r.rest()) == size and size >= 3 * count, "data of another length than told")
+    if size:
+        expect(bytes(r.data[-1:]) == b"\0", "a last name without its end")
 
 
 def _data(r: Reader) -> None:
@@ -176,6 +187,7 @@ SHAPES: dict[int, Callable[[Reader], Any]] = {
     Mid.FSTATFS: lambda r: r.take("8Q"),
     Mid.READLINKAT: lambda r: r.string(),
     Mid.GETDENTS64: lambda r: _count(r, _dirent),
+    Mid.DIRWALK: _dirwalk,
     Mid.DIRSTAT: lambda r: _count(r, _dirstat),
     Mid.FGETXATTR: lambda r: r.string(),
     Mid.FLISTXATTR: lambda r: _count(r, lambda r: r.string()),

@@ -324,6 +324,22 @@ class Peer:
         r.done()
         return entries
 
+    # DirWalk: dir_fd[8] count[4] what[4] str name -> control_fd[8] open_fd[8] Statx n[4] size[4], n types or Statx, n names, NULs
+    def dirwalk(
+        self, dir_fd: int, name: Name = b"", count: int = 65536, stats: int = 0
+    ) -> tuple[int, int, Stat, list[tuple[bytes, int | Stat]]]:
+        """The control FD, the open FD, the directory's own Stat, and of each entry the name and its type or Stat."""
+        r = self.read(Mid.DIRWALK, struct.pack("<QII", dir_fd, count, stats) + string(name))
+        fd, opened = r.take("QQ")
+        own = r.stat()
+        entries, size = r.take("II")
+        begin = r.at
+        told = [r.stat() if stats else r.take("B") for _ in range(entries)]
+        expect(r.at + len(rest := r.rest()) == begin + size, "data of another length than told")
+        names = bytes(rest).split(b"\0")
+        expect(len(names) == entries + 1 and not names.pop(), "another number of names than told")
+        return fd, opened, own, list(zip(names, told))
+
     def listdir(self, open_fd: int, count: int = 65536) -> list[Dirent]:
         """Not a message: rewind, then Getdents64 until the end."""
         entries = more = self.getdents64(open_fd, -count)

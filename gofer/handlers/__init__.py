@@ -8,7 +8,7 @@ is not as long as it says. req and reply may be the same memory: read all of the
 from __future__ import annotations
 
 from gofer import wire
-from gofer.handlers import attributes, create, data, directory, names, open, session, unix, walk, xattr
+from gofer.handlers import attributes, create, data, directory, dirwalk, names, open, session, unix, walk, xattr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ _REGISTER: tuple[tuple[int, Handler], ...] = (
     (wire.RENAMEAT2, names.renameat2),
 )
 
-_OWN: tuple[tuple[int, Handler], ...] = ((wire.DIRSTAT, directory.dirstat),)
+_OWN: tuple[tuple[int, Handler], ...] = ((wire.DIRWALK, dirwalk.dirwalk), (wire.DIRSTAT, directory.dirstat))
 
-_GAP = (session.unknown,) * (wire.DIRSTAT - len(_REGISTER))
+_GAP = (session.unknown,) * (wire.DIRWALK - len(_REGISTER))
 HANDLERS: tuple[Handler, ...] = (
     *(handler for _, handler in _REGISTER), *_GAP, *(handler for _, handler in _OWN),
 )  # fmt: skip

@@ -156,7 +156,7 @@ def _answer(seen: Seen) -> str:
     words = []
     fields: list[tuple[str, Any]] = seen.answer
     for name, value in fields:
-        if name in ("count", "n") and entry.mid in _TAILS or isinstance(value, Data) and entry.mid == wire.PREAD:
+        if name in ("count", "n") and entry.mid in _TAILS or isinstance(value, Data) and entry.mid in (wire.PREAD, wire.DIRWALK):
             continue
         if name == "status":
             words += [_STATUS[value]] if value in _STATUS else []

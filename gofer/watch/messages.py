@@ -57,6 +57,7 @@ SHAPES: dict[int, tuple[str, str, str, str]] = {
     wire.ACCEPT: ("AcceptReq", "", "", "str"),
     wire.CONNECTWITHCREDS: ("ConnectWithCredsReq", "", "", ""),
     wire.RENAMEAT2: ("RenameAt2Req", "str str flags[4]", "", ""),
+    wire.DIRWALK: ("DirWalkReq", "str", "DirWalkResp", "data"),
     wire.DIRSTAT: ("DirStatReq", "", "DirStatResp", "DirStatEntry..."),
 }
 NAMES = {**wire.NAMES, **wire.OWN_NAMES}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = b"?"
 _MAKES = frozenset(
-    (wire.OPENCREATEAT, wire.MKDIRAT, wire.MKNODAT, wire.SYMLINKAT, wire.LINKAT, wire.BINDAT, wire.UNLINKAT)
+    (wire.OPENCREATEAT, wire.MKDIRAT, wire.MKNODAT, wire.SYMLINKAT, wire.LINKAT, wire.BINDAT, wire.UNLINKAT, wire.DIRWALK)
 )
 _NEW = ("control_fd", "open_fd", "bound_fd")  # of a reply: FDs on the file that the request is about
 _MOST = 200_000  # FDs remembered of one connection: a trace may have lost their Close
@@ -110,10 +110,10 @@ def _follow(seen: Seen, fds: dict[int, bytes]) -> list[bytes]:
             if done and mid == wire.WALK:
                 _walked(seen.answer, fds, paths[0], names)
             return [below(paths[0], *names)]
-        if mid in _MAKES and rest and isinstance(rest[0], bytes):
+        if mid in _MAKES and rest and isinstance(rest[0], bytes) and rest[0]:
             paths = [below(paths[0], rest[0])]
     for name, value in seen.answer:
-        if name in _NEW and isinstance(value, int):
+        if name in _NEW and isinstance(value, int) and value:
             fds[value] = paths[0]
     return paths
 

@@ -27,7 +27,7 @@ BOUNDARIES = {
     "<I": (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFF000),
     "<Q": (0, 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1),
 }
-LEFT_OUT = (Mid.MOUNT, Mid.FALLOCATE, Mid.CHANNEL, Mid.DIRSTAT)
+LEFT_OUT = (Mid.MOUNT, Mid.FALLOCATE, Mid.CHANNEL, Mid.DIRSTAT, Mid.DIRWALK)
 MESSAGES = {mid.name: mid for mid in Mid if mid not in (Mid.ERROR, *LEFT_OUT)}
 EVERY = {"needs": "writable", "fresh": True}
 CHANNEL = ("channel",)

@@ -16,7 +16,7 @@ from gofer.conform.transport import HEADER
 
 ONE = ("socket",)
 STAT = 144  # bytes of FStat's reply
-MESSAGES = {mid.name: mid for mid in Mid if mid not in (Mid.ERROR, Mid.DIRSTAT)}
+MESSAGES = {mid.name: mid for mid in Mid if mid not in (Mid.ERROR, Mid.DIRSTAT, Mid.DIRWALK)}
 WITH_FIELDS = {name: mid for name, mid in MESSAGES.items() if mid not in (Mid.MOUNT, Mid.CHANNEL)}
 
 
