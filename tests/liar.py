@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any, Optional
 
-MOUNT, CHANNEL, FSTAT, WALK, WALKSTAT, OPENAT, CLOSE, PREAD, READLINK, GETDENTS, DIRSTAT = 1, 2, 3, 5, 6, 7, 9, 12, 19, 24, 71
+MOUNT, CHANNEL, FSTAT, WALK, WALKSTAT, OPENAT, CLOSE, PREAD, READLINK, GETDENTS = 1, 2, 3, 5, 6, 7, 9, 12, 19, 24
+DIRWALK, DIRSTAT = 70, 71
 DIR, FILE, LINK = modes.S_IFDIR | 0o755, modes.S_IFREG | 0o644, modes.S_IFLNK | 0o777
 
 

@@ -12,7 +12,7 @@ from typing import Callable
 import pytest
 from asks import Done, ask
 from hosts import CALM, GOFER
-from liar import DIR, DIRSTAT, FILE, GETDENTS, LINK, OPENAT, PREAD, READLINK, WALK, Liar, entry, statx
+from liar import DIR, DIRSTAT, DIRWALK, FILE, GETDENTS, LINK, OPENAT, PREAD, READLINK, WALK, Liar, entry, statx
 
 NO_LISAFS = "the server does not speak LISAFS"
 NONE_CAN_HAVE = [b"a/b", b"", b"..", b".", b"nul\0", b"n" * 256, b"/etc/passwd"]
@@ -196,3 +196,34 @@ def test_a_name_that_is_no_text_is_whole_in_json(liar: Liar) -> None:
 def iter_once(answer: bytes) -> Callable[[bytes], bytes]:
     left = [answer]
     return lambda request: left.pop() if left else struct.pack("<H", 0)
+
+
+def dirwalk(told: bytes, names: bytes, number: int) -> bytes:
+    return struct.pack("<QQ", 11, 0) + statx(DIR, 3) + struct.pack("<II", number, len(told) + len(names)) + told + names
+
+
+@pytest.mark.parametrize("command", ["find", "find -size 0", "ls -R", "du", "tree", "sum"])
+@pytest.mark.parametrize(
+    ("names", "number", "words"),
+    [
+        *((b"good\0" + name + b"\0", 2, "a directory entry with a name that none can have") for name in (b"a/b", b"", b"..")),
+        (b"n" * 256 + b"\0", 1, "a directory entry with a name that none can have"),
+        (b"one\0two\0", 1, "another number of names"),
+        (b"one\0", 2, "another number of names"),
+        (b"one", 1, "another number of names"),
+        (b"", 0xFFFFFFFF, "another number of names"),
+    ],
+)
+def test_a_message_of_our_own_that_cannot_be_ends_the_command(
+    liar: Liar, command: str, names: bytes, number: int, words: str
+) -> None:
+    stats = command in ("find -size 0", "du")
+    told = (statx(FILE, 9) if stats else b"\x08") * min(number, 2)
+    liar.answers[DIRWALK] = dirwalk(told, names, number)
+    refused(asked(liar, command), NO_LISAFS, words)
+
+
+@pytest.mark.parametrize("answer", [b"", bytes(100), struct.pack("<QQ", 11, 0) + statx(DIR, 3)])
+def test_and_so_does_one_that_is_cut(liar: Liar, answer: bytes) -> None:
+    liar.answers[DIRWALK] = answer
+    refused(asked(liar, "find"), NO_LISAFS, "too short")
