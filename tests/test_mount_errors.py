@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Callable
 
@@ -13,7 +15,7 @@ import disks
 import faulty
 import pytest
 from disks import serving
-from hosts import Server, fails
+from hosts import CALM, GOFER, Server, fails, fails_in_one_line, run, wait_until
 from mounting import mount
 
 pytestmark = pytest.mark.slow
@@ -205,18 +207,64 @@ def test_what_is_refused_here_and_not_below_is_refused_cleanly(server: Server) -
         assert os.listdir(there.path) == []
 
 
-def test_a_full_disk_is_enospc_and_a_failing_one_eio(spot: Path) -> None:
-    with disks.tmpfs("1M") as place, serving(place) as server, mount(server) as there:
+def test_a_file_without_a_name_is_refused_so_that_programs_take_another_way(server: Server) -> None:
+    """The protocol has none: EOPNOTSUPP is what tells tempfile and others to make one with a name, and remove that."""
+    with mount(server) as there:
+        for _ in range(2):  # once it is asked of us, then the kernel knows
+            with fails(errno.EOPNOTSUPP):
+                os.open(there.path, os.O_TMPFILE | os.O_RDWR)
+        with tempfile.TemporaryFile(dir=there.path) as file:
+            file.write(b"contents")
+            file.seek(0)
+            assert file.read() == b"contents"
+            assert os.listdir(there.path) == []
+
+
+def test_files_are_always_ready_and_a_fifo_is_when_there_is_something_in_it(server: Server) -> None:
+    """POLL is not answered: files and directories never wait, and of a FIFO nothing but the name is ours: it is the kernel's."""
+    (server.tree / "file").touch()
+    os.mkfifo(server.tree / "fifo")
+    with mount(server) as there:
+        for name in ("file", "fifo"):
+            for place in (there.path, server.tree):
+                reader, writer = (os.open(place / name, flags) for flags in (os.O_RDONLY | os.O_NONBLOCK, os.O_RDWR))
+                poll = select.poll()
+                poll.register(reader, select.POLLIN)
+                ready = [bool(poll.poll(0))]
+                os.write(writer, b"x")
+                ready.append(bool(poll.poll(0)))
+                assert ready == [name == "file", True]
+                assert os.read(reader, 1) == b"x"
+                os.close(reader)
+                os.close(writer)
+
+
+@pytest.mark.parametrize("options", [(), ("--no-passthrough",), ("--writeback",)])
+@pytest.mark.parametrize("donate", ["yes", "no"])
+def test_a_full_disk_is_enospc_and_once_there_is_room_it_goes_on(options: tuple[str, ...], donate: str) -> None:
+    """What the kernel writes later fails later: at fsync(2), at the latest."""
+    with disks.tmpfs("1M") as place, serving(place, f"--donate={donate}") as server, mount(server, *options) as there:
         fd = os.open(there.path / "file", os.O_WRONLY | os.O_CREAT)
         with fails(errno.ENOSPC):
-            while True:
+            for _ in range(20):
                 os.write(fd, b"x" * 100_000)
+            os.fsync(fd)
         os.close(fd)
         os.unlink(there.path / "file")
+        wait_until(lambda: os.statvfs(place).f_bfree > 200, "the server closes what was removed")
+        (there.path / "file").write_bytes(b"y" * 100_000)
+        assert (place / "file").read_bytes() == b"y" * 100_000
         with fails(errno.ENOSPC):
             for i in range(200):
                 (there.path / f"{i}").touch()
-    with faulty.faulty(spot) as bad, serving(spot) as server, mount(server, "--cache=none", "--no-passthrough") as there:
+
+
+def test_a_failing_disk_is_eio(spot: Path) -> None:
+    with (
+        faulty.faulty(spot) as bad,
+        serving(spot) as server,
+        mount(server, "--cache=none", "--no-passthrough") as there,
+    ):
         below = there.path / bad.path.name
         bad.fail(faulty.READ, errno.EIO)
         with fails(errno.EIO):
@@ -228,3 +276,39 @@ def test_a_full_disk_is_enospc_and_a_failing_one_eio(spot: Path) -> None:
         with fails(errno.EIO), open(below / "file", "r+b", buffering=0) as file:
             os.fsync(file.fileno())
         bad.well()
+
+
+HIDDEN = "mount -t tmpfs none /dev"  # nobody else's /dev: in a mount namespace of its own
+REFUSED = "mount -t tmpfs -o nodev none /mnt && mknod /mnt/fuse c 10 229 && mount --bind /mnt/fuse /dev/fuse"
+NO_DEVICE = 'mount --bind "$1" /dev/fuse'
+POWERLESS = "setpriv --bounding-set=-sys_admin --inh-caps=-all"
+
+
+@pytest.mark.parametrize("where", ["--background", "--foreground"])
+def test_a_host_that_cannot_mount_is_one_line_and_leaves_nothing(server: Server, spot: Path, where: str) -> None:
+    (spot / "m").mkdir()
+    (spot / "file").touch()
+    for before, prefix, *words in (
+        (HIDDEN, "", "/dev/fuse", "No such file", "modprobe fuse"),
+        (REFUSED, "", "/dev/fuse", "Permission denied", "--device /dev/fuse"),
+        (NO_DEVICE, "", "cannot mount on", "gofer doctor"),
+        (":", POWERLESS, "cannot mount on", "not permitted", "CAP_SYS_ADMIN"),
+    ):
+        script = f'{before} && shift && exec {prefix} "$@"'
+        argv = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            str(spot / "file"),
+            *GOFER,
+            "mount",
+            where,
+            str(server.path),
+        ]
+        done = subprocess.run([*argv, str(spot / "m")], capture_output=True, text=True, timeout=CALM)
+        fails_in_one_line(done, *words)
+    fails_in_one_line(run("mount", where, str(server.path), ""), "give one that is there")
+    assert os.listdir(spot / "m") == []

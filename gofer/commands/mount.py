@@ -151,6 +151,8 @@ def run(options: Any) -> int:
     if options.allow_other or options.default_permissions or os.geteuid():
         words.append("default_permissions")
     source = options.name or os.fsdecode(address.shown)
+    if not options.place:  # a variable that is not set: not the current directory
+        raise Failure("the directory to mount on is empty; give one that is there")
     place = os.path.realpath(options.place)
     plan = Plan(
         address, place, source.replace(",", "_"), chosen, tuple(words), flags, options.foreground, options.seccomp,
