@@ -243,6 +243,8 @@ DirStatEntry = Record("DirStatEntry", off=U64, statx=STATX, name_len=U16)
 
 _u16 = Count.read
 _one_fdid = struct.Struct("<2xQ").unpack
+_walk_of_one = struct.Struct("<QHH").unpack_from
+_walk = struct.Struct("<QH").unpack_from
 
 
 def take_str(buffer: Buffer, at: int) -> tuple[bytes, int]:
@@ -265,14 +267,12 @@ def take_last(buffer: Buffer, at: int) -> bytes:
 
 def take_strs(buffer: Buffer, at: int) -> list[bytes]:
     """The str* that must fill the buffer from `at` to its end."""
-    raw = bytes(buffer)  # a slice of bytes costs a third of a memoryview's
+    raw = bytes(buffer)
     (count,) = _u16(raw, at)
-    at += 2
-    if count == 1:  # the usual case
-        (size,) = _u16(raw, at)
-        name = raw[at + 2 :]
-        if len(name) == size:
-            return [name]
+    return _strs(raw, at + 2, count)
+
+
+def _strs(raw: bytes, at: int, count: int) -> list[bytes]:
     found = []
     for _ in range(count):
         (size,) = _u16(raw, at)
@@ -282,6 +282,18 @@ def take_strs(buffer: Buffer, at: int) -> list[bytes]:
     if at != len(raw):  # a str that runs past the end comes to this as well
         raise struct.error("the strings do not end where the message does")
     return found
+
+
+def take_walk(buffer: Buffer) -> tuple[int, list[bytes]]:
+    """dir_fd and the names of a Walk or WalkStat; of one name, the usual one, by one struct."""
+    raw = bytes(buffer)  # a slice of bytes costs a third of a memoryview's
+    if len(raw) > 12:
+        dir_fd, count, size = _walk_of_one(raw)
+        if count == 1 and len(raw) == 12 + size:
+            return dir_fd, [raw[12:]]
+    else:
+        dir_fd, count = _walk(raw)
+    return dir_fd, _strs(raw, 10, count)
 
 
 def take_fdids(buffer: Buffer) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from looks import names_in
 from peer import over_channel
 from peer2021 import Peer2021
 
-from gofer.server.fds import ControlFD, FDTable
+from gofer.server.fds import FDTable, MountPoint
 from gofer.server.places import Places
 
 EXCHANGE = 2
@@ -239,7 +239,7 @@ def test_fdids_end_with_32_bits_and_never_begin_anew(server: Server) -> None:
 
 
 def test_a_closed_fd_leaves_nothing_in_the_table() -> None:
-    places, directory = Places(), ControlFD(-1, 0)
+    places, directory = Places(), MountPoint(-1, 0, -1)
     for fdid in range(1, 5):
         places.add(fdid, directory, b"where", b"name", b"file%d" % (fdid // 3))
     places.add(5, directory, b"where", b"stale", b"file0")

@@ -43,7 +43,9 @@ def limits() -> Iterator[None]:
 
 
 def control(path: Path) -> ControlFD:
-    return ControlFD(os.open(path, fds.O_PATH_FLAGS), modes.S_IFMT(os.lstat(path).st_mode))
+    node = ControlFD()
+    node.host, node.kind = os.open(path, fds.O_PATH_FLAGS), modes.S_IFMT(os.lstat(path).st_mode)
+    return node
 
 
 def test_a_host_fd_closes_with_its_last_reference(spot: Path, no_collector: None) -> None:
@@ -118,13 +120,13 @@ def test_an_id_of_another_kind_is_einval_and_an_unknown_one_ebadf(spot: Path) ->
 def test_clearing_a_table_closes_also_what_is_still_referred_to(spot: Path) -> None:
     """As it is for a while in a free-threaded Python, when no call runs any more."""
     table = FDTable()
-    control = ControlFD(os.open(spot, os.O_PATH), modes.S_IFDIR)
-    opened = OpenFD(os.open(spot, os.O_RDONLY), control, os.O_RDONLY)
+    node = control(spot)
+    opened = OpenFD(os.open(spot, os.O_RDONLY), node, os.O_RDONLY)
     bound = BoundSocketFD(socket.socket(socket.AF_UNIX))
-    table.control[1], table.opened[2], table.bound[3] = control, opened, bound
-    hosts = control.host, opened.host, bound.host
+    table.control[1], table.opened[2], table.bound[3] = node, opened, bound
+    hosts = node.host, opened.host, bound.host
     table.clear()
-    assert not any(map(is_open, hosts)) and control.host == opened.host == bound.host == -1
+    assert not any(map(is_open, hosts)) and node.host == opened.host == bound.host == -1
 
 
 def test_clearing_a_table_closes_everything_without_the_collector(spot: Path, no_collector: None) -> None:

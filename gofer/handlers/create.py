@@ -10,8 +10,8 @@ from gofer import sys
 from gofer.procself import proc_path
 from gofer.server.attrs import settle
 from gofer.server.comm import check_name, directory, last_name
-from gofer.server.fds import MARKS, O_PATH_FLAGS, OpenFD, admit, open_path, reopen
-from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE
+from gofer.server.fds import MARKS, OpenFD, admit, open_path
+from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE, O_PATH, openat, raise_errno
 from gofer.wire import (
     LinkAtReq,
     MkdirAtReq,
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from gofer.server.comm import Communicator
     from gofer.server.fds import ControlFD
 
+_NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_AGAIN = O_PATH | os.O_CLOEXEC  # with the magic link of an fd; see fds.reopen
+_FLAGS = O_ACCMODE | os.O_TRUNC
 _PERMISSIONS = 0o1777  # set-id bits come after the owner: see attrs.settle
 
 
@@ -49,20 +52,18 @@ def open_new(
     comm: Communicator, parent: ControlFD, name: bytes, flags: int, mode: int, uid: int, gid: int
 ) -> OpenFD:  # fmt: skip
     """Make a regular file and open it; its control FD is `file.node`."""
-    flags &= O_ACCMODE | os.O_TRUNC
+    flags &= _FLAGS
     if flags & O_ACCMODE == O_ACCMODE:
         raise OSError(EINVAL, "neither reading nor writing")
-    made = sys.openat(
-        parent.host,
-        name,
-        flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-        mode & _PERMISSIONS,
-    )
+    made = openat(parent.host, name, flags | _NEW, mode & _PERMISSIONS)
     if made < 0:
-        sys.raise_errno()
+        raise_errno()
     file = OpenFD(made, parent, flags)  # its owner from here on; what it is the opened file of comes next
     try:
-        file.node = node = comm.adopt(reopen(made, O_PATH_FLAGS & ~os.O_NOFOLLOW))
+        again = openat(AT_FDCWD, b"%d" % made, _AGAIN)
+        if again < 0:
+            raise_errno()
+        file.node = node = comm.adopt(again)
         if made >= MARKS[0]:
             admit(made, comm.table)
         settle(comm, node, mode, uid, gid)

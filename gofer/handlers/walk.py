@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import EIO, ENOENT, ENOTDIR, EPERM
 from stat import S_IFDIR, S_IFLNK
 
-from gofer.server.comm import KINDS, MASK_BYTE1, MAX_MESSAGE_SIZE, MODE_BYTE1, STATX_MASK, check_name
+from gofer.server.comm import MASK_BYTE1, MAX_MESSAGE_SIZE, MODE_BYTE1, SERVED, STATX_MASK, check_name
 from gofer.server.fds import MARKS, O_PATH_FLAGS, WALKABLE, ControlFD, HostFD
 from gofer.server.kernelfs import KIND, ROOT_BYTE
 from gofer.sys import AT_EMPTY_PATH, get_errno, openat, raise_errno, statx_silent
@@ -17,9 +17,8 @@ from gofer.wire import (
     Count,
     Inode,
     Statx,
-    WalkReq,
     WalkResp,
-    take_strs,
+    take_walk,
 )  # fmt: skip
 
 TYPE_CHECKING = False
@@ -27,16 +26,14 @@ if TYPE_CHECKING:
     from gofer.server.comm import Communicator
     from gofer.wire import Record
 
-_new = ControlFD.__new__
-_read, _INODE, _pack_inode = WalkReq.read, Inode.size, Inode.pack
+_INODE, _pack_inode = Inode.size, Inode.pack
 _MOST = (MAX_MESSAGE_SIZE - WalkResp.size) // _INODE  # the same number in either dialect
 
 
 def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """The FDs get into the table only when the whole walk is done: on an error the new ones just close."""
-    (dir_fd,) = _read(req)
-    names = take_strs(req, WalkReq.size)
-    found: list[tuple[int, ControlFD]] = []
+    dir_fd, names = take_walk(req)
+    found: dict[int, ControlFD] = {}
     size = along(comm, comm.control[dir_fd], names, reply, WalkResp, found)
     comm.control.update(found)
     return size
@@ -44,42 +41,46 @@ def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def along(
     comm: Communicator, node: ControlFD, names: list[bytes], reply: memoryview, answer: Record,
-    found: list[tuple[int, ControlFD]],
+    found: dict[int, ControlFD],
 ) -> int:  # fmt: skip
     """Look the names up one below the other, and add an FD for each to found; the reply begins with the dialect's WalkResp."""
-    at = answer.size
-    if node.kind != S_IFDIR and node.kind & KIND != S_IFDIR:
+    kind = node.kind
+    if kind != S_IFDIR and kind & KIND != S_IFDIR:
         raise OSError(ENOTDIR, "not a directory")
     if len(names) > _MOST:
         raise OSError(EIO, "the reply would exceed the message size")
+    at = answer.size
     status = WALK_SUCCESS
+    host, mark = node.host, MARKS[0]
     statx, statx_buffer, next_id = comm.statx_bytes, comm.statx_buffer, comm.next_id
     for name in names:
         if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:  # most need no more than this look
             check_name(name)
-        within = node.kind
-        if within != S_IFDIR:
-            if within & KIND == S_IFLNK:
+        within = kind
+        if kind != S_IFDIR:
+            if kind & KIND == S_IFLNK:
                 status = WALK_SYMLINK
                 break
-            comm.enter(node.host, within, name)
-        host = openat(node.host, name, O_PATH_FLAGS)
+            comm.enter(host, kind, name)
+            mark = 0  # so that what is found there is looked at closer
+        host = openat(host, name, O_PATH_FLAGS)
         if host < 0:
             if get_errno() != ENOENT:
                 raise_errno()
             status = WALK_MISSING
             break
         # `comm.adopt`, without a call
-        node = _new(ControlFD)
+        node = ControlFD()
         node.host = host
         if statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, statx_buffer):
             comm.stat(host)
         statx[1] &= MASK_BYTE1
-        node.kind = kind = KINDS[statx[MODE_BYTE1]]
-        if statx[ROOT_BYTE] or within != S_IFDIR or kind not in WALKABLE or host >= MARKS[0]:
+        node.kind = kind = SERVED[statx[MODE_BYTE1]]
+        if not kind or statx[ROOT_BYTE] or host >= mark:
             comm.check(node, len(found), within)
+            kind = node.kind
         fdid = next_id()
-        found.append((fdid, node))
+        found[fdid] = node
         _pack_inode(reply, at, fdid, statx)
         at += _INODE
     answer.pack(reply, 0, status, len(found))
@@ -88,8 +89,7 @@ def along(
 
 def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """As Walk, without FDs. A leading empty name reports dir_fd itself, of whatever type where it stands alone."""
-    (dir_fd,) = WalkReq.read(req)
-    names = take_strs(req, WalkReq.size)
+    dir_fd, names = take_walk(req)
     count = stat_along(comm, comm.control[dir_fd], names, reply, Count.size)
     Count.pack(reply, 0, count)
     return Count.size + count * STATX_SIZE

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     (dir_fd,) = WalkReq.read(req)
     names, places = take_strs(req, WalkReq.size), comm.table.places
-    found: list[tuple[int, ControlFD]] = []
+    found: dict[int, ControlFD] = {}
     with places.lock:
         node = comm.control[dir_fd]
         size = todays_walk.along(comm, node, names, reply, WalkResp, found)
         where = places[dir_fd].file
-        for name, (fdid, child) in zip(names, found):
+        for name, (fdid, child) in zip(names, found.items()):
             comm.stat(child.host)  # from the reply it cannot be read back: the client may write there
             file = identity(comm.statx_bytes)
             places.add(fdid, node, where, name, file)

@@ -62,9 +62,9 @@ def _find(comm: Communicator, names: list[bytes], reply: memoryview) -> ControlF
         if names not in [[part for part in each.split(b"/") if part] for each in allowed]:
             raise OSError(ENOENT, "this connection serves another mount")
         return root
-    found: list[tuple[int, ControlFD]] = []
+    found: dict[int, ControlFD] = {}
     along(comm, root, names, reply, WalkResp, found)
-    node = found[-1][1] if found else root
+    node = [root, *found.values()][-1]
     if node.kind & KIND == S_IFLNK:
         raise OSError(ELOOP, "a symlink in the mount path")
     if len(found) < len(names):

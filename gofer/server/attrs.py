@@ -62,7 +62,7 @@ def settle(comm: Communicator, node: ControlFD, mode: int, uid: int, gid: int) -
     mode: as requested. ESTALE where another process has put a file with more links in its place.
     """
     links, owner, group, now = comm.stat_access()
-    if uid not in (NO_ID, owner) or gid not in (NO_ID, group):
+    if uid != owner and uid != NO_ID or gid != group and gid != NO_ID:
         if node.kind != stat.S_IFDIR and links != 1:
             raise OSError(ESTALE, "replaced while it was made")
         chown(node.host, uid, gid)

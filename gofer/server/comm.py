@@ -38,18 +38,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn, Union
 
-    from gofer.server.fds import BoundSocketFD, FDTable
+    from gofer.server.fds import BoundSocketFD, FDTable, OpenFD
 
-    Donation = Union[HostFD, BoundSocketFD]
+    Donation = Union[HostFD, OpenFD, BoundSocketFD]
 
 STATX_MASK = STATX_BASIC_STATS | STATX_BTIME
 SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longer than a u16 can say
 _CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
 MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
-_new = ControlFD.__new__
-_ACCESS = struct.Struct("=IIIH")  # stx_nlink, stx_uid, stx_gid, stx_mode
+_read_access = struct.Struct("=16xIIIH").unpack_from  # stx_nlink, stx_uid, stx_gid, stx_mode
 MODE_BYTE1 = Statx.stx_mode.offset + 1
 KINDS = tuple((byte & 0xF0) << 8 for byte in range(256))  # the type by that byte: half the price of & and <<
+SERVED = tuple(kind if kind in WALKABLE else 0 for kind in KINDS)  # 0 for what is not
 _MOUNT_FLAGS = Statfs.f_flags.offset
 _LEASED = 0.001, 0.05  # seconds between two looks whether a lease is gone: at first, at most
 _S_IFDIR = stat.S_IFDIR
@@ -173,8 +173,8 @@ class Communicator:
 
     def stat_access(self) -> tuple[int, int, int, int]:
         """Number of links, uid, gid, type and mode bits of the last `stat`."""
-        links, uid, gid, mode = _ACCESS.unpack_from(self.statx_bytes, Statx.stx_nlink.offset)
-        return links, uid, gid, mode
+        access: tuple[int, int, int, int] = _read_access(self.statx_bytes)
+        return access
 
     def adopt(self, host: int, more: int = 0, within: int = _S_IFDIR) -> ControlFD:
         """The control FD, not yet numbered, that owns the O_PATH fd `host`; `statx_bytes` then holds its statx.
@@ -183,20 +183,20 @@ class Communicator:
         more: how many FDs the call has made before, without a number either. within: the `kind` of the directory it was
         found in; 0: none is known.
         """
-        node = _new(ControlFD)  # its __init__, as a call of its own, would cost more than all it does
+        node = ControlFD()
         node.host = host
         if statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, self.statx_buffer):  # `stat`, without a call
             self.stat(host)
         found = self.statx_bytes
         found[1] &= MASK_BYTE1
-        node.kind = kind = KINDS[found[MODE_BYTE1]]
-        if found[ROOT_BYTE] or within != _S_IFDIR or kind not in WALKABLE or host >= MARKS[0]:
+        node.kind = kind = SERVED[found[MODE_BYTE1]]
+        if not kind or found[ROOT_BYTE] or within != _S_IFDIR or host >= MARKS[0]:
             self.check(node, more, within)
         return node
 
     def check(self, node: ControlFD, more: int, within: int) -> None:
         """What `adopt` has to look at closer."""
-        if node.kind not in WALKABLE:
+        if not node.kind:
             raise OSError(EPERM, "block devices are not served")
         if self.statx_bytes[ROOT_BYTE] or within != _S_IFDIR:
             node.kind = self.judge(node.host, node.kind, within)

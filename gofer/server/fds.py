@@ -50,13 +50,11 @@ MARKS = [0, 0]  # the fd numbers from which `admit` counts, and from which it re
 _shares = [0, 0, 0]  # the fd number from which they count; how many FDs one is; the number from which nothing may last
 
 
-class HostFD:
-    """The owner of one host fd, `host`; -1 where there is none."""
+class Owner:
+    """Of one host fd, `host`; -1 where there is none. Whoever makes one sets it at once."""
 
     __slots__ = ("host",)
-
-    def __init__(self, host: int) -> None:
-        self.host = host
+    host: int
 
     def shut(self, close=os.close) -> None:  # type: ignore[no-untyped-def]  # bound early: runs at interpreter exit too
         """Close it, by whoever knows that nobody uses it."""
@@ -70,15 +68,24 @@ class HostFD:
     __del__ = shut
 
 
-class ControlFD(HostFD):
+class HostFD(Owner):
+    """An fd that is of no kind."""
+
+    __slots__ = ()
+
+    def __init__(self, host: int) -> None:
+        self.host = host
+
+
+class ControlFD(Owner):
     """A file: an O_PATH fd and its type, `kind`: one of stat.S_IF*, and no other than these where it is safe to use as
-    such; see kernelfs.py for what else."""
+    such; see kernelfs.py for what else.
+
+    It has no __init__, which would cost more than all it does: a walk makes one for each component, and sets both.
+    """
 
     __slots__ = ("kind",)
-
-    def __init__(self, host: int, kind: int) -> None:
-        self.host = host
-        self.kind = kind
+    kind: int
 
 
 class MountPoint(ControlFD):
@@ -90,11 +97,12 @@ class MountPoint(ControlFD):
     __slots__ = ("served", "__weakref__")
 
     def __init__(self, host: int, kind: int, served: int) -> None:
-        super().__init__(host, kind)
+        self.host = host
+        self.kind = kind
         self.served = served
 
 
-class OpenFD(HostFD):
+class OpenFD(Owner):
     """An opened file. node: the control FD it was opened from. A FIFO's or device's host fd was given away: -1."""
 
     __slots__ = ("node", "readable", "writable", "device")
@@ -247,7 +255,7 @@ O_PATH_FLAGS = O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 WALKABLE = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR))
 
 __all__ = [
-    "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "MountPoint", "OpenFD", "admit",
-    "crowded", "get_errno", "open_path", "reopen", "set_fd_limit",
+    "MARKS", "WALKABLE", "BoundSocketFD", "ControlFD", "FDMap", "FDTable", "HostFD", "MountPoint", "OpenFD",
+    "Owner", "admit", "crowded", "get_errno", "open_path", "reopen", "set_fd_limit",
 ]  # fmt: skip
 set_fd_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
