@@ -24,7 +24,9 @@ def using(path: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(["stat", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def test_what_hangs_below_the_server_is_eio_after_the_timeout_and_holds_up_nobody_else(start: "object", spot: Path) -> None:
+def test_what_hangs_below_the_server_is_eio_after_the_timeout_and_holds_up_nobody_else(
+    start: "object", spot: Path
+) -> None:
     (spot / "file").write_text("there")
     with faulty.faulty(spot) as slow:
         server = start(tree=spot)  # type: ignore[operator]
@@ -40,6 +42,49 @@ def test_what_hangs_below_the_server_is_eio_after_the_timeout_and_holds_up_nobod
             with waiting.stderr as told:
                 assert b"Input/output error" in told.read()
             slow.vanish()
+
+
+HUNG = [
+    *(("READ", "yes", True), ("READ", "yes", False), ("FLUSH", "yes", True), ("SETATTR", "yes", False)),
+    *(("OPEN", "no", True), ("READDIR", "no", False)),
+]
+
+
+@pytest.mark.parametrize("operation, donate, killed", HUNG)
+def test_whatever_hangs_below_holds_up_nobody_else_and_it_ends_while_it_hangs(
+    start: "object", spot: Path, operation: str, donate: str, killed: bool
+) -> None:
+    """Also where it is the mount process itself that reads, writes or closes what was donated: nobody can end it then.
+
+    Who waits can be killed; who was not gets an error when it is unmounted.
+    """
+    (spot / "tree").mkdir()
+    (spot / "tree/file").write_text("there")
+    code = (
+        "import os, sys; os.chdir(sys.argv[1]); os.listdir('dir')\n"
+        "with open('file', 'r+b', buffering=0) as f: f.read(1); f.write(b'x'); os.fsync(f.fileno()); f.truncate(1)"
+    )
+    with faulty.faulty(spot / "tree") as slow:
+        server = start(f"--donate={donate}", tree=spot / "tree")  # type: ignore[operator]
+        with mount(server, "--timeout=0", "--cache=none", "--no-passthrough") as there:
+            os.stat(there.path / slow.path.name)
+            number = getattr(faulty, operation)
+            slow.hang(number)
+            argv = [sys.executable, "-c", code, str(there.path / slow.path.name)]
+            waiting = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wait_until(lambda: slow.hangs(number), "it waits for the hung file system")
+            for _ in range(20):
+                assert (there.path / "file").read_text() == "there"
+                os.stat(there.path)
+            if killed:
+                waiting.kill()
+                assert waiting.wait(CALM) in (-signal.SIGKILL, 0)  # who closes a file need not wait for that
+            there.process.terminate()
+            assert there.process.wait(CALM) == 0
+            assert killed or waiting.wait(CALM) == 1
+            assert not mounted(there.path) and there.said() == ""
+            slow.vanish()  # nothing else ends a mount process that hangs in such a call
+            wait_until(lambda: ended(there.pid), "the mount process ends")
 
 
 def test_who_waits_for_what_hangs_can_be_killed(start: "object", spot: Path) -> None:

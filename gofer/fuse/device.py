@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _DEVICE = "/dev/fuse"
 _MS_NOSUID, _MS_NODEV = 2, 4
-MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+_MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 FLAGS = {"ro": 1, "noexec": 8, "sync": 16, "noatime": 1024, "nodiratime": 2048}  # of mount(2)
 _PAGE = 4096
 _FLAGS = (
@@ -88,10 +88,10 @@ def _fusermount() -> str | None:
     return shutil.which("fusermount3") or shutil.which("fusermount")
 
 
-def unmount(place: str, lazy: bool) -> None:
-    """By whoever may. lazy: from sight at once, also where it is in use."""
+def unmount(place: str, lazy: bool, force: bool = False) -> None:
+    """By whoever may. lazy: from sight at once, also where it is in use. force: what waits there fails, where root says so."""
     try:
-        umount(place, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+        umount(place, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0) | (_MNT_FORCE if force else 0))
         return
     except PermissionError:
         program = _fusermount()

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from gofer.fuse.process import Plan
 
 _PATIENCE = 5.0  # for a server to take a connection, when it is to be taken up again
-_GRACE = 2.0  # seconds for the mount process to end once it is unmounted: those who have files open there keep it until then
+_GRACE = 2.0  # seconds for those who use it to leave it, then for the mount process to end
+_LOOK = 0.1  # seconds between two looks whether they have
 _SYNC = 5.0  # to write what programs have changed by mmap(2), before the file system is taken from under them
 
 
@@ -153,15 +154,23 @@ class _Charge:
 
     def stop(self, stopping: set[int]) -> None:
         """Unmount, in order where nobody uses it; a second signal, or too long a wait, ends it at once."""
+        if self._in_use():
+            self._sync(stopping)
+            deadline = monotonic() + _GRACE
+            while self._in_use() and monotonic() < deadline and not stopping & signal.sigpending():
+                sleep(_LOOK)
+        self.take_away()
+        self._wait(_GRACE, stopping)
+        self.end()
+
+    def _in_use(self) -> bool:
+        """Whether it is still mounted, as somebody uses it."""
         try:
             if device.number_at(self.place) == self.number:
                 device.unmount(self.place, lazy=False)
         except OSError as error:
-            if error.errno == EBUSY:
-                self._sync(stopping)
-        self.take_away()
-        self._wait(_GRACE, stopping)
-        self.end()
+            return error.errno == EBUSY
+        return False
 
     def _sync(self, stopping: set[int]) -> None:
         pid = os.fork()
@@ -183,18 +192,20 @@ class _Charge:
             signal.sigtimedwait({signal.SIGCHLD}, 0.05)
 
     def end(self) -> None:
-        """The mount process, now; and whatever it has mounted."""
+        """The mount process, now; and whatever it has mounted. One that hangs in a system call ends when that does."""
         if not self.ended():
             os.kill(self.pid, signal.SIGKILL)
-            _, status = os.waitpid(self.pid, 0)
-            self.status = -(status & 0x7F) or status >> 8
+            self._wait(_GRACE, set())
         self.take_away()
 
     def take_away(self) -> None:
-        """Our mount, if it is still there. What stands on it, or in its place, is not ours."""
+        """Our mount, if it is still there. What stands on it, or in its place, is not ours.
+
+        By force: what waits for an answer fails, also where the mount process cannot be ended and keeps /dev/fuse open.
+        """
         while self.number and device.number_at(self.place) == self.number:
             try:
-                device.unmount(self.place, lazy=True)
+                device.unmount(self.place, lazy=True, force=True)
             except OSError as error:
                 if error.errno not in (EINVAL, ENOENT):
                     tell(f"gofer: cannot unmount {self.place}: {error.strerror}; umount -l does so")
