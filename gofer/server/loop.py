@@ -82,6 +82,7 @@ class Server:
         self._closer = _Closer()
         self._paused_until = 0.0  # not listening until then; 0: listening
         self._late_at = 0.0  # when to take what other workers have left; 0: they were left nothing
+        self._slow_at = 0.0  # when to begin to look for slow requests; 0: that is so, or there is no client
         self._listen_mask = EPOLLIN | EPOLLET if self._crew.size > 1 else EPOLLIN
         self._beat: Callable[[], None] | None = None
         self._beat_every = self._beat_at = 0.0
@@ -148,8 +149,8 @@ class Server:
             for conn in list(self._connections):
                 self._watch(conn)
                 conn.start()
-            if self._slow and self._connections:
-                self._slow.rouse()
+            if self._connections:
+                self._look_later()
             while True:
                 if self._stop_at is not None and self._drained(self._stop_at):
                     break
@@ -157,14 +158,15 @@ class Server:
                     break
                 for fd, _ in poll(self._longest_turn()):
                     self._on_event(fd)
-                if self._late_at or self._paused_until or self._nag_at or self._beat_at:
+                if self._late_at or self._paused_until or self._nag_at or self._beat_at or self._slow_at:
                     self._tend()
         finally:
             self._close()
 
     def _longest_turn(self) -> float:
         """Seconds for which the loop may sleep; -1: until somebody wakes it."""
-        due = [when for when in (self._late_at, self._paused_until, self._nag_at, self._beat_at, self._stop_at) if when]
+        times = self._late_at, self._paused_until, self._nag_at, self._beat_at, self._slow_at, self._stop_at
+        due = [when for when in times if when]
         return max(0.0, min(due) - time.monotonic()) if due else -1
 
     def _tend(self) -> None:
@@ -183,6 +185,10 @@ class Server:
             for conn in self._hung_up:
                 conn.interrupt()
             self._nag_at = now + _NAG if self._hung_up else 0.0
+        if self._slow and 0 < self._slow_at <= now:
+            self._slow_at = 0.0
+            if self._connections:
+                self._slow.rouse()
         if self._beat and 0 < self._beat_at <= now:
             self._beat_at = now + self._beat_every
             self._beat()
@@ -279,8 +285,7 @@ class Server:
             self._connections.discard(conn)
             self._slots.free(conn)
             raise
-        if self._slow:
-            self._slow.rouse()
+        self._look_later()
         self._refused = False
         return ""
 
@@ -295,6 +300,11 @@ class Server:
             del self._by_fd[conn.fileno]
         self._slots.free(conn)
         self._wake()
+
+    def _look_later(self) -> None:
+        """For slow requests: a client that is gone by then, or a start, shall not pay for a thread."""
+        if self._slow and not self._slow_at:
+            self._slow_at = time.monotonic() + self._slow.pause
 
     def _threads(self) -> list[tuple[int, int, int]] | None:
         """Those that serve; None: there is no client."""

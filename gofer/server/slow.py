@@ -2,10 +2,13 @@
 
 Theory of operation
 -------------------
-Nobody writes down when a request begins. A thread that looks every so often, and is there only while clients are, asks what
-is known anyway: the processor time of a thread (clock_gettime(2)) stands still while it waits in the kernel, for its next request
-as in a call; and its stack tells which it is: in a call there is a handler on it. A thread that has not run at all between
-two looks, and had that handler on its stack both times, is in the same call. How long is counted from the look that saw it first.
+Nobody writes down when a request begins. A thread that looks every so often asks what is known anyway: the processor time of a
+thread (clock_gettime(2)) stands still while it waits in the kernel, for its next request as in a call; and its stack tells which
+it is: in a call there is a handler on it. A thread that has not run at all between two looks, and had that handler on its stack
+both times, is in the same call. How long is counted from the look that saw it first.
+
+The thread is there only while clients are, and not at once: the loop rouses it a `pause` after a client came, so that no start
+waits for it (0.1 ms).
 
 It has a thread of its own, not the loop's: to look at a stack is to hold what is on it for a moment, and where that is the last
 to hold a file it has to close it, which may take as long as a file system likes.
@@ -23,6 +26,7 @@ from gofer.handlers2021 import HANDLERS as HANDLERS_2021
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import CodeType
     from typing import Any, Callable
 
@@ -30,13 +34,7 @@ if TYPE_CHECKING:
 
 _LOOKS = 4  # in the time after which a request is slow
 _LONGEST = 2.0  # seconds between two looks
-# Accept waits for somebody else, as long as it takes.
-_BY_CODE: dict[CodeType, int] = {
-    handler.__code__: mid
-    for table in (HANDLERS_2021, HANDLERS)
-    for mid, handler in enumerate(table)
-    if mid in wire.NAMES and mid != wire.ACCEPT
-}
+_by_code: dict[CodeType, int] = {}  # filled at the first look
 _frames = getattr(os, "sys")._current_frames  # noqa: B009  # only __main__.py imports the standard sys
 
 
@@ -48,6 +46,7 @@ class Slow:
     def __init__(self, log: Log, after: float, threads: Callable[[], list[tuple[int, int, int]] | None]) -> None:
         self._log = log
         self._after = after
+        self.pause = min(after / _LOOKS, _LONGEST)
         self._threads = threads
         self._since: dict[int, tuple[float, int, float, bool]] = {}  # by ident: processor time, message, since when, told
         self._runs = False
@@ -73,7 +72,6 @@ class Slow:
 
     def _run(self) -> None:
         while True:
-            self._bell.acquire(timeout=min(self._after / _LOOKS, _LONGEST))
             with self._lock:
                 self._bell.acquire(False)
                 threads = self._threads()
@@ -82,6 +80,7 @@ class Slow:
                     self._since.clear()
                     return
             self._look(threads)
+            self._bell.acquire(timeout=self.pause)
 
     def _look(self, threads: list[tuple[int, int, int]]) -> None:
         now, before, self._since = time.monotonic(), self._since, {}
@@ -103,11 +102,13 @@ class Slow:
 
 def _messages(idents: Any) -> dict[int, int]:
     """Which message each of these threads is at work on; none where it waits for one."""
-    found, frames = {}, _frames()
+    found: dict[int, int] = {}
+    _by_code.update(() if _by_code else _codes())
+    frames = _frames()
     for ident in idents:
         frame = frames.pop(ident, None)
         while frame is not None:
-            mid = _BY_CODE.get(frame.f_code)
+            mid = _by_code.get(frame.f_code)
             if mid is not None:
                 found[ident] = mid
                 frame = None
@@ -115,6 +116,14 @@ def _messages(idents: Any) -> dict[int, int]:
                 frame = frame.f_back
     frames.clear()  # this function's own is among them: a circle, which would keep all that every thread now holds
     return found
+
+
+def _codes() -> Iterator[tuple[CodeType, int]]:
+    """Of each message's handler. Not of Accept: it waits for somebody else, as long as it takes."""
+    for table in (HANDLERS_2021, HANDLERS):
+        for mid, handler in enumerate(table):
+            if mid in wire.NAMES and mid != wire.ACCEPT:
+                yield handler.__code__, mid
 
 
 def _processor_time(native: int) -> float:

@@ -124,14 +124,15 @@ def tracer(ring: Ring) -> Callable[[Handler, bytes, int, int | None, int | None]
     """
     memory, words, pack, head_size = ring.memory, ring.words, Packed.pack, Head.size
     head_word, lost_word = ring.word + _HEAD, ring.word + _LOST
-    at, room, head = ring.start, 0, 0  # as Ring.room has them
+    # Where the next record goes, where its room ends, and what is to be added to a place for the bytes put in so far.
+    at, stop, lead = ring.start, 0, 0
 
     def trace(handler: Handler, what: bytes, mid: int, ask: int | None, answer: int | None) -> Handler:
         plain = what + bytes(4)
         views: dict[int, memoryview] = {}
 
         def call(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-            nonlocal at, room, head
+            nonlocal at
             start = clock()
             asked = kept = len(req)
             if ask is not None and kept > ask:
@@ -139,46 +140,46 @@ def tracer(ring: Ring) -> Callable[[Handler, bytes, int, int | None, int | None]
                 req_kept = req[:ask]
             else:
                 req_kept = req
-            body = head_size + kept
-            if body > room:
-                at, room, head = ring.room(body)
-                if body > room:
+            body = at + head_size + kept
+            if body > stop:
+                if not more_room(head_size + kept, b""):
                     words[lost_word] += 1
                     return handler(comm, req, reply)
-            memory[at + head_size : at + body] = req_kept
+                body = at + head_size + kept
+            memory[body - kept : body] = req_kept
             try:
                 size = handler(comm, req, reply)
             except Exception as error:
                 errno = dispatch.errno_of(mid, error).to_bytes(2, "little")
-                pack(memory, at, body, what + errno + b"\0\0", asked, 0, kept, start, clock() - start)
-                at, room, head = at + body, room - body, head + body
-                words[head_word] = head
+                pack(memory, at, body - at, what + errno + b"\0\0", asked, 0, kept, start, clock() - start)
+                at = body
+                words[head_word] = body + lead
                 raise
             end = size if answer is None or size < answer else answer
-            if body + end > room and not more_room(body, end):
-                words[lost_word] += 1
-                return size
-            if end:
-                memory[at + body : at + body + end] = views.get(end) or view_of(reply, end, views)
-            flags = plain if not comm.donated else what + b"\0\0" + len(comm.donated).to_bytes(2, "little")
+            if body + end > stop:
+                if not more_room(body + end - at, memory[at:body]):
+                    words[lost_word] += 1
+                    return size
+                body = at + head_size + kept
             whole = body + end
-            pack(memory, at, whole, flags, asked, size, kept, start, clock() - start)
-            at += whole
-            room -= whole
-            head += whole
-            words[head_word] = head
+            if end:
+                memory[body:whole] = views.get(end) or view_of(reply, end, views)
+            flags = plain if not comm.donated else what + b"\0\0" + len(comm.donated).to_bytes(2, "little")
+            pack(memory, at, whole - at, flags, asked, size, kept, start, clock() - start)
+            at = whole
+            words[head_word] = whole + lead
             return size
 
         return call
 
-    def more_room(body: int, end: int) -> bool:
-        """Move what there is of the record to where there is room for all of it."""
-        nonlocal at, room, head
-        begun = memory[at : at + body]
-        at, room, head = ring.room(body + end)
-        if body + end > room:
+    def more_room(size: int, begun: bytes) -> bool:
+        """Go where there is room for that many bytes, with what there is of the record already."""
+        nonlocal at, stop, lead
+        at, room, head = ring.room(size)
+        stop, lead = at + room, head - at
+        if size > room:
             return False
-        memory[at : at + body] = begun
+        memory[at : at + len(begun)] = begun
         return True
 
     return trace
