@@ -52,6 +52,7 @@ LAYERS = """
     watch: control
     watch: watcher summary
     watch: start
+    client: look
     client: transport replies
     client: client
     client: client2021 ahead pool

@@ -1,11 +1,14 @@
 """Directories in a mount: long ones, those that change while they are read, and what the kernel gets to know of them."""
 
+import json
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from hosts import Server, wait_until
+from conftest import Start
+from hosts import Server, run, wait_until
 from mounting import mount
 
 pytestmark = pytest.mark.slow
@@ -163,3 +166,49 @@ def test_what_was_read_ahead_is_not_told_of_what_has_changed_since(server: Serve
         assert os.stat(there.path / "103").st_size == 3
         assert os.stat(there.path / "104").st_mode & 0o777 == 0o600
         assert os.stat(there.path / "105").st_size == 70_000
+
+
+def messages(control: Path) -> "Counter[str]":
+    """How many of each kind the server was sent."""
+    said = json.loads(run("top", "--json", str(control)).stdout)["messages"]
+    return Counter({name: each["count"] for name, each in said.items()})
+
+
+def test_threads_that_look_at_a_directory_each_get_many_names_by_one_message(start: Start, spot: Path) -> None:
+    control = spot / "control"
+    (spot / "tree").mkdir()
+    server = start(f"--control={control}", tree=spot / "tree")
+    for directory in range(4):
+        (server.tree / str(directory)).mkdir()
+        for i in range(200):
+            os.mknod(server.tree / str(directory) / f"{i}")
+    with mount(server) as there:
+        for directory in range(4):
+            os.stat(there.path / str(directory))
+        before = messages(control)
+        for i in range(200):
+            for directory in range(4):
+                assert os.stat(there.path / str(directory) / f"{i}").st_size == 0
+        sent = messages(control) - before
+        assert sent["Walk"] + sent["WalkStat"] < 200 and sent["DirStat"] < 50, sent
+
+
+def test_attributes_of_a_file_that_is_open_are_asked_of_the_kernel(start: Start, spot: Path) -> None:
+    control = spot / "control"
+    (spot / "tree").mkdir()
+    server = start(f"--control={control}", tree=spot / "tree")
+    with mount(server) as there:
+        with open(there.path / "file", "wb", buffering=0) as file:
+            file.write(b"x")
+            before = messages(control)
+            for i in range(20):
+                file.write(b"y" * 999)
+                assert os.fstat(file.fileno()).st_size == os.stat(there.path / "file").st_size == 1 + 999 * (i + 1)
+                os.fchmod(file.fileno(), 0o600 + i % 8)
+                os.utime(file.fileno(), ns=(i * 10**9 + 5, i * 10**9 + 7))
+                seen, below = os.fstat(file.fileno()), os.stat(server.tree / "file")
+                for name in ("st_mode", "st_uid", "st_gid", "st_nlink", "st_blocks", "st_mtime_ns", "st_ctime_ns", "st_ino"):
+                    assert getattr(seen, name) == getattr(below, name), name
+            sent = messages(control) - before
+            assert sent["SetStat"] == 40 and not sent["FStat"], sent
+        assert os.stat(there.path / "file").st_mtime_ns == os.stat(server.tree / "file").st_mtime_ns

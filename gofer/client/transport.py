@@ -17,6 +17,7 @@ import time
 
 from gofer import sys, wire
 from gofer.cdata import addressof, byref, c_char, c_int, c_long, c_ulong, c_void_p
+from gofer.client.look import Look, pays
 from gofer.wire import ERROR, MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _MOST_FDS = 8
 _AT_ONCE = 16384  # bytes of one read of replies: some thirty that tell of a file
 _DATA, _PAYLOAD = 16, 20  # offsets in a window: the data, and what is behind a message's header in it
+_STATE, _LENGTH, _HEAD = 0, 1, 4  # words of it: state, data_len, and mid with num_fds (little-endian, as the wire is)
 _LOOK_EVERY = 0.1  # seconds of sleep on the futex between two looks at the socket
 _MAX_ERRNO = 4096  # as in the kernel
 
@@ -177,6 +179,8 @@ class ChannelTransport:
         try:
             self._map = _window(memfd, offset, length)
             self._view = memoryview(self._map)
+            self._words = self._view[:_PAYLOAD].cast("I")
+            self._look = Look() if pays() else None
             self._hang_up = select.poll()
             self._hang_up.register(fd_socket, 0)  # that it is gone is told all the same
             self._prepare(c_void_p(addressof(c_char.from_buffer(self._view))))
@@ -197,17 +201,25 @@ class ChannelTransport:
         set_bit0, set_two = c_int(sys.FUTEX_OP_OR << 28 | 1 << 12), c_int(sys.FUTEX_OP_SET << 28 | 2 << 12)
         self._flip_args = (number, address, op, c_int(1), c_ulong(0), address, set_bit0)
         self._end_args = (number, address, op, c_int(1 << 30), c_ulong(0), address, set_two)
-        self._futex = sys.libc["syscall"]
 
     def _exchange(self, data_len: int) -> int:
         """Hand data_len bytes over; returns the length of what came back."""
-        struct.pack_into("<I", self._view, 4, data_len)
-        self._futex(*self._flip_args)
+        words = self._words
+        words[_LENGTH] = data_len
+        sys.unlocked_call(*self._flip_args)  # which cannot block
+        if self._look is not None:
+            self._look.while_one(words)
+        if words[_STATE]:
+            self._sleep(words)
+        return words[_LENGTH]
+
+    def _sleep(self, words: memoryview) -> None:
+        """Until the answer is there."""
         began, gone = 0.0, False
         while True:
-            state, size = struct.unpack_from("<II", self._view)
+            state = words[_STATE]
             if state == 0:
-                return int(size)
+                return
             if state != 1:
                 raise HungUp("the server shut the channel down")
             if gone:
@@ -216,7 +228,7 @@ class ChannelTransport:
             began = began or now
             if self._timeout and now - began > self._timeout:
                 raise Silent(f"no answer within {self._timeout:g} s")
-            self._futex(*self._wait_args)
+            sys.plain_call(*self._wait_args)
             # Where it has gone, it may have answered before: one more look at the state.
             gone = now - began > _LOOK_EVERY / 2 and bool(self._hang_up.poll(0))
 
@@ -230,13 +242,15 @@ class ChannelTransport:
 
     def lend(self, mid: int, request: bytes) -> tuple[int, memoryview, list[int]]:
         """As `call`, the payload where it lies: until the next call, and as long as the server leaves it as it is."""
-        wire.ChannelHeader.pack(self._view, 0, 0, 0, mid, 0)
-        self._view[_PAYLOAD : _PAYLOAD + len(request)] = request
-        size = self._exchange(_PAYLOAD - _DATA + len(request))
-        _, _, answer, count = wire.ChannelHeader.read(self._view)
-        if not _PAYLOAD - _DATA <= size <= len(self._view) - _DATA:
+        view, size = self._view, len(request)
+        self._words[_HEAD] = mid
+        view[_PAYLOAD : _PAYLOAD + size] = request
+        size = self._exchange(_PAYLOAD - _DATA + size)
+        head = self._words[_HEAD]
+        if not _PAYLOAD - _DATA <= size <= len(view) - _DATA:
             raise Garbled("a reply that does not fit its channel")
-        return answer, self._view[_PAYLOAD : _DATA + size], self._donated(count)
+        fds = self._donated(head >> 16 & 0xFF) if head > 0xFFFF else []
+        return head & 0xFFFF, view[_PAYLOAD : _DATA + size], fds
 
     def _donated(self, count: int) -> list[int]:
         """One fd a message, all of which are there when the reply is."""
@@ -253,8 +267,9 @@ class ChannelTransport:
     def close(self) -> None:
         if self._map.closed:
             return
-        self._futex(*self._end_args)
+        sys.plain_call(*self._end_args)
         self._fd_socket.close()
+        self._words.release()
         self._view.release()
         self._map.close()  # it has an fd of its own on the memory
 

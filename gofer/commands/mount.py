@@ -33,6 +33,7 @@ def add(parser: ArgumentParser) -> None:
         "Mount what a server serves on a directory. Returns when the file system can be used; `gofer umount DIR` ends it, "
         "and so do SIGTERM and Ctrl-C. Called as mount.gofer it is what mount(8) and /etc/fstab call for the type gofer."
     )
+    parser.usage = "%(prog)s [options] SERVER[:PATH] DIR"
     parser.add_argument("address", metavar="SERVER[:PATH]", help="the server's socket, or HOST, and what of it to mount")
     parser.add_argument("place", metavar="DIR", help="an empty directory")
     group = parser.add_mutually_exclusive_group()
@@ -156,7 +157,7 @@ def run(options: Any) -> int:
     place = os.path.realpath(options.place)
     plan = Plan(
         address, place, source.replace(",", "_"), chosen, tuple(words), flags, options.foreground, options.seccomp,
-        ssh_of(options), options.reconnect,
+        ssh_of(options) if address.remote else None, options.reconnect,
     )  # fmt: skip
     if options.foreground:
         return guard.run(plan, lambda: None, lambda line: tell(f"gofer: {line}"))

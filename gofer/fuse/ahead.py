@@ -24,106 +24,132 @@ if TYPE_CHECKING:
     from gofer.fuse.nodes import Node
     from gofer.fuse.state import FileSystem, Request
 
-_FROM = 16
+_FROM = 6
 _EACH = 32  # entries that are read ahead for each name asked, at most
-_BATCH = 32768  # bytes of the kernel's dirents in one message: some 1000 entries
+_FIRST, _BATCH = 4096, 32768  # bytes of the kernel's dirents in the first message, and at most: some 100 and 1000 entries
 _FRESH = 1.0
 _PAUSE = 0.25  # seconds without a question, after which it is somebody else who asks
+_MOST = 8  # directories: several threads of one program look at one each
+
+
+class _Directory:
+    """How far one is read. age: see Ahead. fdid: an open FD, 0: none. names: what was read and not asked for yet."""
+
+    __slots__ = ("lock", "fdid", "age", "asked", "got", "last", "count", "ended", "names")
+
+    def __init__(self) -> None:
+        self.lock = _thread.allocate_lock()
+        self.fdid = 0
+        self.last = 0.0
+        self.begin(0)
+
+    def begin(self, age: int) -> None:
+        self.age = age
+        self.asked = self.got = 0  # who looks and changes by turns is not to have it read each time
+        self.count = -_FIRST  # negative: from its beginning
+        self.ended = False
+        self.names: dict[bytes, tuple[float, bytes]] = {}
 
 
 class Ahead:
-    """What is read of one directory at a time. node: which; None: nobody asks much."""
+    """What is read of the directories that somebody looks at."""
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
-        self._lock = _thread.allocate_lock()
-        self._age = 0
-        self._node: Node | None = None
-        self._fdid = self._asked = self._got = 0
-        self._last = 0.0
-        self._begun = self._ended = False
-        self._names: dict[bytes, tuple[float, bytes]] = {}
+        self._age = 1  # of what is known: what was read before the last change is not good any more
+        self._directories: dict[Node, _Directory] = {}
 
     def find(self, request: Request, parent: Node, name: bytes) -> tuple[float, bytes] | None:
         """(seconds that it is good for, struct statx) of a name; None: ask."""
-        now = monotonic()
-        if not self._lock.acquire(False):  # somebody reads: who asks need not wait for that
+        it = self._directories.get(parent) or self._add(parent)
+        if not it.lock.acquire(False):  # somebody reads: who asks need not wait for that
             return None
         try:
-            if self._node is not parent or now - self._last > _PAUSE:
-                self._begin(parent)
-            self._last = now
-            self._asked += 1
-            if self._asked < _FROM or not self._fs.lists_stats:
+            now, age = monotonic(), self._age
+            if self._directories.get(parent) is not it:  # another has just taken its place
                 return None
-            found = self._names.pop(name, None)
-            while found is None and not self._ended and self._got < _EACH * self._asked:
-                if not self._read(request, parent):
+            if it.age != age or now - it.last > _PAUSE:
+                it.begin(age)
+            it.last = now
+            it.asked += 1
+            if it.asked < _FROM or not self._fs.lists_stats:
+                return None
+            found = it.names.pop(name, None)
+            while found is None and not it.ended and it.got < _EACH * it.asked:
+                if not self._read(request, parent, it):
                     return None
-                found = self._names.pop(name, None)
+                found = it.names.pop(name, None)
         finally:
-            self._lock.release()
-        if found is None:
-            return None
-        if found[0] < now:
-            self.changed()
+            it.lock.release()
+        if found is None or age != self._age or found[0] < now:
             return None
         return None if self._fs.nodes.in_use(found[1]) else (found[0] - now, found[1])
 
     def changed(self) -> None:
         """Something has, or may have: nothing that was read before is good any more."""
         self._age += 1
-        self._names = {}
-        self._got = self._asked = 0  # who looks and changes by turns is not to have it read each time
-        self._begun = self._ended = False
 
     def rest(self) -> None:
         """Give up what nobody asks for any more."""
-        if self._node is not None and monotonic() - self._last > _FRESH and self._lock.acquire(False):
-            self._begin(None)
-            self._lock.release()
+        for node, it in list(self._directories.items()):
+            if monotonic() - it.last > _FRESH and it.lock.acquire(False):
+                self._directories.pop(node, None)
+                self._leave(it)
+                it.lock.release()
 
     def lost(self) -> None:
-        """The connection, and the FD with it."""
-        self._fdid = 0
-        self._node = None
+        """The connection, and the FDs with it."""
+        for it in self._directories.values():
+            it.fdid = 0
+        self._directories = {}
         self.changed()
 
-    def _begin(self, node: Node | None) -> None:
-        if self._fdid:
-            self._fs.nodes.close_later(self._fdid)
-        self._node, self._fdid = node, 0
-        self.changed()
+    def _add(self, parent: Node) -> _Directory:
+        if len(self._directories) >= _MOST:
+            try:
+                first = next(iter(self._directories))
+                old = self._directories.pop(first)
+            except (KeyError, RuntimeError, StopIteration):  # another thread was quicker
+                pass
+            else:
+                if old.lock.acquire(False):
+                    self._leave(old)
+                    old.lock.release()
+                else:  # it is being read, and stays
+                    self._directories[first] = old
+        return self._directories.setdefault(parent, _Directory())
 
-    def _read(self, request: Request, parent: Node) -> bool:
+    def _leave(self, it: _Directory) -> None:
+        """Its FD. it.lock is held."""
+        if it.fdid:
+            self._fs.nodes.close_later(it.fdid)
+            it.fdid = 0
+
+    def _read(self, request: Request, parent: Node, it: _Directory) -> bool:
         """One batch more; False where it cannot be had, or something has changed meanwhile."""
-        age, until = self._age, monotonic() + _FRESH
+        until = monotonic() + _FRESH
         try:
-            if not self._fdid:
+            if not it.fdid:
                 directory = self._fs.nodes.fd(parent, request.held)
                 payload, fds = self._fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(directory, os.O_RDONLY))
                 for fd in fds:
                     os.close(fd)
-                (self._fdid,) = wire.OpenAtResp.unpack(payload)
-            count = _BATCH if self._begun else -_BATCH
-            self._begun = True
-            payload = self._fs.pool.ask(wire.DIRSTAT, wire.DirStatReq.bytes(self._fdid, count))
+                (it.fdid,) = wire.OpenAtResp.unpack(payload)
+            payload = self._fs.pool.ask(wire.DIRSTAT, wire.DirStatReq.bytes(it.fdid, it.count))
         except OSError as error:
             if error.errno == EOPNOTSUPP:
                 self._fs.lists_stats = False
-            self._ended = True
+            it.ended = True
             return False
+        it.count = min(2 * abs(it.count), _BATCH)
         (entries,) = wire.Count.read(payload)
-        found: dict[bytes, tuple[float, bytes]] = {}
+        found = it.names
         at, read, head = wire.Count.size, wire.DirStatEntry.read, wire.DirStatEntry.size
         for _ in range(entries):
             _, raw, length = read(payload, at)
             at += head + length
             if raw[0]:
                 found[payload[at - length : at]] = until, raw
-        if self._age != age:
-            return False
-        self._names.update(found)
-        self._got += entries
-        self._ended = not entries
-        return True
+        it.got += entries
+        it.ended = not entries
+        return it.age == self._age

@@ -21,7 +21,22 @@ UTIME_NOW = (1 << 30) - 1
 def getattr(fs: FileSystem, request: Request) -> Reply:
     flags, fh = kernel.GetattrIn.read(request.body)
     node = fs.nodes.by_id(request.nodeid)
-    return fs.attr(node, look(fs, request, node, fh if flags & kernel.GETATTR_FH else 0))
+    if not flags & kernel.GETATTR_FH:
+        fh = 0
+    elif fs.keeps_ids and fs.handle(fh).host >= 0:
+        return fs.attr_of_host(node, fs.handle(fh).host)
+    return _attr_here(fs, node) or fs.attr(node, look(fs, request, node, fh))
+
+
+def _attr_here(fs: FileSystem, node: Node) -> bytes:
+    """Of a file that is open; b"" where the server is to be asked."""
+    host = fs.host_of(node)
+    if host < 0:
+        return b""
+    try:
+        return fs.attr_of_host(node, host)
+    finally:
+        os.close(host)
 
 
 def statx(fs: FileSystem, request: Request) -> Reply:
@@ -84,7 +99,7 @@ def setattr(fs: FileSystem, request: Request) -> Reply:
         )
         if failed:
             raise OSError(code or EIO, os.strerror(code or EIO))
-    return fs.attr(node, fs.pool.ask(wire.FSTAT, wire.FDID.bytes(fd)))
+    return _attr_here(fs, node) or fs.attr(node, fs.pool.ask(wire.FSTAT, wire.FDID.bytes(fd)))
 
 
 _MASKS = (

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import _thread
 import os
+import select
 import struct
 import time
-from errno import EINTR, EIO, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTCONN, EOPNOTSUPP, EROFS
+from errno import EAGAIN, EINTR, EIO, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTCONN, EOPNOTSUPP, EROFS
 
+from gofer.client.look import HOLE, Look, pays
 from gofer.client.transport import Lost
 from gofer.fuse import kernel
 from gofer.fuse.state import Request
@@ -40,6 +42,7 @@ WRITE_SIZE = 1 << 20  # of data in one request
 _ROOM = WRITE_SIZE + 4096  # the kernel insists on room for the largest request
 _TICK = 0.005  # seconds between two looks of the sentinel
 _SLOW = 0.004  # of a request, from when on another thread leads
+_LOOK = 60e-6  # seconds to look for the next request before sleeping
 _LOOK_AT_ALL = 0.1  # between two looks at all that wait
 _SOON = 1.0  # after an interruption, until it is answered for a request that does not end
 _DROWSY = 20  # looks at nothing, after which the sentinel sleeps until there is something
@@ -89,12 +92,13 @@ class Crew:
         self._tidying = _thread.allocate_lock()
         self._tidying.acquire()
         self._over = False
-        self._refused: set[int] = set()
+        self._look, self._looks = Look(_LOOK), pays()
         self.finished = _thread.allocate_lock()
         self.finished.acquire()
 
     def run(self) -> None:
         """Until it is unmounted."""
+        os.set_blocking(self._device, False)
         _thread.start_new_thread(self._watch, ())
         _thread.start_new_thread(self._tidy, ())
         self._leader = Worker()
@@ -117,11 +121,13 @@ class Crew:
     def _work(self, me: Worker) -> None:
         buffer = memoryview(bytearray(_ROOM))
         request = Request(memoryview(bytearray(WRITE_SIZE)), lambda: self._lead_on(me))
+        come = select.poll()
+        come.register(self._device, select.POLLIN)
         while self._leads(me):
             try:
-                size = os.readv(self._device, [buffer])
+                size = self._read(buffer, come)
             except OSError as error:
-                if error.errno in (EINTR, ENOENT):  # the latter: it was interrupted before it was read
+                if error.errno in (EINTR, ENOENT, EAGAIN):  # the latter two: it was interrupted before it was read
                     continue
                 self._finish(error)
                 return
@@ -131,6 +137,28 @@ class Crew:
                 self._alarm.release()
             self._serve(me, request, buffer[:size])
             me.began = 0.0
+
+    def _read(self, buffer: memoryview, come: select.poll) -> int:
+        """The next request; its size. Who asks one thing after the other need not wait until we are awake again."""
+        look, device, parts = self._look, self._device, [buffer]
+        if look.rest:
+            look.rest -= 1
+        elif not self._waiting and self._looks:  # else another thread has the interpreter
+            before = time.monotonic()
+            until = before + look.most
+            while True:
+                try:
+                    size = os.readv(device, parts)
+                    look.found()
+                    return size
+                except BlockingIOError:
+                    now = time.monotonic()
+                if now > until or now - before > HOLE:
+                    look.missed()
+                    break
+                before = now
+        come.poll()
+        return os.readv(device, parts)
 
     def _leads(self, me: Worker) -> bool:
         """Wait until it is this thread's turn; False at the end."""

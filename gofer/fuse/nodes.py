@@ -62,13 +62,17 @@ class Node:
 
 
 class Use:
-    """Of a node that is open: how often; the id of what the kernel reads and writes in our place, 0: nothing; what that is."""
+    """Of a node that is open: how often; the id of what the kernel reads and writes in our place, 0: nothing; what that is.
 
-    __slots__ = ("opens", "cached", "passing", "backing", "file")
+    host: a donated fd of one of those that have it open, -1: none.
+    """
+
+    __slots__ = ("opens", "cached", "passing", "backing", "file", "host")
 
     def __init__(self) -> None:
         self.opens = self.cached = self.passing = self.backing = 0
         self.file = (0, 0)
+        self.host = -1
 
 
 class Nodes:

@@ -32,6 +32,7 @@ _ATTR = "".join(kernel.Attr.codes.values())
 _Entry = struct.Struct("<" + "".join(code for code in kernel.EntryOut.codes.values() if code != kernel.ATTR) + _ATTR)
 _Attr = struct.Struct("<QI4x" + _ATTR)
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_BLOCKS = frozenset(1 << bits for bits in range(9, 21))  # sizes that the kernel takes
 YEAR = 365 * 86400
 FD_BUDGET = 10_000  # what is held costs the host some 2 KiB each; a server that has not so many says so
 GONE = 0  # in place of an open FD: the file it was is not there any more
@@ -142,7 +143,7 @@ class FileSystem:
             uid = options.uid
         if options.gid != NO_ID:
             gid = options.gid
-        if blksize & (blksize - 1) or not 512 <= blksize <= 1 << 20:
+        if blksize not in _BLOCKS:
             blksize = 4096
         device = kernel.device_number(major, minor) if major or minor else 0
         return (
@@ -161,6 +162,35 @@ class FileSystem:
     def attr(self, node: Node, raw: Any) -> bytes:
         """struct fuse_attr_out."""
         return _Attr.pack(self.valid, 0, *self._view(node, raw))
+
+    def attr_of_host(self, node: Node, host: int) -> bytes:
+        """As `attr`, of a donated fd: without the server."""
+        if self.pool.lost:
+            raise self.pool.lost
+        found = os.fstat(host)
+        (asec, ansec), (msec, mnsec), (csec, cnsec) = (
+            divmod(each, 10**9) for each in (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)
+        )
+        options, uid, gid, blksize = self.options, found.st_uid, found.st_gid, found.st_blksize
+        return _Attr.pack(
+            self.valid, 0, node.ino, found.st_size, found.st_blocks, asec, msec, csec, ansec, mnsec, cnsec,
+            found.st_mode & ~options.umask, found.st_nlink, uid if options.uid == NO_ID else options.uid,
+            gid if options.gid == NO_ID else options.gid, 0, blksize if blksize in _BLOCKS else 4096, 0,
+        )  # fmt: skip
+
+    def host_of(self, node: Node) -> int:
+        """An fd, the caller's, of an open file that the server donated; -1: there is none.
+
+        Not where the server is not root: it may be in a user namespace, where it sees other owners than we.
+        """
+        if node.use is None or not self.keeps_ids:
+            return -1
+        with self._lock:
+            host = node.use.host if node.use is not None else -1
+            try:
+                return os.dup(host) if host >= 0 else -1
+            except OSError:  # none left
+                return -1
 
     def view_statx(self, node: Node, raw: bytearray) -> None:
         """As `attr`, in a struct statx: what the options change."""
@@ -212,6 +242,8 @@ class FileSystem:
                     handle.listing.restart()
             except (OSError, struct.error):
                 handle.fdid = GONE
+                if handle.node.use is not None:
+                    handle.node.use.host = -1
             self.nodes.unpin(held)
 
     # Open files
@@ -233,6 +265,8 @@ class FileSystem:
             if use is None:
                 use = handle.node.use = Use()
             use.opens += 1
+            if handle.host >= 0:
+                use.host = handle.host
         request.undo.append(lambda: self.released(fh))
         return fh
 
@@ -245,6 +279,8 @@ class FileSystem:
             use = node.use
             assert use is not None
             use.opens -= 1
+            if use.host == handle.host:
+                use.host = -1
             if handle.passes:
                 use.passing -= 1
                 if not use.passing:
