@@ -1,5 +1,6 @@
 """The contents of files in a mount: every way to read and write them, with and without passthrough, against what the host has."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import CALM, Server, fails, wait_until
+from hosts import CALM, Server, fails, run, wait_until
 from mounting import Mount, mount
 
 pytestmark = pytest.mark.slow
@@ -180,6 +181,41 @@ def test_sqlite_in_wal_mode_from_two_processes(there: Mount) -> None:
         assert connection.execute("select count(*), sum(n) from t").fetchone() == (60, 870)
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
         connection.close()
+
+
+def written(there: Mount) -> tuple[int, mmap.mmap]:
+    """Nothing of it was synced."""
+    (there.path / "file").write_bytes(b"f" * 3_000_000)
+    fd = os.open(there.path / "mapped", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"m" * 10_000)
+    shared = mmap.mmap(fd, 10_000)
+    shared[5000:5003] = b"new"
+    return fd, shared
+
+
+def is_there(tree: Path) -> bool:
+    changed = b"m" * 5000 + b"new" + b"m" * 4997
+    return (tree / "file").read_bytes() == b"f" * 3_000_000 and (tree / "mapped").read_bytes() == changed
+
+
+def test_what_was_written_is_there_once_it_is_unmounted(there: Mount) -> None:
+    fd, shared = written(there)
+    shared.close()
+    os.close(fd)
+    assert run("umount", str(there.path)).returncode == 0
+    assert is_there(there.tree)
+    assert there.process.wait(CALM) == 0
+
+
+@pytest.mark.parametrize("way", ["fd", "writeback"], indirect=True)
+def test_what_was_written_is_there_where_a_signal_ends_it_while_it_is_in_use(there: Mount) -> None:
+    fd, shared = written(there)
+    there.process.terminate()
+    assert there.process.wait(CALM) == 0
+    assert is_there(there.tree)
+    with contextlib.suppress(OSError):
+        shared.close()
+        os.close(fd)
 
 
 @pytest.mark.parametrize("way", ["message"], indirect=True)

@@ -26,6 +26,7 @@ WAYS = {
     "fd, few FDs": ("--no-passthrough", "--cache=none", "--fd-budget=8", "--node-budget=4"),
     "message, auto": ("--no-passthrough",),
     "message, none": ("--cache=none",),
+    "passthrough, always": ("--cache=always",),
     "writeback": ("--writeback",),
 }
 ACCESS = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)
