@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import subprocess
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -40,19 +42,38 @@ def test_a_long_directory_is_listed_whole_in_little_memory(server: Server, how: 
 
 
 def test_names_that_stay_are_listed_once_while_others_come_and_go(server: Server) -> None:
-    for i in range(3000):
-        (server.tree / f"stays-{i}").touch()
+    """On the host and in the mount: made, renamed and removed, as fast as they can be."""
+    lasting = {f"stays-{i}-{'x' * (i % 60)}" for i in range(2000)}
+    for name in lasting:
+        (server.tree / name).touch()
+    over = threading.Event()
+
+    def churn(at: Path, seed: int) -> None:
+        rng, number, names = random.Random(seed), 0, [""]
+        while not over.is_set():
+            number += 1
+            new, index = f"{seed}-{number}-{'y' * rng.randrange(80)}", rng.randrange(len(names))
+            if len(names) < 300 and number % 3:
+                (at / new).touch()
+                names.append(new)
+            elif names[index] and number % 2:
+                os.rename(at / names[index], at / new)
+                names[index] = new
+            elif names[index]:
+                os.unlink(at / names.pop(index))
+
     with mount(server) as there:
-        seen: list[str] = []
-        for number, entry in enumerate(os.scandir(there.path)):
-            seen.append(entry.name)
-            if number % 20 == 0:
-                (there.path / f"new-{number}").touch()
-                (server.tree / f"other-{number}").touch()
-            if number % 50 == 0 and number:
-                os.unlink(there.path / f"new-{number - number % 20 if (number - number % 20) % 20 == 0 else 0}")
-        lasting = [name for name in seen if name.startswith("stays-")]
-        assert len(lasting) == len(set(lasting)) == 3000
+        churning = [threading.Thread(target=churn, args=each) for each in ((server.tree, 1), (there.path, 2))]
+        for thread in churning:
+            thread.start()
+        try:
+            for _ in range(8):
+                found = [entry.name for entry in os.scandir(there.path) if entry.name.startswith("stays-")]
+                assert len(found) == len(set(found)) and set(found) == lasting
+        finally:
+            over.set()
+            for thread in churning:
+                thread.join()
 
 
 def test_rewinding_and_seeking_in_a_directory(server: Server) -> None:
@@ -118,7 +139,9 @@ def test_nodes_beyond_the_budget_are_forgotten(server: Server) -> None:
     with mount(server, "--node-budget=500", "--fd-budget=100000") as there:
         for i in range(3000):
             os.stat(there.path / str(i))
-        wait_until(lambda: len(server.open_fds()) < 800, lambda: f"the kernel forgets: {len(server.open_fds())} fds are left")
+        wait_until(
+            lambda: len(server.open_fds()) < 800, lambda: f"the kernel forgets: {len(server.open_fds())} fds are left"
+        )
         for i in range(0, 3000, 100):  # and what was forgotten is found again
             os.chmod(there.path / str(i), 0o600)
     assert os.stat(server.tree / "2900").st_mode & 0o777 == 0o600
