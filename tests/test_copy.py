@@ -280,6 +280,40 @@ def test_a_tree_arrives_whole_from_another_host_and_there(spot: Path, place: Pat
     equal(source, there)
 
 
+FAR = """#!{python}
+import os, subprocess, sys, threading
+process = subprocess.Popen(sys.argv[-1], shell=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+came = []
+def there():
+    while data := os.read(0, 1 << 20):
+        came.append(len(data))
+        process.stdin.write(data)
+        process.stdin.flush()
+    process.stdin.close()
+threading.Thread(target=there, daemon=True).start()
+while data := os.read(process.stdout.fileno(), 1 << 20):
+    os.write(1, data)
+process.wait()
+with open({counts!r}, "w") as file:
+    file.write(str(len(came)))
+"""
+
+
+@pytest.mark.slow
+def test_small_files_do_not_each_wait_for_the_way_to_another_host_and_back(spot: Path, place: Path) -> None:
+    """Counted is how often something is sent: a way that takes 20 ms had taken 46 for each file, where each waited twice."""
+    for number in range(300):
+        (spot / f"f{number}").write_text("x" * number)
+    ssh, counts = place / "ssh", place / "counts"
+    ssh.write_text(FAR.format(python=sys.executable, counts=str(counts)))
+    ssh.chmod(0o755)
+    how = ["--ssh", ssh, "--remote-gofer=never", "--remote-command", " ".join(GOFER)]
+    for way, words in (("get", [f"host:{spot}", place / "t"]), ("put", [place / "t", f"host:{place}/u"])):
+        copy(way, "-r", *how, *words)
+        assert int(counts.read_text()) < 100, way
+    equal(spot, place / "u")
+
+
 @pytest.mark.slow
 def test_where_files_can_share_blocks_a_copy_takes_no_room(start: Start, place: Path) -> None:
     with xfs() as disk:
@@ -320,17 +354,17 @@ def test_memory_does_not_grow_with_the_tree(server: Server, place: Path) -> None
     "words, told",
     [
         (["get", ":/f"], ["get: where to?", "--help"]),
-        (["get", ":/f", ":/d", "{place}/none"], ["{place}/none: it is not a directory", "several files"]),
+        (["get", ":/f", ":/d", "{place}/none"], ["{place}/none: it is no directory to copy into"]),
         (["get", ":/none", "{place}"], ["get /none: No such file or directory"]),
         (["get", ":/f/x", "{place}"], ["get /f/x: Not a directory"]),
         (["get", ":/f", "{place}/no/where"], ["get: cannot copy into {place}/no: No such file or directory"]),
-        (["get", ":/f", "{place}/none/"], ["{place}/none/: it is not a directory"]),
+        (["get", ":/f", "{place}/none/"], ["{place}/none/: it is no directory to copy into"]),
         (["get", ":/d", "{place}"], ["get /d: it is a directory: -r copies it"]),
         (["get", "--delete", ":/f", "{place}"], ["--delete makes a directory like another: it needs -r"]),
         (["put", "{place}/none", ":/"], ["put {place}/none: No such file or directory"]),
         (["put", "{place}", ":/"], ["put {place}: it is a directory: -r copies it"]),
         (["put", "{place}/f", ":/no/where"], ["put: there is no place for /no/where on the server: No such file or directory"]),
-        (["put", "{place}/f", "{place}/f", ":/none"], [":/none: it is not a directory"]),
+        (["put", "{place}/f", "{place}/f", ":/none"], [":/none: it is no directory to copy into"]),
         (["put", "{place}/f", "{place}/nobody:/"], ["{place}/nobody", "gofer serve"]),
     ],
 )

@@ -58,8 +58,8 @@ def test_a_name_that_no_file_can_have_is_told_and_leads_nowhere(here: Path, unto
 def test_a_name_that_is_a_link_first_and_a_directory_then_leads_nowhere(here: Path, untouched: None) -> None:
     directory = Node(entries={b"precious": Node(WHOLE)})
     link = Node(target=bytes(here.parent / "out"))
-    root = Node(entries=lambda: iter([b"a"] * 2 + [b"x"] * 300 + [b"a"] * 2))
-    answers = iter([link, link, *[Node(WHOLE)] * 300, *[directory] * 10])
+    root = Node(entries=lambda: iter([b"a"] * 2 + [b"x"] * 400 + [b"a"] * 2))
+    answers = iter([link, link, *[Node(WHOLE)] * 400, *[directory] * 10])
 
     root.child = lambda name: next(answers)  # type: ignore[method-assign]
     with Hostile(here.parent / "s", root) as server:
@@ -323,7 +323,7 @@ def test_what_has_become_something_else_meanwhile_is_neither_opened_for_long_nor
     assert isinstance(node, sides.Node)
     (spot / "f").rename(spot / "g")
     os.mkfifo(spot / "f")
-    (opened,) = tree.open(directory, [node])
+    (opened,) = tree.open(directory, [node])()
     assert isinstance(opened, OSError) and opened.strerror == "it was replaced meanwhile"
     with pytest.raises(OSError, match="it was replaced meanwhile"):
         tree.settle_node(directory, node, node.stat, None)

@@ -90,7 +90,7 @@ def test_no_clobber_and_update_leave_what_is_there(server: Server, tree: Path) -
         (["-r", ":/", ":/source"], "cannot be copied into itself"),
         ([":/source/plain"], "where to?"),
         ([":/source/plain", "/elsewhere/x.sock:/y"], "both names are on one server"),
-        ([":/source/plain", ":/source/dir/small", ":/source/link"], "it is not a directory, and several files"),
+        ([":/source/plain", ":/source/dir/small", ":/source/link"], "it is no directory to copy into"),
         ([":/source", ":/new"], "it is a directory: -r copies it"),
         ([":/missing", ":/new"], "No such file or directory"),
         ([":/source/plain", ":/missing/new"], "No such file or directory"),

@@ -77,12 +77,12 @@ LAYERS = """
     fuse: guard
     fuse
     copy: data names sides progress
-    copy: commit posts
-    copy: local files
-    copy: archive places
+    copy: commit places posts settle
+    copy: local files archive
+    copy: messages
     copy: remote
     copy: remove transfer measure
-    copy: links mend pack unpack
+    copy: links mend pack prune unpack
     copy: engine
     copy
     runsc: errors calls

@@ -16,7 +16,7 @@ from gofer.client.transport import Lost, checked, close_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Union
 
     from gofer.client.client import Client
@@ -42,20 +42,20 @@ def many(client: Client, calls: Iterable[tuple[int, bytes]], window: int = WINDO
             if len(due) <= window // 2:
                 batch = list(itertools.islice(source, window - len(due)))
                 if batch:
-                    _send(client, transport, batch)
+                    send(client, transport, batch)
                     due.extend([mid for mid, _ in batch])
             if not due:
                 return
-            yield _answer(client, transport, due.popleft())
+            yield answer(client, transport, due.popleft())
     finally:
         with contextlib.suppress(Lost):  # it is told to who asks next
             while due and not client.lost:
-                outcome = _answer(client, transport, due.popleft())
+                outcome = answer(client, transport, due.popleft())
                 if not isinstance(outcome, OSError):
                     close_all(outcome[1])
 
 
-def _send(client: Client, transport: SocketTransport, batch: list[tuple[int, bytes]]) -> None:
+def send(client: Client, transport: SocketTransport, batch: Sequence[tuple[int, bytes]]) -> None:
     if client.lost:
         raise client.lost
     try:
@@ -65,7 +65,7 @@ def _send(client: Client, transport: SocketTransport, batch: list[tuple[int, byt
         raise
 
 
-def _answer(client: Client, transport: SocketTransport, mid: int) -> Outcome:
+def answer(client: Client, transport: SocketTransport, mid: int) -> Outcome:
     try:
         return checked(mid, *transport.answer())
     except Lost as lost:

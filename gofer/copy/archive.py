@@ -12,8 +12,8 @@ import tarfile
 from errno import EINVAL, EPERM
 
 from gofer.client.replies import Stat
-from gofer.copy.local import kept
 from gofer.copy.names import possible
+from gofer.copy.settle import kept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

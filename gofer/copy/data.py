@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Moved = Callable[[int], None]
 
 PIECE = 1 << 20
-_SMALL = 1 << 16  # up to here one read and one write are the cheapest
+SMALL = 1 << 16  # up to here one read and one write are the cheapest
 _STEP = 1 << 25  # bytes of one system call, so that somebody sees how far it is, and may interrupt
 _FICLONE = 0x40049409
 _CANNOT = (EBADF, EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EXDEV)
@@ -29,7 +29,7 @@ def copy(reader: File, writer: File, moved: Moved, start: int = 0) -> None:
     size = reader.size
     if reader.host < 0 or writer.host < 0:
         _by_pieces(reader, writer, moved, start)
-    elif size <= _SMALL and not reader.sparse and not start:
+    elif size <= SMALL and not reader.sparse and not start:
         _at_once(reader.host, writer.host, size)
         moved(size)
     elif start or not _cloned(reader.host, writer.host, size):

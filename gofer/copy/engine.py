@@ -12,20 +12,21 @@ it gets when all in it has its name.
 from __future__ import annotations
 
 import stat as modes
-from errno import EEXIST, EIO, ELOOP, EPERM
+from errno import EIO, ELOOP, EPERM
 from functools import partial
+from typing import NamedTuple
 
 from gofer.client.address import below
 from gofer.copy import data
 from gofer.copy.commit import Commit, Complete
 from gofer.copy.links import Links
-from gofer.copy.local import privileged
 from gofer.copy.mend import mend
 from gofer.copy.names import part_name, possible
 from gofer.copy.places import Options, Place, some
-from gofer.copy.remove import remove
+from gofer.copy.prune import cleared, prune
+from gofer.copy.settle import privileged
 from gofer.copy.sides import SET_ID, Node
-from gofer.copy.transfer import Job, Parts, transfer
+from gofer.copy.transfer import Job, Parts, Transfers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,16 +35,23 @@ if TYPE_CHECKING:
 
     from gofer.client.replies import Stat
     from gofer.copy.progress import Progress
-    from gofer.copy.sides import File, Found, Tree, Xattrs
+    from gofer.copy.sides import Found, Tree, Xattrs
 
     Steps = Iterator["Steps"]
 
-_OPEN = 16  # files: as many fds as a server donates ahead
 _DEEPEST = 2000  # directories in each other: each is an fd or two
 _KINDS = {
     modes.S_IFIFO: "FIFO", modes.S_IFSOCK: "socket", modes.S_IFCHR: "character device", modes.S_IFBLK: "block device",
 }  # fmt: skip
-_IN_THE_WAY = "a {} of that name is in its place, and stays: --delete removes it"
+
+
+class _Asked(NamedTuple):
+    """Names of a directory, and what they are, as it comes. olds: at the target; trouble: what has ended the list."""
+
+    names: list[bytes]
+    nodes: Callable[[], list[Found]]
+    olds: Callable[[], list[Found]] | None
+    trouble: OSError | None
 
 
 class Copy:
@@ -60,6 +68,8 @@ class Copy:
         self.complain, self.did = complain, did
         self.commit = Commit(target, complain, self._copied, options.sync)
         self.untrusted = 0  # files that came without their set-id bits
+        self.transfers = Transfers(self)
+        self.ahead = min(source.ahead, target.ahead)
         self._links = Links(self)
         self._equals: list[tuple[Node, Node, bytes]] = []  # of this directory, to be looked at together
 
@@ -83,9 +93,11 @@ class Copy:
             parts = None if self.options.dry_run or target is None else Parts(self, target)
             job = self._plan(place, node, name, shown, old, parts)
             if job:
-                transfer(self, source, target, [job], parts)
+                self.transfers.add(source, target, [job], parts)
+                self.transfers.step()
             mend(self, place, self._taken())
             self._links.queue()
+            self._rest()
 
     def inside(self, source: Any, node: Node, target: Any, shown: bytes) -> None:
         """Copy what is in a directory into another, which becomes like it."""
@@ -105,6 +117,12 @@ class Copy:
                 stack.append(below)
             else:
                 stack.pop()
+        self._rest()
+
+    def _rest(self) -> None:
+        self.transfers.end()
+        self.source.rest()
+        self.target.rest()
 
     # Directories
 
@@ -121,7 +139,7 @@ class Copy:
             return
         fresh = not old or not modes.S_ISDIR(old.stat.mode)
         try:
-            if old and fresh and not self._cleared(place, old, shown):
+            if old and fresh and not cleared(self, place, old, shown):
                 return
             if self.options.dry_run:
                 target = None if fresh or not old else self.target.enter(place.target, old)
@@ -140,11 +158,16 @@ class Copy:
     def _directory(self, place: Place, stat: Stat, xattrs: Xattrs) -> Steps:
         parts = None if place.fresh or self.options.dry_run else Parts(self, place.target)
         names, trouble = self.source.names(place.source), None
-        more = True
-        while more and not trouble:
-            chunk, trouble = some(names)
-            more = bool(chunk)
-            for name in self._entries(place, chunk, parts):
+        asked = self._ask(place, names)
+        while asked:
+            directories, jobs = self._planned(place, asked, parts)
+            self.transfers.add(place.source, place.target, jobs, parts)
+            trouble = asked.trouble
+            ahead = None if directories or trouble else self._ask(place, names)
+            self.transfers.step()
+            mend(self, place, self._taken())
+            self._links.queue()
+            for name in directories:
                 (node,) = self.source.look(place.source, [name])
                 (old,) = (None,) if place.fresh else self.target.look(place.target, [name])
                 shown = below(place.shown, name)
@@ -152,31 +175,40 @@ class Copy:
                     yield self._below(place, node, name, shown, old, place.path + b"/" + name)
                 elif isinstance(node, OSError) or isinstance(old, OSError):
                     self.complain(shown, node or old, None)  # type: ignore[arg-type]
+            asked = ahead or (None if trouble or not directories else self._ask(place, names))
         if trouble:
             self.complain(place.shown, trouble, False)
         elif self.options.delete and not place.fresh:
-            self._prune(place)
+            prune(self, place)
         if not self.options.dry_run:
-            self.commit.then(place.shown, partial(self._links.keep_open, place, stat, xattrs))
+            self.transfers.then(place.shown, partial(self._links.keep_open, place, stat, xattrs))
 
     def finish(self, place: Place, stat: Stat, xattrs: Xattrs) -> None:
         """What a directory is to have itself."""
         for error in self.target.settle_directory(place.target, stat, xattrs):
             self.complain(place.shown, error, True)
 
-    def _entries(self, place: Place, chunk: Sequence[bytes], parts: Parts | None) -> list[bytes]:
-        """All but the directories among them, whose names are returned."""
+    def _ask(self, place: Place, names: Iterator[bytes]) -> _Asked | None:
+        """What the next of them are, on both sides; None: there are no more."""
         self.progress.moved(0)
-        names = []
+        chunk, trouble = some(names, self.ahead)
+        if not chunk and not trouble:
+            return None
+        chosen = []
         for name in chunk:
             if not possible(name):
                 self.complain(below(place.shown, name), OSError(EIO, "a name that no file can have: not copied"), False)
             elif not self.options.exclude((place.path + b"/" + name)[1:]):
-                names.append(name)
-        nodes = self.source.look(place.source, names)
-        olds: Sequence[Found] = [None] * len(names) if place.fresh else self.target.look(place.target, names)
+                chosen.append(name)
+        olds = None if place.fresh else self.target.looking(place.target, chosen)
+        return _Asked(chosen, self.source.looking(place.source, chosen), olds, trouble)
+
+    def _planned(self, place: Place, asked: _Asked, parts: Parts | None) -> tuple[list[bytes], list[Job]]:
+        """Directories among them, and files whose contents are to be copied; all else is done."""
+        nodes = asked.nodes()
+        olds: Sequence[Found] = asked.olds() if asked.olds else [None] * len(nodes)
         directories, jobs = [], []
-        for name, node, old in zip(names, nodes, olds):
+        for name, node, old in zip(asked.names, nodes, olds):
             shown = below(place.shown, name)
             if isinstance(node, OSError):
                 self.complain(shown, node, False)
@@ -187,51 +219,7 @@ class Copy:
             elif node:
                 job = self._plan(place, node, name, shown, old, parts)
                 jobs += [job] if job else []
-        for at in range(0, len(jobs), _OPEN):
-            transfer(self, place.source, place.target, jobs[at : at + _OPEN], parts)
-        mend(self, place, self._taken())
-        self._links.queue()
-        return directories
-
-    def _prune(self, place: Place) -> None:
-        """Remove what the source does not have. What is excluded stays."""
-        self.commit.flush()  # there are names that are to be others yet
-        names, trouble = self.target.names(place.target), None
-        chunk = [b""]
-        while chunk and not trouble:
-            chunk, trouble = some(names)
-            chosen = [
-                name for name in chunk if possible(name) and not self.options.exclude((place.path + b"/" + name)[1:])
-            ]
-            gone = [name for name, node in zip(chosen, self.source.look(place.source, chosen)) if node is None]
-            for name, old in zip(gone, self.target.look(place.target, gone)):
-                shown = below(place.shown, name)
-                error = self._removed(place, old, shown) if isinstance(old, Node) else old
-                if error:
-                    self.complain(shown, error, True)
-        if trouble:
-            self.complain(place.shown, trouble, True)
-
-    def _removed(self, place: Place, old: Node, shown: bytes) -> OSError | None:
-        if self.options.dry_run:
-            self.did("delete", shown, 0)
-            return None
-        try:
-            remove(self.target, place.target, old)
-        except OSError as error:
-            return error
-        self.did("deleted", shown, 0)
-        return None
-
-    def _cleared(self, place: Place, old: Node, shown: bytes) -> bool:
-        """Whether what is in the way of something else is gone."""
-        what = (
-            "directory" if modes.S_ISDIR(old.stat.mode) else "symbolic link" if modes.S_ISLNK(old.stat.mode) else "file"
-        )
-        error = self._removed(place, old, shown) if self.options.delete else OSError(EEXIST, _IN_THE_WAY.format(what))
-        if error:
-            self.complain(shown, error, True)
-        return not error
+        return directories, jobs
 
     # What is no directory
 
@@ -243,7 +231,7 @@ class Copy:
             self.progress.equal(node.stat.size)
             self.did("newer", shown, node.stat.size)
             return None
-        if old and modes.S_ISDIR(old.stat.mode) and not self._cleared(place, old, shown):
+        if old and modes.S_ISDIR(old.stat.mode) and not cleared(self, place, old, shown):
             return None
         job = Job(node, name, shown)
         if parts:
@@ -285,7 +273,7 @@ class Copy:
             return False
         if not self.options.verify:
             return True
-        (one,), (other,) = self.source.open(place.source, [node]), self.target.open(place.target, [old])
+        (one,), (other,) = self.source.open(place.source, [node])(), self.target.open(place.target, [old])()
         return (
             not isinstance(one, OSError)
             and not isinstance(other, OSError)
@@ -321,9 +309,9 @@ class Copy:
         self.untrusted += 1
         return stat._replace(mode=stat.mode & ~SET_ID)
 
-    def xattrs(self, source: Any, node: Node, shown: bytes, file: File | None = None) -> Xattrs:
+    def xattrs(self, source: Any, node: Node, shown: bytes) -> Xattrs:
         try:
-            found = self.source.xattrs(source, node, file)
+            found = self.source.xattrs(source, node)
         except OSError as error:
             self.complain(shown, error, False)
             return {}

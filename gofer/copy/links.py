@@ -15,7 +15,7 @@ from functools import partial
 from gofer.client.transport import Lost
 from gofer.copy.names import part_name
 from gofer.copy.sides import Node
-from gofer.copy.transfer import transfer
+from gofer.copy.transfer import Transfers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Links:
     def queue(self) -> None:
         """Those that were met since, to be made when the files before them, which were to be copied first, have their names."""
         for shown, call in self._waiting:
-            self._copy.commit.then(shown, call)
+            self._copy.transfers.then(shown, call)
         self._waiting.clear()
 
     def keep_open(self, place: Place, stat: Stat, xattrs: Xattrs) -> None:
@@ -107,7 +107,9 @@ class Links:
             if apart.errno != ENOENT:  # else it was not copied by its first name
                 copy.complain(job.shown, OSError(apart.errno, _APART.format(os.strerror(apart.errno or 0))), None)
             first.root, first.names = place.root, (*place.names, job.name)
-            transfer(copy, place.source, place.target, [job], None)
+            transfers = Transfers(copy)
+            transfers.add(place.source, place.target, [job], None)
+            transfers.end()
             copy.commit.flush()  # before what comes next in the line: this directory may be shut, too
             return
         (failed,) = target.rename([(place.target, part, job.name)])

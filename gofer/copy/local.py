@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import os
 import stat as modes
-from errno import EINVAL, ENODATA, ENOENT, EOPNOTSUPP, EPERM, ESTALE
+from errno import ENOENT, EPERM, ESTALE
+from functools import partial
 
 from gofer import sys
 from gofer.client.replies import Stat
 from gofer.copy.data import PIECE, extents
-from gofer.copy.sides import SET_ID, Node
-from gofer.wire import NO_ID
+from gofer.copy.settle import ACLS, failure, listed_at, settle, settle_pinned, value, xattrs_at
+from gofer.copy.sides import FAR, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
+    from typing import Callable
 
     from gofer.copy.sides import Found, Listed, Xattrs
 
 _CLOEXEC = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC
 FEW = 8  # files that are synced one by one; of more the file system is, in one call
-ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 _libc_syncfs = sys.libc["syncfs"]
 
 
@@ -82,8 +83,13 @@ class LocalFile(Fd):
 class LocalTree:
     """See sides.Tree; a Directory is an Fd."""
 
+    ahead = FAR
+
     def look(self, directory: Fd, names: Sequence[bytes]) -> list[Found]:
         return [_look(directory.key, name) for name in names]
+
+    def looking(self, directory: Fd, names: Sequence[bytes]) -> Callable[[], list[Found]]:
+        return partial(self.look, directory, names)
 
     def names(self, directory: Fd) -> Iterator[bytes]:
         own = os.open(".", _DIRECTORY, dir_fd=directory.key)  # with an offset of its own
@@ -112,31 +118,24 @@ class LocalTree:
     def target(self, directory: Fd, node: Node) -> bytes:
         return os.readlink(node.name, dir_fd=directory.key)
 
-    def xattrs(self, directory: Fd, node: Node, file: LocalFile | None = None) -> Xattrs:
+    def xattrs(self, directory: Fd, node: Node) -> Xattrs:
         """Those that a copy keeps."""
-        if file:
-            where: int | str = file.host
-        else:
-            pin = _pin(directory.key, node)
-            where = f"/proc/self/fd/{pin.key}"
-        try:
-            names = os.listxattr(where)
-            return {os.fsencode(name): os.getxattr(where, name) for name in names if kept(os.fsencode(name))}
-        except OSError as error:
-            if error.errno in (EOPNOTSUPP, ENODATA):
-                return {}
-            raise
+        pin = _pin(directory.key, node)
+        return xattrs_at(f"/proc/self/fd/{pin.key}")
+
+    def listing(self, directory: Fd, files: Sequence[tuple[Node, LocalFile]]) -> Callable[[], list[Xattrs | OSError]]:
+        return lambda: [value(xattrs_at, file.key) for _, file in files]
 
     def listed(self, directory: Fd, nodes: Sequence[Node]) -> list[Listed]:
         """As `xattrs` of regular files that nothing was opened of; None where the file system has none."""
-        return [_listed(f"/proc/self/fd/{directory.key}/{os.fsdecode(node.name)}") for node in nodes]
+        return [listed_at(f"/proc/self/fd/{directory.key}/{os.fsdecode(node.name)}") for node in nodes]
 
-    def open(self, directory: Fd, nodes: Sequence[Node]) -> list[LocalFile | OSError]:
+    def open(self, directory: Fd, nodes: Sequence[Node]) -> Callable[[], list[LocalFile | OSError]]:
         """O_NONBLOCK: what has become a FIFO meanwhile is not waited for."""
-        return [_open(directory.key, node.name, os.O_RDONLY | os.O_NONBLOCK) for node in nodes]
+        return lambda: [_open(directory.key, node.name, os.O_RDONLY | os.O_NONBLOCK) for node in nodes]
 
-    def create(self, directory: Fd, names: Sequence[bytes]) -> list[LocalFile | OSError]:
-        return [_open(directory.key, name, os.O_RDWR | os.O_CREAT | os.O_EXCL) for name in names]
+    def create(self, directory: Fd, names: Sequence[bytes]) -> Callable[[], list[LocalFile | OSError]]:
+        return lambda: [_open(directory.key, name, os.O_RDWR | os.O_CREAT | os.O_EXCL) for name in names]
 
     def reopen(self, directory: Fd, name: bytes) -> LocalFile:
         """To go on with it; one that others have an eye on, or a name for, is not."""
@@ -170,45 +169,47 @@ class LocalTree:
         parent = self._parent(root, path)
         os.link(path[-1], name, src_dir_fd=parent.key, dst_dir_fd=directory.key, follow_symlinks=False)
 
-    def settle(self, items: Sequence[tuple[LocalFile, Stat, Xattrs]]) -> list[list[OSError]]:
-        return [_settle(file.key, stat, xattrs) for file, stat, xattrs in items]
+    def reading(self, files: Sequence[LocalFile]) -> Callable[[], list[bytes | OSError | None]]:
+        return lambda: [None] * len(files)
+
+    def writing(self, items: Sequence[tuple[LocalFile, bytes]]) -> Callable[[], list[OSError | None]]:
+        return lambda: [failure(_write, file.key, data) for file, data in items]
+
+    def settle(self, items: Sequence[tuple[LocalFile, Stat, Xattrs]]) -> Callable[[], list[list[OSError]]]:
+        return lambda: [settle(file.key, stat, xattrs) for file, stat, xattrs in items]
 
     def settle_node(
         self, directory: Fd, node: Node, stat: Stat, xattrs: Xattrs | None, gone: Sequence[bytes] = ()
     ) -> list[OSError]:
         pin = _pin(directory.key, node)
-        return _settle_pinned(pin.key, node.stat, stat, xattrs, gone)
+        return settle_pinned(pin.key, node.stat, stat, xattrs, gone)
 
     def settle_directory(self, directory: Fd, stat: Stat, xattrs: Xattrs) -> list[OSError]:
-        return _settle(directory.key, stat, xattrs)
+        return settle(directory.key, stat, xattrs)
 
     def sync(self, files: Sequence[LocalFile]) -> list[OSError | None]:
         if len(files) <= FEW:
-            return [_failure(os.fsync, file.key) for file in files]
+            return [failure(os.fsync, file.key) for file in files]
         return sync_systems([file.key for file in files])
 
     def rename(self, moves: Sequence[tuple[Fd, bytes, bytes]]) -> list[OSError | None]:
-        return [_failure(_rename, directory.key, old, new) for directory, old, new in moves]
+        return [failure(_rename, directory.key, old, new) for directory, old, new in moves]
 
     def remove(self, directory: Fd, name: bytes, is_directory: bool) -> None:
         (os.rmdir if is_directory else os.unlink)(name, dir_fd=directory.key)
+
+    def begin(self) -> None:
+        """As `rest`."""
+
+    def rest(self) -> None:
+        """Nothing here is done later."""
 
 
 def sync_systems(fds: Sequence[int]) -> list[OSError | None]:
     """The file systems that they are on; for each what has failed."""
     devices = [os.fstat(fd).st_dev for fd in fds]
-    failed = {device: _failure(_syncfs, fd) for device, fd in dict(zip(devices, fds)).items()}
+    failed = {device: failure(_syncfs, fd) for device, fd in dict(zip(devices, fds)).items()}
     return [failed[device] for device in devices]
-
-
-def kept(name: bytes) -> bool:
-    """Whether a copy keeps an xattr of that name; labels of the host's own policy are not."""
-    return name.startswith((b"user.", b"trusted.", b"system.posix_acl_")) or name == b"security.capability"
-
-
-def privileged(name: bytes) -> bool:
-    """Whether who sets it gives somebody rights of its own."""
-    return name.startswith((b"trusted.", b"security."))
 
 
 def local_stat(found: os.stat_result) -> Stat:
@@ -219,14 +220,6 @@ def local_stat(found: os.stat_result) -> Stat:
         divmod(found.st_ctime_ns, 10**9), divmod(found.st_mtime_ns, 10**9),
         (os.major(special), os.minor(special)), (os.major(device), os.minor(device)),
     )  # fmt: skip
-
-
-def _listed(path: str) -> Listed:
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-        return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names if kept(os.fsencode(name))}
-    except OSError as error:
-        return None if error.errno == EOPNOTSUPP else error
 
 
 def _look(directory: int, name: bytes) -> Found:
@@ -252,12 +245,10 @@ def _pin(directory: int, node: Node) -> Fd:
     return pin
 
 
-def _failure(call, *args) -> OSError | None:  # type: ignore[no-untyped-def]
-    try:
-        call(*args)
-    except OSError as error:
-        return error
-    return None
+def _write(fd: int, data: bytes) -> None:
+    at = 0
+    while at < len(data):
+        at += os.pwrite(fd, data[at:], at)
 
 
 def _syncfs(fd: int) -> None:
@@ -269,84 +260,3 @@ def _rename(directory: int, old: bytes, new: bytes) -> None:
     os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
 
 
-def _settle(fd: int, stat: Stat, xattrs: Xattrs) -> list[OSError]:
-    """Owner, xattrs, mode, times, in that order: a change of the first takes away what the next two may hold."""
-    now = os.fstat(fd)
-    troubles: list[OSError] = []
-    mode = stat.mode & 0o7777
-    if (now.st_uid, now.st_gid) != (stat.uid, stat.gid):
-        mode &= ~_unowned(lambda uid, gid: os.chown(fd, uid, gid), now.st_uid, stat, troubles)
-    _set_xattrs(fd, xattrs, troubles)
-    try:
-        os.fchmod(fd, mode)
-        os.utime(fd, ns=(_nanoseconds(stat.atime), _nanoseconds(stat.mtime)))
-    except OSError as error:
-        troubles.append(error)
-    return troubles
-
-
-def _settle_pinned(pin: int, now: Stat, stat: Stat, xattrs: Xattrs | None, gone: Sequence[bytes]) -> list[OSError]:
-    """The same of what has no other fd. xattrs None: they, and the times, are as they should be. gone: those to be removed."""
-    troubles: list[OSError] = []
-    mode, link = stat.mode & 0o7777, modes.S_ISLNK(now.mode)
-    magic = b"/proc/self/fd/%d" % pin
-    if (now.uid, now.gid) != (stat.uid, stat.gid):
-        flags = sys.AT_EMPTY_PATH | sys.AT_SYMLINK_NOFOLLOW
-        mode &= ~_unowned(lambda uid, gid: sys.fchownat(pin, b"", uid, gid, flags), now.uid, stat, troubles)
-    try:
-        if xattrs is not None:
-            for name in gone:
-                os.removexattr(magic, name)
-            _set_xattrs(os.fsdecode(magic), xattrs, troubles)
-        if not link and mode != now.mode & 0o7777:
-            os.chmod(magic, mode)
-        times = sys.timespecs(*stat.atime, *stat.mtime)
-        if xattrs is not None and sys.utimensat(pin, b"", times, sys.AT_EMPTY_PATH):
-            if sys.get_errno() != EINVAL or sys.utimensat(sys.AT_FDCWD, magic, times, 0):  # Linux before 5.8
-                sys.raise_errno()
-    except OSError as error:
-        troubles.append(error)
-    return troubles
-
-
-def _unowned(chown, uid: int, stat: Stat, troubles: list[OSError]) -> int:  # type: ignore[no-untyped-def]
-    """Give it its owner and group, or its group, where we may; returns the mode's bits that it must not have without."""
-    uid_wanted, group = (-1 if number == NO_ID else number for number in (stat.uid, stat.gid))
-    try:
-        chown(uid_wanted, group)
-        return 0
-    except OSError as error:
-        if error.errno not in (EPERM, EINVAL):  # EINVAL: no such id in this user namespace
-            troubles.append(error)
-            return SET_ID
-    try:
-        chown(-1, group)
-    except OSError:
-        return SET_ID
-    return 0 if uid == stat.uid else modes.S_ISUID
-
-
-def _set_xattrs(where: int | str, xattrs: Xattrs, troubles: list[OSError]) -> None:
-    """As they are to be: what was inherited goes."""
-    try:
-        there = os.listxattr(where)
-    except OSError as error:
-        there = []
-        if xattrs:
-            troubles.append(error)
-            return
-    for name in there:
-        if name in ACLS and os.fsencode(name) not in xattrs:
-            os.removexattr(where, name)
-    for key, value in xattrs.items():
-        try:
-            os.setxattr(where, key, value)
-        except OSError as error:
-            troubles.append(OSError(error.errno, f"xattr {os.fsdecode(key)}: {error.strerror}"))
-
-
-def _nanoseconds(when: tuple[int, int]) -> int:
-    seconds, nanoseconds = when
-    if not 0 <= nanoseconds < 10**9:
-        raise OSError(EINVAL, "a time that is none")
-    return seconds * 10**9 + nanoseconds

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Callable
 
-    from gofer.copy.sides import File, Node, Tree
+    from gofer.copy.sides import File, Node, Tree, Xattrs
 
     Steps = Iterator["Steps"]
 
@@ -80,16 +80,25 @@ class Pack:
             return
         file, target = None, self._tree.target(directory, node) if kind == modes.S_IFLNK else b""
         if regular:
-            (opened,) = self._tree.open(directory, [node])
+            (opened,) = self._tree.open(directory, [node])()
             if isinstance(opened, OSError):
                 raise opened
             file = opened
         size = file.size if file else 0
-        self._write(header(name, stat, size, self._tree.xattrs(directory, node, file), target))
+        xattrs = self._xattrs(directory, node, file)
+        self._write(header(name, stat, size, xattrs, target))
         if file:
             self._contents(file, size, shown)
         if regular and stat.nlink > 1:
             self._links[key] = name
+
+    def _xattrs(self, directory: Any, node: Node, file: File | None) -> Xattrs:
+        if not file:
+            return self._tree.xattrs(directory, node)
+        (found,) = self._tree.listing(directory, [(node, file)])()
+        if isinstance(found, OSError):
+            raise found
+        return found
 
     def _contents(self, file: File, size: int, shown: bytes) -> None:
         """As many bytes as the header has told: zeros for holes, and for what has gone meanwhile."""

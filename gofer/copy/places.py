@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-_AT_ONCE = 32  # names
 
 
 class Options(NamedTuple):
@@ -45,11 +44,11 @@ class Place(NamedTuple):
     names: tuple[bytes, ...]
 
 
-def some(names: Iterator[bytes]) -> tuple[list[bytes], OSError | None]:
+def some(names: Iterator[bytes], most: int) -> tuple[list[bytes], OSError | None]:
     """The next names, and what has ended them early."""
     chunk: list[bytes] = []
     try:
-        for name in islice(names, _AT_ONCE):
+        for name in islice(names, most):
             chunk.append(name)
     except OSError as error:
         return chunk, error

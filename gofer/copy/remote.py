@@ -5,41 +5,55 @@ from __future__ import annotations
 import os
 import stat as modes
 import struct
-from errno import EINVAL, EIO, ELOOP, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM
+from errno import EIO, ELOOP, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM
 
 from gofer import sys, wire
-from gofer.client.ahead import many
 from gofer.client.replies import Inode, stat_of
 from gofer.client.transport import Lost, close_all
-from gofer.copy.data import PIECE
+from gofer.copy.data import PIECE, SHORT, SMALL
 from gofer.copy.files import FD, RemoteFile, payload_of
-from gofer.copy.local import ACLS, FEW, kept, sync_systems
-from gofer.copy.names import possible
+from gofer.copy.local import FEW, sync_systems
+from gofer.copy.messages import (
+    NOT_OURS,
+    OWNER,
+    TIMES,
+    everything,
+    listing,
+    name_of,
+    named,
+    names_in,
+    none_kept,
+    reading,
+    setting,
+    troubles_of,
+    unwritten,
+    walks,
+)
+from gofer.copy.posts import Asking
+from gofer.copy.settle import ACLS
 from gofer.copy.sides import SET_ID, Node
 from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Callable
 
     from gofer.client.client import Client
     from gofer.client.replies import Stat
+    from gofer.copy.posts import Outcome
     from gofer.copy.sides import Found, Listed, Xattrs
 
-_OWNER = sys.STATX_UID | sys.STATX_GID
-_NOT_OURS = (EPERM, EINVAL)  # what an owner is that one may not set; EINVAL: none of this user namespace
-_TIMES = sys.STATX_ATIME | sys.STATX_MTIME
 _OVERHEAD = 64  # at most, of a message beside its data
 _MOST_NAMES = 1 << 26  # in one directory
 _inode = wire.Inode.read
 
 
-class RemoteTree:
+class RemoteTree(Asking):
     """See sides.Tree; a Directory is an FD. root: that of what is served."""
 
     def __init__(self, client: Client) -> None:
-        self.client = client
-        self.trash: list[int] = []
+        super().__init__(client)
         self.disks: dict[int, bool] = {}  # by device: whether what a donated fd is on is one, see files.py
         self.root = Node(b"/", client.root.stat, FD(client.root.fd, []))
         self.piece = min(PIECE, client.max_message_size - _OVERHEAD)
@@ -47,20 +61,14 @@ class RemoteTree:
         self._shows: bool | None = None
         self._inherits: dict[int, bool] = {}
 
-    def ask(self, calls: Sequence[tuple[int, bytes]]) -> list[tuple[bytes, list[int]] | OSError]:
-        """All at once; FDs that nobody has use for any more are closed before."""
-        if len(self.trash) < 32:
-            return list(many(self.client, calls))
-        closing, self.trash[:] = self.trash[:], []
-        request = struct.pack(f"<H{len(closing)}Q", len(closing), *closing)
-        return list(many(self.client, [(wire.CLOSE, request), *calls]))[1:]
-
     def look(self, directory: FD, names: Sequence[bytes]) -> list[Found]:
-        head = wire.FDID.bytes(directory.key)
-        calls = [(wire.WALK, head + _names(name)) for name in names]
-        return [self._found(name, outcome) for name, outcome in zip(names, self.ask(calls))]
+        return [self._found(name, outcome) for name, outcome in zip(names, self.ask(walks(directory, names)))]
 
-    def _found(self, name: bytes, outcome: tuple[bytes, list[int]] | OSError) -> Found:
+    def looking(self, directory: FD, names: Sequence[bytes]) -> Callable[[], list[Found]]:
+        posted = self._post(walks(directory, names))
+        return lambda: [self._found(name, outcome) for name, outcome in zip(names, posted())]
+
+    def _found(self, name: bytes, outcome: Outcome) -> Found:
         if isinstance(outcome, OSError):
             return outcome
         payload, fds = outcome
@@ -77,12 +85,16 @@ class RemoteTree:
         if host >= 0:
             os.close(host)
         listing, count = FD(opened, self.trash), 0
-        while entries := self.client.getdents64(listing.key, 65536):
-            for entry in entries:
-                yield entry.name
-            count += len(entries)
-            if count > _MOST_NAMES:
-                raise OSError(EIO, "a directory without an end")
+        request = wire.Getdents64Req.bytes(listing.key, 65536)
+        while True:
+            for outcome in self.ask([(wire.GETDENTS64, request)] * 2):  # most directories end with the second
+                names = names_in(payload_of(outcome))
+                yield from names
+                count += len(names)
+                if not names:
+                    return
+                if count > _MOST_NAMES:
+                    raise OSError(EIO, "a directory without an end")
 
     def enter(self, directory: FD, node: Node) -> FD:
         found: FD = node.key
@@ -102,15 +114,13 @@ class RemoteTree:
     def target(self, directory: FD, node: Node) -> bytes:
         return self.client.readlinkat(node.key.key)
 
-    def xattrs(self, directory: FD, node: Node, file: RemoteFile | None = None) -> Xattrs:
-        """Those that a copy keeps: an fd tells that there are none, as nearly always; else the server tells what it shows."""
+    def xattrs(self, directory: FD, node: Node) -> Xattrs:
+        """Those that a copy keeps."""
         if not self._xattrs:
             return {}
         try:
-            if file and file.host >= 0 and not any(kept(os.fsencode(name)) for name in os.listxattr(file.host)):
-                return {}
             names = self.client.flistxattr(node.key.key)
-            return {name: self.client.fgetxattr(node.key.key, name) for name in names if _named(name)}
+            return {name: self.client.fgetxattr(node.key.key, name) for name in names if named(name)}
         except OSError as error:
             if error.errno == EOPNOTSUPP:
                 return {}
@@ -122,9 +132,7 @@ class RemoteTree:
             return [None] * len(nodes)
         return [
             self._values(node, outcome)
-            for node, outcome in zip(
-                nodes, self.ask([(wire.FLISTXATTR, wire.FListXattrReq.bytes(node.key.key, 0)) for node in nodes])
-            )
+            for node, outcome in zip(nodes, self.ask([listing(node) for node in nodes]))
         ]
 
     def _tells(self, node: Node) -> bool:
@@ -140,20 +148,21 @@ class RemoteTree:
                 self._shows = error.errno == ENODATA
         return self._shows
 
-    def _values(self, node: Node, outcome: tuple[bytes, list[int]] | OSError) -> Listed:
+    def _values(self, node: Node, outcome: Outcome) -> Listed:
         try:
             names = wire.take_strs(payload_of(outcome), 0)
-            return {name: self.client.fgetxattr(node.key.key, name) for name in names if _named(name)}
+            return {name: self.client.fgetxattr(node.key.key, name) for name in names if named(name)}
         except Lost:
             raise
         except OSError as error:
             return None if error.errno == EOPNOTSUPP else error
 
-    def open(self, directory: FD, nodes: Sequence[Node]) -> list[RemoteFile | OSError]:
+    def open(self, directory: FD, nodes: Sequence[Node]) -> Callable[[], list[RemoteFile | OSError]]:
         calls = [(wire.OPENAT, wire.OpenAtReq.bytes(node.key.key, os.O_RDONLY)) for node in nodes]
-        return [self._opened(node, outcome, False) for node, outcome in zip(nodes, self.ask(calls))]
+        posted = self._post(calls, donating=True)
+        return lambda: [self._opened(node, outcome, False) for node, outcome in zip(nodes, posted())]
 
-    def _opened(self, node: Node, outcome: tuple[bytes, list[int]] | OSError, writing: bool) -> RemoteFile | OSError:
+    def _opened(self, node: Node, outcome: Outcome, writing: bool) -> RemoteFile | OSError:
         if isinstance(outcome, OSError):
             return outcome
         payload, fds = outcome
@@ -161,17 +170,22 @@ class RemoteTree:
 
     # Making
 
-    def create(self, directory: FD, names: Sequence[bytes]) -> list[RemoteFile | OSError]:
+    def create(self, directory: FD, names: Sequence[bytes]) -> Callable[[], list[RemoteFile | OSError]]:
+        inheriting = bool(names) and self._inheriting(directory)
         request = wire.OpenCreateAtReq.bytes(directory.key, NO_ID, NO_ID, 0o600, os.O_RDWR)
-        calls = [(wire.OPENCREATEAT, request + _name(name)) for name in names]
-        made = [self._created(name, outcome) for name, outcome in zip(names, self.ask(calls))]
-        if names and self._inheriting(directory):
-            for file in made:
+        calls = [(wire.OPENCREATEAT, request + name_of(name)) for name in names]
+        posted = self._post(calls, donating=True)
+
+        def made() -> list[RemoteFile | OSError]:
+            files = [self._created(name, outcome) for name, outcome in zip(names, posted())]
+            for file in files if inheriting else ():
                 if not isinstance(file, OSError):
                     self._disinherit(file.node.key.key)
+            return files
+
         return made
 
-    def _created(self, name: bytes, outcome: tuple[bytes, list[int]] | OSError) -> RemoteFile | OSError:
+    def _created(self, name: bytes, outcome: Outcome) -> RemoteFile | OSError:
         if isinstance(outcome, OSError):
             return outcome
         payload, fds = outcome
@@ -231,18 +245,67 @@ class RemoteTree:
     def _node(self, name: bytes, inode: Inode) -> Node:
         return Node(name, inode.stat, FD(inode.fd, self.trash))
 
+    # Contents of small files
+
+    def reading(self, files: Sequence[RemoteFile]) -> Callable[[], list[bytes | OSError | None]]:
+        chosen = [file.host < 0 and file.size <= SMALL and not file.sparse for file in files]
+        posted = self._post([reading(file) for file, one in zip(files, chosen) if one])
+
+        def read() -> list[bytes | OSError | None]:
+            outcomes = iter(posted())
+            return [self._read(file, next(outcomes)) if one else None for file, one in zip(files, chosen)]
+
+        return read
+
+    def _read(self, file: RemoteFile, outcome: Outcome) -> bytes | OSError | None:
+        if isinstance(outcome, OSError):
+            return outcome
+        payload = payload_of(outcome)
+        size, data = wire.PReadResp.read(payload)[0], payload[wire.PReadResp.size :]
+        if size != len(data) or size > (file.size or SMALL):
+            raise self._client.give_up("a PRead with more data than was asked for, or less than it says")
+        if data and not file.size:
+            return None  # size 0, and something in it
+        return data if size == file.size else OSError(EIO, SHORT)
+
+    def listing(self, directory: FD, files: Sequence[tuple[Node, RemoteFile]]) -> Callable[[], list[Xattrs | OSError]]:
+        """An fd tells that there are none, as nearly always; else the server tells what it shows."""
+        asked = [self._xattrs and not (file.host >= 0 and none_kept(file.host)) for _, file in files]
+        posted = self._post([listing(node) for (node, _), one in zip(files, asked) if one])
+
+        def listed() -> list[Xattrs | OSError]:
+            outcomes = iter(posted())
+            return [self._values(node, next(outcomes)) or {} if one else {} for (node, _), one in zip(files, asked)]
+
+        return listed
+
+    def writing(self, items: Sequence[tuple[RemoteFile, bytes]]) -> Callable[[], list[OSError | None]]:
+        calls = [(wire.PWRITE, wire.PWriteReq.bytes(0, file.key, len(data)) + data) for file, data in items if data]
+        posted = self._post(calls)
+
+        def written() -> list[OSError | None]:
+            outcomes = iter(posted())
+            return [unwritten(next(outcomes), len(data)) if data else None for _, data in items]
+
+        return written
+
     # Attributes
 
-    def settle(self, items: Sequence[tuple[RemoteFile, Stat, Xattrs]]) -> list[list[OSError]]:
+    def settle(self, items: Sequence[tuple[RemoteFile, Stat, Xattrs]]) -> Callable[[], list[list[OSError]]]:
         """Most need one message each; what has xattrs, or set-id bits, is done step by step."""
         plain = [not xattrs and not stat.mode & SET_ID for _, stat, xattrs in items]
         chosen = [(file, stat) for (file, stat, _), one in zip(items, plain) if one]
-        calls = [(wire.SETSTAT, _setting(file.node.key.key, stat, _all(stat))) for file, stat in chosen]
-        answers = iter(self.ask(calls))
-        return [
-            _troubles(next(answers)) if one else self._settle(file.node.key.key, file.node.stat, stat, xattrs)
-            for (file, stat, xattrs), one in zip(items, plain)
-        ]
+        calls = [(wire.SETSTAT, setting(file.node.key.key, stat, everything(stat))) for file, stat in chosen]
+        posted = self._post(calls)
+
+        def settled() -> list[list[OSError]]:
+            answers = iter(posted())
+            return [
+                troubles_of(next(answers)) if one else self._settle(file.node.key.key, file.node.stat, stat, xattrs)
+                for (file, stat, xattrs), one in zip(items, plain)
+            ]
+
+        return settled
 
     def settle_node(
         self, directory: FD, node: Node, stat: Stat, xattrs: Xattrs | None, gone: Sequence[bytes] = ()
@@ -258,10 +321,10 @@ class RemoteTree:
         """As local._settle: owner, xattrs, mode, times."""
         troubles: list[OSError] = []
         if (now.uid, now.gid) != (stat.uid, stat.gid):
-            failed, code = self.client.setstat(fd, _OWNER, uid=stat.uid, gid=stat.gid)
+            failed, code = self.client.setstat(fd, OWNER, uid=stat.uid, gid=stat.gid)
             if failed:
                 stat = stat._replace(mode=stat.mode & ~SET_ID)
-                troubles += [] if code in _NOT_OURS else [OSError(code, os.strerror(code))]
+                troubles += [] if code in NOT_OURS else [OSError(code, os.strerror(code))]
         for name, value in (xattrs or {}).items():
             try:
                 self.client.fsetxattr(fd, name, value)
@@ -269,9 +332,9 @@ class RemoteTree:
                 raise
             except OSError as error:
                 troubles.append(OSError(error.errno, f"xattr {os.fsdecode(name)}: {error.strerror}"))
-        mask = (0 if modes.S_ISLNK(now.mode) else sys.STATX_MODE) | (0 if xattrs is None else _TIMES)
+        mask = (0 if modes.S_ISLNK(now.mode) else sys.STATX_MODE) | (0 if xattrs is None else TIMES)
         if mask:
-            troubles += _troubles(self.ask([(wire.SETSTAT, _setting(fd, stat, mask))])[0])
+            troubles += troubles_of(self.ask([(wire.SETSTAT, setting(fd, stat, mask))])[0])
         return troubles
 
     # Names
@@ -284,7 +347,7 @@ class RemoteTree:
 
     def rename(self, moves: Sequence[tuple[FD, bytes, bytes]]) -> list[OSError | None]:
         calls = [
-            (wire.RENAMEAT, wire.RenameAtReq.bytes(directory.key, directory.key) + _name(old) + _name(new))
+            (wire.RENAMEAT, wire.RenameAtReq.bytes(directory.key, directory.key) + name_of(old) + name_of(new))
             for directory, old, new in moves
         ]
         return [outcome if isinstance(outcome, OSError) else None for outcome in self.ask(calls)]
@@ -293,35 +356,3 @@ class RemoteTree:
         self.client.unlinkat(directory.key, name, sys.AT_REMOVEDIR if is_directory else 0)
 
 
-def _all(stat: Stat) -> int:
-    return sys.STATX_MODE | _OWNER | _TIMES
-
-
-def _setting(fd: int, stat: Stat, mask: int) -> bytes:
-    if (stat.uid, stat.gid) == (NO_ID, NO_ID):
-        mask &= ~_OWNER
-    mode = stat.mode & 0o7777
-    return wire.SetStatReq.bytes(fd, mask, mode, stat.uid, stat.gid, 0, *stat.atime, *stat.mtime)
-
-
-def _troubles(outcome: tuple[bytes, list[int]] | OSError) -> list[OSError]:
-    """What was to be set and is not; an owner may stay another."""
-    try:
-        failed, code = wire.SetStatResp.unpack(payload_of(outcome))
-    except OSError as error:
-        return [error]
-    if failed & ~_OWNER or failed and code not in _NOT_OURS:
-        return [OSError(code, os.strerror(code))]
-    return []
-
-
-def _named(name: bytes) -> bool:
-    return kept(name) and possible(name)
-
-
-def _name(name: bytes) -> bytes:
-    return wire.Count.bytes(len(name)) + name
-
-
-def _names(name: bytes) -> bytes:
-    return b"\1\0" + wire.Count.bytes(len(name)) + name

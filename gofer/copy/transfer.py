@@ -1,4 +1,4 @@
-"""Regular files of one directory, some at a time: opened together, made together, their contents moved, then handed to Commit.
+"""Regular files, some at a time: opened together, made together, their contents moved, then handed to Commit.
 
 A file is made under a name of its own (names.part_name). Where a copy was interrupted that name is found again, and tells
 of which file it was to become which version: so --resume goes on with it, and all others are removed.
@@ -6,6 +6,7 @@ of which file it was to become which version: so --resume goes on with it, and a
 
 from __future__ import annotations
 
+import os
 from errno import EIO
 from typing import NamedTuple
 
@@ -17,11 +18,12 @@ from gofer.copy.names import WORTH
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Callable
 
     from gofer.copy.engine import Copy
-    from gofer.copy.sides import File, Node
+    from gofer.copy.sides import File, Node, Xattrs
 
+_MOST_AFTER = 64  # what waits for one batch
 CHANGED = "the two sides differ after the copy: it was changed meanwhile, or one of them does not keep what it gets"
 
 
@@ -65,29 +67,133 @@ class Parts:
         return self._kept.pop(job.name, b"")
 
 
-def transfer(copy: Copy, source: Any, target: Any, jobs: Sequence[Job], parts: Parts | None) -> None:
-    """parts: of the target directory; None where it is new."""
-    ready = []
-    for job, reader in zip(jobs, copy.source.open(source, [job.node for job in jobs])):
-        if isinstance(reader, OSError):
-            copy.complain(job.shown, reader, False)
-        else:
-            ready.append((job, reader))
-    made = [_resumed(copy, target, job, parts) for job, _ in ready]
-    fresh = [names.part_name(job.name, job.node.stat) for (job, _), each in zip(ready, made) if not each]
-    writers = iter(zip(fresh, copy.target.create(target, fresh)))
-    complete = []
-    for (job, reader), each in zip(ready, made):
-        part, writer = each or next(writers)
-        if isinstance(writer, OSError):
-            copy.complain(job.shown, writer, True)
-            continue
-        copy.commit.making[part] = target, 0
-        if _filled(copy, job, reader, part, writer, resumed=bool(each)):
-            complete.append((job, reader, part, writer))
-        else:
-            copy.commit.discard(part)
-    _settle(copy, source, target, complete)
+class Batch:
+    """Files of one directory on their way. files: with what each is read from, its part's name, and what that is written to.
+
+    read: contents of small ones, as they come. after: what is to be done when they have their names.
+    """
+
+    def __init__(self, source: Any, target: Any) -> None:
+        self.source, self.target = source, target
+        self.files: list[tuple[Job, File, bytes, File]] = []
+        self.read: Callable[[], list[bytes | OSError | None]] = list
+        self.listed: Callable[[], list[Xattrs | OSError]] = list
+        self.xattrs: dict[bytes, Xattrs] = {}
+        self.writing: dict[bytes, bytes] = {}  # contents of parts that are sent now
+        self.written: Callable[[], list[OSError | None]] = list
+        self.after: list[tuple[bytes, Callable[[], None]]] = []
+
+
+class Transfers:
+    """Three batches at a time, so that a server has something to do while contents are moved: one is being opened (`add`), one
+    is open, one is written and gets what its files are to have beside contents. Each `step` takes all of them further.
+    """
+
+    def __init__(self, copy: Copy) -> None:
+        self._copy = copy
+        self._opening: tuple[Batch, Callable[[], None]] | None = None
+        self._open: Batch | None = None
+        self._written: Batch | None = None
+        self._settling: Callable[[], list[list[OSError]]] | None = None  # of what is written
+
+    def add(self, source: Any, target: Any, jobs: Sequence[Job], parts: Parts | None) -> None:
+        """AHEAD at most; a step follows. parts: of the target directory; None where it is new."""
+        if jobs:
+            self._begin(Batch(source, target), jobs, parts)
+        if self._written:  # behind those that bring fds
+            self._settling = _settling(self._copy, self._written)
+
+    def _begin(self, batch: Batch, jobs: Sequence[Job], parts: Parts | None) -> None:
+        copy, target = self._copy, batch.target
+        made = [_resumed(copy, target, job, parts) for job in jobs]
+        fresh = [names.part_name(job.name, job.node.stat) for job, each in zip(jobs, made) if not each]
+        opened = copy.source.open(batch.source, [job.node for job in jobs])
+        created = copy.target.create(target, fresh)
+        copy.commit.making.update((part, (target, 0)) for part in fresh)
+
+        def taken() -> None:
+            writers = iter(zip(fresh, created()))
+            for job, reader, each in zip(jobs, opened(), made):
+                part, writer = each or next(writers)
+                if isinstance(writer, OSError):
+                    copy.complain(job.shown, writer, True)
+                    copy.commit.making.pop(part, None)
+                elif isinstance(reader, OSError):
+                    copy.complain(job.shown, reader, False)
+                    copy.commit.discard(part)
+                else:
+                    batch.files.append((job, reader, part, writer))
+
+        self._opening = batch, taken
+
+    def step(self) -> None:
+        self._copy.source.begin()
+        self._copy.target.begin()
+        filled, self._open = self._open, None
+        if filled:
+            self._fill(filled)
+        self._settle()
+        self._written = filled
+        if self._opening:
+            self._open, taken = self._opening
+            self._opening = None
+            taken()
+            files, source = self._open.files, self._copy.source
+            if not self._copy.options.verify:
+                self._open.read = source.reading([reader for _, reader, _, _ in files])
+            self._open.listed = source.listing(self._open.source, [(job.node, reader) for job, reader, _, _ in files])
+
+    def _fill(self, batch: Batch) -> None:
+        copy, read = self._copy, batch.read() or [None] * len(batch.files)
+        for (job, _, part, _), found in zip(batch.files, batch.listed()):
+            if isinstance(found, OSError):
+                copy.complain(job.shown, found, False)
+            else:
+                batch.xattrs[part] = copy.allowed(found)
+        batch.files = [each for each, data in zip(batch.files, read) if _filled(copy, batch, *each, data)]
+        sent = [(writer, batch.writing[part]) for _, _, part, writer in batch.files if part in batch.writing]
+        batch.written = copy.target.writing(sent)
+
+    def _wrote(self, batch: Batch) -> None:
+        """Leave out those whose contents have not got there."""
+        sent = [each for each in batch.files if each[2] in batch.writing]
+        for each, error in zip(sent, batch.written()):
+            if error:
+                self._copy.complain(each[0].shown, error, True)
+                self._copy.commit.discard(each[2])
+                batch.files.remove(each)
+
+    def _settle(self) -> None:
+        written, settling = self._written, self._settling
+        self._written = self._settling = None
+        if not written or not settling:
+            return
+        files = list(written.files)
+        self._wrote(written)
+        for (job, _, part, writer), troubles in zip(files, settling()):
+            if part not in self._copy.commit.making:
+                continue
+            for error in troubles:
+                self._copy.complain(job.shown, error, True)
+            self._copy.commit.add(Complete(written.target, part, job.name, job.shown, job.node.stat, writer))
+        for shown, call in written.after:
+            self._copy.commit.then(shown, call)
+
+    def then(self, shown: bytes, call: Callable[[], None]) -> None:
+        """As Commit.then, behind all that is on its way."""
+        newest = self._opening[0] if self._opening else self._open or self._written
+        if not newest:
+            self._copy.commit.then(shown, call)
+            return
+        newest.after.append((shown, call))
+        if len(newest.after) > _MOST_AFTER:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing is on its way any more."""
+        while self._opening or self._open or self._written:
+            self.add(None, None, (), None)
+            self.step()
 
 
 def _resumed(copy: Copy, target: Any, job: Job, parts: Parts | None) -> tuple[bytes, File] | None:
@@ -100,7 +206,9 @@ def _resumed(copy: Copy, target: Any, job: Job, parts: Parts | None) -> tuple[by
     if error:
         return None
     try:
-        return own, copy.target.reopen(target, own)
+        found = copy.target.reopen(target, own)
+        copy.commit.making[own] = target, found.size
+        return own, found
     except Lost:
         raise
     except OSError:  # not what it looks like: a new one is made
@@ -108,8 +216,10 @@ def _resumed(copy: Copy, target: Any, job: Job, parts: Parts | None) -> tuple[by
         return None
 
 
-def _filled(copy: Copy, job: Job, reader: File, part: bytes, writer: File, resumed: bool) -> bool:
-    """Whether the contents have got there; what has gone wrong is told."""
+def _filled(
+    copy: Copy, batch: Batch, job: Job, reader: File, part: bytes, writer: File, content: bytes | OSError | None
+) -> bool:
+    """Whether the contents have got there; of what has not, why is told, and nothing stays."""
     directory, start = copy.commit.making[part]
     at = 0
 
@@ -120,7 +230,15 @@ def _filled(copy: Copy, job: Job, reader: File, part: bytes, writer: File, resum
         copy.progress.moved(count)
 
     try:
-        start = _agreed(reader, writer) if resumed else 0
+        if isinstance(content, OSError):
+            raise content
+        if not copy.options.verify and not writer.size:
+            content = _small(reader, writer, content)
+            if content is not None:
+                batch.writing[part] = content
+                moved(len(content))
+                return True
+        start = _agreed(reader, writer) if writer.size else 0  # an interrupted copy has left it
         at = start
         copy.progress.skipped(start)
         data.copy(reader, writer, moved, start)
@@ -131,7 +249,17 @@ def _filled(copy: Copy, job: Job, reader: File, part: bytes, writer: File, resum
         return True
     except OSError as error:
         copy.complain(job.shown, error, None)
+        copy.commit.discard(part)
         return False
+
+
+def _small(reader: File, writer: File, content: bytes | None) -> bytes | None:
+    """All that the file has, where it goes in one piece, and there is no fd to both sides."""
+    if content is None and writer.host < 0 <= reader.host and reader.size <= data.SMALL and not reader.sparse:
+        content = os.pread(reader.host, reader.size, 0)
+        if len(content) < reader.size:
+            raise OSError(EIO, data.SHORT)
+    return content
 
 
 def _agreed(reader: File, writer: File) -> int:
@@ -154,12 +282,8 @@ def _between(file: File, start: int, end: int) -> bytearray:
     return found
 
 
-def _settle(copy: Copy, source: Any, target: Any, files: Sequence[tuple[Job, File, bytes, File]]) -> None:
-    items = [
-        (writer, copy.attributes(job.node.stat), copy.xattrs(source, job.node, job.shown, reader))
-        for job, reader, _, writer in files
-    ]
-    for (job, _, part, writer), troubles in zip(files, copy.target.settle(items)):
-        for error in troubles:
-            copy.complain(job.shown, error, True)
-        copy.commit.add(Complete(target, part, job.name, job.shown, job.node.stat, writer))
+def _settling(copy: Copy, batch: Batch) -> Callable[[], list[list[OSError]]]:
+    return copy.target.settle([
+        (writer, copy.attributes(job.node.stat), batch.xattrs.get(part, {}))
+        for job, _, part, writer in batch.files
+    ])  # fmt: skip

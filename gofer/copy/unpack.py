@@ -176,7 +176,7 @@ class Unpack:
         self._progress.file()
 
     def _regular(self, tar: tarfile.TarFile, info: tarfile.TarInfo, new: Complete) -> None:
-        (file,) = self._tree.create(new.directory, [new.part])
+        (file,) = self._tree.create(new.directory, [new.part])()
         if isinstance(file, OSError):
             raise file
         self.commit.making[new.part] = new.directory, 0
@@ -191,7 +191,7 @@ class Unpack:
         except BaseException:
             self.commit.discard(new.part)
             raise
-        for error in self._tree.settle([(file, new.stat, xattrs_of_member(info))])[0]:
+        for error in self._tree.settle([(file, new.stat, xattrs_of_member(info))])()[0]:
             self._complain(new.shown, error, True)
         self.commit.add(new._replace(file=file))
 

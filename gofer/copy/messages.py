@@ -1,0 +1,103 @@
+"""Requests of a copy, and what their answers say."""
+
+from __future__ import annotations
+
+import os
+import struct
+from errno import EINVAL, EIO, EPERM
+
+from gofer import sys, wire
+from gofer.copy.data import SMALL
+from gofer.copy.files import payload_of
+from gofer.copy.names import possible
+from gofer.copy.settle import kept
+from gofer.wire import NO_ID
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gofer.client.replies import Stat
+    from gofer.copy.files import FD, RemoteFile
+    from gofer.copy.posts import Outcome
+    from gofer.copy.sides import Node
+
+OWNER = sys.STATX_UID | sys.STATX_GID
+TIMES = sys.STATX_ATIME | sys.STATX_MTIME
+NOT_OURS = (EPERM, EINVAL)  # what an owner is that one may not set; EINVAL: none of this user namespace
+_NAME_LENGTH = struct.Struct("<25xH")  # of a Dirent
+
+
+def none_kept(fd: int) -> bool:
+    """Whether it has none that a copy keeps."""
+    try:
+        return not any(kept(os.fsencode(name)) for name in os.listxattr(fd))
+    except OSError:
+        return False
+
+
+def listing(node: Node) -> tuple[int, bytes]:
+    return wire.FLISTXATTR, wire.FListXattrReq.bytes(node.key.key, 0)
+
+
+def reading(file: RemoteFile) -> tuple[int, bytes]:
+    return wire.PREAD, wire.PReadReq.bytes(0, file.key, file.size or SMALL)
+
+
+def unwritten(outcome: Outcome, size: int) -> OSError | None:
+    try:
+        (done,) = wire.PWriteResp.unpack(payload_of(outcome))
+    except OSError as error:
+        return error
+    return None if done == size else OSError(EIO, "it was not written to its end")
+
+
+def names_in(payload: bytes) -> list[bytes]:
+    """Of the answer to a Getdents64."""
+    (count,) = wire.Count.read(payload)
+    found, at = [], wire.Count.size
+    for _ in range(count):
+        (size,) = _NAME_LENGTH.unpack_from(payload, at)
+        at += wire.Dirent.size
+        found.append(payload[at : at + size])
+        at += size
+    return found
+
+
+def walks(directory: FD, names: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    head = wire.FDID.bytes(directory.key)
+    return [(wire.WALK, head + names_of(name)) for name in names]
+
+
+def everything(stat: Stat) -> int:
+    return sys.STATX_MODE | OWNER | TIMES
+
+
+def setting(fd: int, stat: Stat, mask: int) -> bytes:
+    if (stat.uid, stat.gid) == (NO_ID, NO_ID):
+        mask &= ~OWNER
+    mode = stat.mode & 0o7777
+    return wire.SetStatReq.bytes(fd, mask, mode, stat.uid, stat.gid, 0, *stat.atime, *stat.mtime)
+
+
+def troubles_of(outcome: Outcome) -> list[OSError]:
+    """What was to be set and is not; an owner may stay another."""
+    try:
+        failed, code = wire.SetStatResp.unpack(payload_of(outcome))
+    except OSError as error:
+        return [error]
+    if failed & ~OWNER or failed and code not in NOT_OURS:
+        return [OSError(code, os.strerror(code))]
+    return []
+
+
+def named(name: bytes) -> bool:
+    return kept(name) and possible(name)
+
+
+def name_of(name: bytes) -> bytes:
+    return wire.Count.bytes(len(name)) + name
+
+
+def names_of(name: bytes) -> bytes:
+    return b"\1\0" + wire.Count.bytes(len(name)) + name
