@@ -72,26 +72,22 @@ _HEADINGS = {  # of the command, and those behind it
     "replay": "See what goes on, and ask a server what it can",
     "help": "Help",
 }
-_serves = False  # this process is, or was, a server
 _INCOMPLETE = (  # as in __main__.py
     "this Python lacks a part of its standard library, or cannot read it (Debian's python3-minimal is not enough): install all "
     "of it, or run gofer with another"
 )
 
 
-def main(argv: Sequence[str], prog: str = "gofer") -> int:
-    """Run one command and return its exit status. argv: without the program's name; prog: how the user called it.
+def main(argv: Sequence[str], prog: str = "gofer") -> NoReturn:
+    """Run one command, and end the process with its exit status. argv: without the program's name; prog: how the user called it.
 
-    A server's process ends here: what its threads are in the middle of is cut off, where the interpreter's own end could abort.
+    The interpreter's own end is left out: it takes 7 ms, and could abort where a server's threads are in the middle of something.
+    What a command has to leave behind it has written, and what it has to remove is gone.
     """
-    status = _run(list(argv), prog)
-    if _serves:
-        os._exit(status)
-    return status
+    os._exit(_run(list(argv), prog))
 
 
 def _run(argv: list[str], prog: str) -> int:
-    global _serves
     gc.disable()  # until there is a server: what a start makes it keeps, and to look through it costs 1 ms
     try:
         fill_standard_fds()  # before anything is opened
@@ -107,7 +103,6 @@ def _run(argv: list[str], prog: str) -> int:
         if is_gofer_invocation(argv):  # as runsc starts its own: `gofer [runsc's flags] gofer [flags]`
             from gofer.runsc import gofer
 
-            _serves = True
             return gofer.main(argv)
         gc.enable()
         if argv[:1] and argv[0] in COMMANDS:
@@ -144,7 +139,6 @@ def name(argv: Sequence[str], original: Sequence[str]) -> str:
 
 
 def _serve(argv: list[str], prog: str) -> int:
-    global _serves
     options = quick(argv[1:]) or _thorough(argv, prog)
     if said_elsewhere(options):
         from gofer.commands import config
@@ -157,7 +151,6 @@ def _serve(argv: list[str], prog: str) -> int:
         options.path = "."
     from gofer.commands import serve
 
-    _serves = True
     return serve.run(options, prog)
 
 
