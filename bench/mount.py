@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""What a mounted tree costs beside bindfs on the same tree, and beside the tree itself (native). As root.
+"""What a mounted tree costs beside bindfs on the same tree, beside sshfs, and beside the tree itself (native). As root.
 
+ours: a server here; plain: without passthrough; far: over ssh, as sshfs is, by an sshd of this program's own on 127.0.0.1.
 Each work is done in all places by turns, round after round, so that what else the machine does falls on all alike.
 """
 
@@ -22,10 +23,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Callable
 
+import plot
+from sshd import HOST, sshd
+
 HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1 << 20
+GIT = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]
 Table = dict[str, dict[str, list[float]]]  # work -> place -> seconds, one for each round
-KINDS = {"ours": (), "plain": ("--no-passthrough",), "bindfs": (), "native": ()}
+KINDS = {"ours": (), "plain": ("--no-passthrough",), "far": (), "bindfs": (), "sshfs": (), "native": ()}
+RATIOS = (("ours", "bindfs"), ("ours", "native"), ("ours", "sshfs"), ("far", "sshfs"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,6 +43,10 @@ def main(argv: Sequence[str]) -> int:
         measure(args, sizes, table)
     finally:  # also of what was stopped
         json.dump(table, sys.stdout, indent=1) if args.json else show(table)
+        if args.plot:
+            medians = {name: {kind: statistics.median(each) for kind, each in row.items()} for name, row in table.items()}
+            drawn = {name: row for name, row in medians.items() if "bindfs" in row and "mount" not in name}
+            pathlib.Path(args.plot).write_text(plot.bars(drawn, "bindfs", "bench/mount.py: time, in multiples of bindfs's"))
     return 0
 
 
@@ -44,10 +54,11 @@ def measure(args: argparse.Namespace, sizes: Sizes, table: Table) -> None:
     with tempfile.TemporaryDirectory(prefix="mount-bench-", dir=args.directory) as name:
         tree, source = pathlib.Path(name) / "tree", pathlib.Path(name) / "source"
         fill(tree, source, sizes)
-        for number in range(args.rounds):
-            kinds = args.kinds.split(",")
-            for kind in kinds[number % len(kinds) :] + kinds[: number % len(kinds)]:
-                with mounted(kind, pathlib.Path(name), tree) as (at, began):
+        kinds = args.kinds.split(",")
+        with ExitStack() as stack:
+            ssh = stack.enter_context(sshd(pathlib.Path(name) / "sshd")) if {"far", "sshfs"} & set(kinds) else None
+            for kind in [kinds[(number + i) % len(kinds)] for number in range(args.rounds) for i in range(len(kinds))]:
+                with mounted(kind, pathlib.Path(name), tree, ssh) as (at, began):
                     course(kind, at, source, sizes, table, args.works.split(",") if args.works else [], began)
         if args.memory:
             table["memory of 100,000 nodes, MiB"] = {"ours": [memory(pathlib.Path(name))]}
@@ -61,7 +72,7 @@ class Sizes:
 def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     it.add_argument("--rounds", type=int, default=5)
-    it.add_argument("--kinds", default=",".join(KINDS), help="of ours, plain (without passthrough), bindfs, native")
+    it.add_argument("--kinds", default="ours,plain,bindfs,native", help=f"of {', '.join(KINDS)}")
     it.add_argument("--works", help="only those whose names begin so, by comma")
     it.add_argument("--mib", type=int, default=1024)
     it.add_argument("--names", type=int, default=20000)
@@ -70,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--memory", action="store_true", help="of the mount process that knows 100,000 files, too")
     it.add_argument("--directory", help="where the tree is made (default: the temporary directory)")
     it.add_argument("--json", action="store_true")
+    it.add_argument("--plot", metavar="FILE.svg", help="draw it, too")
     return it
 
 
@@ -92,19 +104,26 @@ def fill(tree: pathlib.Path, source: pathlib.Path, sizes: Sizes) -> None:
 
 
 @contextmanager
-def mounted(kind: str, place: pathlib.Path, tree: pathlib.Path) -> Iterator[tuple[pathlib.Path, float]]:
+def mounted(
+    kind: str, place: pathlib.Path, tree: pathlib.Path, ssh: pathlib.Path | None = None
+) -> Iterator[tuple[pathlib.Path, float]]:
     """Where the tree is seen, and when it was begun to mount it."""
     if kind == "native":
         yield tree, time.monotonic()
         return
     at = place / kind
     at.mkdir(exist_ok=True)
+    gofer = [sys.executable, "-IS", str(HERE.parent)]
     with ExitStack() as stack:
+        began = time.monotonic()
         if kind == "bindfs":
-            began = time.monotonic()
             subprocess.run(["bindfs", tree, at], check=True)
+        elif kind == "sshfs":
+            subprocess.run(["sshfs", "-F", f"{ssh}", f"{HOST}:{tree}", at], check=True)
+        elif kind == "far":
+            words = ["--ssh", f"ssh -F {ssh}", "--remote-gofer", "always"]
+            subprocess.run([*gofer, "mount", *words, f"{HOST}:{tree}", at], check=True)
         else:
-            gofer = [sys.executable, "-IS", str(HERE.parent)]
             server = subprocess.Popen([*gofer, "serve", tree, "--quiet", "--workers=1", "--socket", place / "socket"])
             stack.callback(server.wait)
             stack.callback(server.terminate)
@@ -127,6 +146,8 @@ def course(
             began = time.monotonic()
             work()
             record(table, name, kind, time.monotonic() - began, only)
+            if name == "git clone":
+                settle(at)
     for name in ("new", "copy", "untarred", "clone"):
         shutil.rmtree(at / name, ignore_errors=True)
     (at / "written").unlink(missing_ok=True)
@@ -140,7 +161,6 @@ def record(table: Table, name: str, kind: str, seconds: float, only: list[str]) 
 def works(at: pathlib.Path, source: pathlib.Path, sizes: Sizes) -> dict[str, Callable[[], object]]:
     """In their order: what is cold is done before anything has looked at it."""
     run = quiet
-    git = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]
     return {
         "stat of each name, cold": lambda: [os.stat(at / "names" / f"name-{i:06}") for i in range(sizes.names)],
         "find -ls, cold": lambda: run("find", at / "names", "-ls"),
@@ -153,9 +173,18 @@ def works(at: pathlib.Path, source: pathlib.Path, sizes: Sizes) -> dict[str, Cal
         "create and unlink": lambda: created(at / "new", sizes.made),
         "untar": lambda: (os.mkdir(at / "untarred"), run("tar", "-C", at / "untarred", "-xf", source / "files.tar")),
         "cp -a": lambda: run("cp", "-a", source / "files", at / "copy"),
-        "git clone": lambda: run(*git, "clone", "-q", "--no-hardlinks", source / "files", at / "clone"),
-        "git status": lambda: run(*git, "-C", at / "clone", "status"),
+        "git clone": lambda: run(*GIT, "clone", "-q", "--no-hardlinks", source / "files", at / "clone"),
+        "git status, cold": lambda: run(*GIT, "-C", at / "clone", "status"),
     }
+
+
+def settle(at: pathlib.Path) -> None:
+    """Have git read what it wrote within the second of its index, whatever that took: how much that is is chance.
+
+    Then wait until what the kernel was told is not good any more.
+    """
+    quiet(*GIT, "-C", at / "clone", "status")
+    time.sleep(1.2)
 
 
 def quiet(*argv: str | os.PathLike[str]) -> None:
@@ -188,11 +217,8 @@ def memory(place: pathlib.Path) -> float:
         os.mknod(tree / f"{i % 100}" / f"name-{i}")
     with mounted("ours", place, tree) as (at, _):
         quiet("find", at, "-ls")
-        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
-            assert line
-        pids = subprocess.run(["fuser", "/dev/fuse"], capture_output=True, text=True).stdout.split()
-        sizes = [status(pid) for pid in pids]
-    return max(sizes) / 1024
+        found = subprocess.run(["pgrep", "-f", f"mount {place}/socket:"], capture_output=True, text=True, check=True).stdout
+        return max(map(status, found.split())) / 1024  # that of the guard is small
 
 
 def status(pid: str) -> int:
@@ -202,15 +228,14 @@ def status(pid: str) -> int:
 
 def show(table: Table) -> None:
     kinds = [kind for kind in KINDS if any(kind in row for row in table.values())]
-    print("| | " + " | ".join(kinds) + " | ours / bindfs | ours / native |")
-    print("|---|" + "--:|" * (len(kinds) + 2))
+    ratios = [(one, other) for one, other in RATIOS if one in kinds and other in kinds]
+    print("| | " + " | ".join([*kinds, *(f"{one} / {other}" for one, other in ratios)]) + " |")
+    print("|---|" + "--:|" * (len(kinds) + len(ratios)))
     for name, row in table.items():
-        medians = {kind: statistics.median(row[kind]) for kind in kinds if kind in row}
-        cells = [f"{medians[kind]:.3f}" if kind in medians else "" for kind in kinds]
-        for other in ("bindfs", "native"):
-            both = "ours" in row and other in row
-            ratios = [ours / theirs for ours, theirs in zip(row["ours"], row[other])] if both else []
-            cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
+        cells = [f"{statistics.median(row[kind]):.3f}" if kind in row else "" for kind in kinds]
+        for one, other in ratios:
+            both = [a / b for a, b in zip(row.get(one, []), row.get(other, []))]
+            cells.append(f"{statistics.median(both):.2f}" if both else "")
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

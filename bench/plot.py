@@ -11,6 +11,7 @@ Line = list[tuple[float, float]]
 
 COLOURS = {"go": "#2563eb", "ours": "#d9480f", "kernel": "#868e96"}
 NAMES = {"go": "runsc gofer (Go)", "ours": "gofer (Python)", "kernel": "the system call alone"}
+BARS = {"ours": "#d9480f", "plain": "#f4a261", "far": "#9d4edd", "bindfs": "#495057", "sshfs": "#2563eb", "native": "#ced4da"}
 WIDTH, HEIGHT = 440, 250  # of a panel, in pixels
 HEAD = 56  # above the panels: legend and caption
 LEFT, RIGHT, TOP, BOTTOM = 56, 30, 40, 44  # its margins
@@ -83,6 +84,35 @@ def draw(panel: Panel) -> list[str]:
                 f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="3" fill="{COLOURS[kind]}"><title>{mark}</title></circle>'
             )
     return parts
+
+
+def bars(rows: dict[str, dict[str, float]], one: str, caption: str, most: float = 8.0) -> str:
+    """A group of bars a row, one for each kind, in multiples of what the kind `one` has there; those above `most` are cut."""
+    kinds = [kind for kind in BARS if any(kind in row for row in rows.values())]
+    left, right, thick = 190, 60, 13
+    height = HEAD + sum((len(kinds) * thick + 10) for _ in rows) + 20
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{height}" '
+        f'viewBox="0 0 {2 * WIDTH} {height}" font-family="system-ui, sans-serif" font-size="12" fill="#222">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="16" y="42" fill="#666">{escape(caption)}</text>',
+    ]
+    for number, kind in enumerate(kinds):
+        parts.append(f'<rect x="{16 + 140 * number}" y="12" width="14" height="10" fill="{BARS[kind]}"/>')
+        parts.append(f'<text x="{36 + 140 * number}" y="21">{escape(kind)}</text>')
+    unit, y = (2 * WIDTH - left - right) / most, HEAD
+    for name, row in rows.items():
+        parts.append(f'<text x="{left - 8}" y="{y + len(kinds) * thick / 2 + 4:.0f}" text-anchor="end">{escape(name)}</text>')
+        for kind in kinds:
+            if kind in row:
+                ratio = row[kind] / row[one]
+                width = min(ratio, most) * unit
+                parts.append(f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{thick - 2}" fill="{BARS[kind]}"/>')
+                parts.append(f'<text x="{left + width + 4:.1f}" y="{y + thick - 3}" font-size="10">{ratio:.2f}</text>')
+            y += thick
+        y += 10
+    parts.append(f'<path d="M{left + unit:.1f} {HEAD - 4}V{height - 16}" stroke="#222" stroke-dasharray="3 3"/></svg>')
+    return "\n".join(parts) + "\n"
 
 
 def nice(step: float) -> float:

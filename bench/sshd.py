@@ -1,0 +1,45 @@
+"""An sshd of a benchmark's own, on 127.0.0.1, with keys made for it, and what makes ssh reach it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+HOST = "far"  # as the configuration of that ssh calls it
+
+
+@contextlib.contextmanager
+def sshd(place: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The configuration file for ssh -F, which knows HOST."""
+    place.mkdir()
+    os.makedirs("/run/sshd", exist_ok=True)  # which sshd wants to be there and empty
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / key], check=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (place / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {place}/host\nPidFile {place}/pid\nStrictModes no\nUsePAM no\n"
+        f"AuthorizedKeysFile {place}/user.pub\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n"
+    )
+    (place / "ssh_config").write_text(
+        f"Host {HOST}\nHostName 127.0.0.1\nPort {port}\nIdentityFile {place}/user\nIdentitiesOnly yes\n"
+        f"UserKnownHostsFile {place}/known\nStrictHostKeyChecking accept-new\nBatchMode yes\nLogLevel ERROR\n"
+    )
+    daemon = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+    if daemon is None:
+        raise SystemExit("apt-get install openssh-server")
+    with open(place / "log", "wb") as log:
+        process = subprocess.Popen([daemon, "-D", "-e", "-f", place / "sshd_config"], stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        while "listening" not in (place / "log").read_text():
+            time.sleep(0.01)
+        yield place / "ssh_config"
+    finally:
+        process.terminate()
+        process.wait()
