@@ -64,11 +64,11 @@ def main(argv: Sequence[str]) -> int:
         if args.beside:
             stack.enter_context(neighbours(cpus[-1], cpus[:-1]))
         running: Fleet = {}
-        for kind in args.servers.split(","):
+        for kind in [*args.servers.split(","), *(["more"] if args.more else [])]:
             if args.two and kind == "floor":  # it serves one client only
                 continue
             tree = servers.make_tree(place / f"tree-{kind}")
-            options = args.options.split()
+            options = [*args.options.split(), *(args.more.format(place).split() if kind == "more" else ())]
             running[kind] = servers.serve(kind, place, tree, 2 if args.two else 1, command=command, options=options)
             stack.callback(running[kind].close)
             if args.apart:
@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--interpreter", help="the Python that runs our server (default: as dist/gofer says)")
     it.add_argument("--command", help="our server's command line instead, up to the word serve")
     it.add_argument("--options", default="", help="further words for our server's command line")
+    it.add_argument("--more", default="", help="a second server of ours with these words, too; {}: a directory of its own")
     it.add_argument("--directory", help="where the trees are made (default: the temporary directory)")
     it.add_argument("--json", action="store_true", help="every round's numbers")
     return it
@@ -169,7 +170,8 @@ def ratio(row: Row, above: str, below: str) -> float | None:
 
 def show(transport: str, rounds: Rounds, two: bool) -> None:
     kinds = [kind for kind in servers.KINDS if any(kind in row for row in rounds.values())]
-    pairs = [(a, b) for a, b in (("ours", "go"), ("ours", "floor"), ("go", "floor")) if a in kinds and b in kinds]
+    compared = ("ours", "go"), ("more", "ours"), ("ours", "floor"), ("go", "floor")
+    pairs = [(a, b) for a, b in compared if a in kinds and b in kinds]
     heads = [f"{kind:>8}" for kind in kinds] + [f"{a}/{b}" for a, b in pairs]
     print(f"\n### Over the {transport}, {'operations/s, two clients' if two else 'µs'}\n")
     print(f"| {'operation':26} | {' | '.join(heads)} |")
@@ -178,10 +180,11 @@ def show(transport: str, rounds: Rounds, two: bool) -> None:
         cells = [cell(middle(row.get(kind, [])), "8.0f" if two else "8.2f", 1 if two else 1000) for kind in kinds]
         cells += [cell(ratio(row, a, b), f"{len(a + b) + 1}.2f") for a, b in pairs]
         print(f"| {name:26} | {' | '.join(cells)} |")
-    found = [value for row in rounds.values() if (value := ratio(row, "ours", "go"))]
-    if found:
-        mean = statistics.geometric_mean(found)
-        print(f"\nours/go: geometric mean {mean:.2f}, lowest {min(found):.2f}, highest {max(found):.2f}")
+    for a, b in (("ours", "go"), ("more", "ours")):
+        found = [value for row in rounds.values() if (value := ratio(row, a, b))]
+        if found:
+            mean = statistics.geometric_mean(found)
+            print(f"\n{a}/{b}: geometric mean {mean:.3f}, lowest {min(found):.2f}, highest {max(found):.2f}")
     sys.stdout.flush()
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 HERE = pathlib.Path(__file__).resolve().parent
 PROJECT = HERE.parent
 RUNSC = ["runsc", "--TESTONLY-unsafe-nonroot", "--network=none"]
-KINDS = ("floor", "go", "ours")
+KINDS = ("floor", "go", "ours", "more")  # the last: ours with further options
 DATA = 2 << 20  # bytes of the file that is read and written
 NAMES = 1000  # names in the directory that Getdents64 lists
 DEPTH = 5

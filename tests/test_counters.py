@@ -1,5 +1,6 @@
 """Counters, `gofer top`, `gofer metrics`: what they say is what clients sent, and only root and the server's user are told."""
 
+import contextlib
 import json
 import os
 import pty
@@ -25,6 +26,8 @@ from hosts import CHECKOUT, PATIENCE, Server, fails, fails_in_one_line, run, wai
 from peer import Mid, Peer
 from prison import USER, as_user
 from test_wire import NAMES
+
+from gofer.watch import counters
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +116,76 @@ def test_a_call_that_hangs_is_told_with_its_age_and_the_system_call_it_is_in(sta
             broken.vanish()
             assert peer.transport.receive().mid == Mid.ERROR  # type: ignore[union-attr]
     assert call["message"] == "Walk" and re.search(r"Walk on client \d+ \[\d+\]: \d+\.\d s in openat", text), text
+
+
+class Clock:
+    """A handler's, and the clock that it is timed by."""
+
+    def __init__(self) -> None:
+        self.now = self.takes = self.reads = 0
+
+    def read(self) -> int:
+        self.reads += 1
+        return self.now
+
+    def serve(self, comm: Any, req: memoryview, reply: memoryview) -> int:
+        self.now += abs(self.takes)
+        if self.takes < 0:
+            raise OSError
+        return 50
+
+
+def test_what_comes_in_a_rush_is_counted_to_the_last_and_timed_once_in_sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, row, request = Clock(), counters.new_row(), memoryview(bytes(8))
+    monkeypatch.setattr(counters, "clock", clock.read)
+    call, add = counters.counted(clock.serve, row)
+
+    def told() -> list[int]:
+        now = [*row]
+        add(now)
+        return now
+
+    def serve(times: int, takes: int, pause: int) -> None:
+        clock.takes, clock.reads = takes, 0
+        for _ in range(times):
+            call(None, request, request)  # type: ignore[arg-type]
+            clock.now += pause
+
+    clock.now = 10**9
+    serve(100, 2000, 10**6)
+    assert clock.reads == 200, "at a thousand a second each is timed"
+    serve(1600, 5000, 1000)
+    assert 200 <= clock.reads <= 210, "where they come faster, one of sixteen"
+    total = 1700
+    before = told()
+    for takes in (-5000, 5000) * 20:
+        with contextlib.suppress(OSError):
+            serve(1, takes, 1000)
+        total += 1
+        now = told()
+        assert all(a <= b for a, b in zip(before, now)), "nothing that was told is taken back"
+        assert sum(now[counters.TOOK :]) == total
+        before = now
+    assert before[counters.ERRORS] == 20 and before[counters.BYTES] == total * 58 - 20 * 50
+    assert before[counters.TOOK + 11] == 100 and before[counters.TOOK + 13] == total - 100
+    assert before[counters.NS] == 100 * 2000 + (total - 100) * 5000
+    serve(20, 3 * 10**8, 0)
+    assert told()[counters.TOOK + 29] >= 20 - 15, "what is slow is timed again, each"
+
+
+def test_a_call_in_a_rush_that_hangs_is_under_way() -> None:
+    def serve(comm: Any, req: memoryview, reply: memoryview) -> int:
+        add(seen := [*row])
+        under_way.append(seen[counters.SINCE])
+        return 0
+
+    under_way: list[int] = []
+    row = counters.new_row()
+    call, add = counters.counted(serve, row)
+    for _ in range(64):
+        call(None, memoryview(b""), memoryview(b""))  # type: ignore[arg-type]
+    add(row)
+    assert all(under_way) and counters.UNKNOWN in under_way and row[counters.SINCE] == 0
 
 
 def test_only_root_and_the_servers_user_are_told(start: Start, control: Path) -> None:

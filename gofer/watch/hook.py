@@ -19,12 +19,26 @@ from time import perf_counter_ns as clock
 from gofer import wire
 from gofer.server import busypoll, dispatch
 from gofer.server.admission import credentials
-from gofer.watch.counters import CHANNELS, FDS, MESSAGES, SINCE, VAIN, Page, add_to, counted, new_row, totals
+from gofer.watch.counters import (
+    CHANNELS,
+    FDS,
+    MESSAGES,
+    SINCE,
+    TOOK,
+    UNKNOWN,
+    VAIN,
+    Page,
+    add_to,
+    counted,
+    new_row,
+    totals,
+)
 from gofer.watch.record import CLIENT, GONE, KNOWN, RPC, Client, What
 from gofer.watch.ring import SHOWN, tracer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
 
     from gofer.handlers import Handler
     from gofer.server.comm import Communicator
@@ -82,7 +96,7 @@ class Watch:
                 self._put(GONE, seen.number, b"")
             for table in seen.tables:
                 table.clear()  # and the views of its reply's memory with it
-                _sum(self._before, table.rows)
+                _sum(self._before, table.told())
                 if table.ring is not None:
                     self._free.append(table.ring)
             self._free.sort(key=lambda ring: -ring.word)
@@ -116,9 +130,10 @@ class Watch:
         for seen in self.seen.values():
             of_conn: dict[int, list[int]] = {}
             for table in seen.tables:
-                _sum(of_conn, table.rows)
-                for mid, row in table.rows.items():
-                    since = row[SINCE]
+                told = table.told()
+                _sum(of_conn, told)
+                for mid, row in told.items():
+                    since = table.since(mid, row, now)
                     if since:
                         calls.append((seen.number, seen.conn.fileno, table.transport, mid, max(0, now - since), table.thread))
             _sum(rows, of_conn)
@@ -161,7 +176,7 @@ class Seen:
 class Table(dict):  # type: ignore[type-arg]
     """By message id: a handler for one transport, which has that ring; None: there were no more, and what it does is lost."""
 
-    __slots__ = ("_handlers", "_seen", "_trace", "_watch", "ring", "rows", "thread", "transport")
+    __slots__ = ("_beside", "_handlers", "_looks", "_rows", "_seen", "_trace", "_watch", "ring", "thread", "transport")
 
     def __init__(
         self, watch: Watch, seen: Seen, transport: int, handlers: tuple[Handler, ...], ring: Ring | None
@@ -171,7 +186,9 @@ class Table(dict):  # type: ignore[type-arg]
         self._watch = watch
         self._seen = seen
         self.transport = min(transport, 255)
-        self.rows: dict[int, list[int]] = {}  # by message; only ever added to
+        self._rows: dict[int, list[int]] = {}  # by message; only ever added to
+        self._beside: dict[int, Callable[[list[int]], None]] = {}  # what adds what is counted and not there yet
+        self._looks: dict[int, tuple[int, int]] = {}  # by message under way, not timed: how many before it, first seen when
         self.thread = 0  # that serves it, once it does
         self._handlers = handlers
         self._trace = tracer(ring) if ring is not None else None
@@ -186,7 +203,11 @@ class Table(dict):  # type: ignore[type-arg]
     def _watched(self, mid: int, handler: Handler) -> Handler:
         if self._watch.page is not None:
             self.thread = _thread.get_native_id()
-            handler = counted(handler, self.rows.setdefault(min(mid, MESSAGES - 1), new_row()))
+            key = min(mid, MESSAGES - 1)
+            row = self._rows.setdefault(key, new_row())
+            if key in self._beside:  # of the handler before, which nobody calls any more
+                self._beside[key](row)
+            handler, self._beside[key] = counted(handler, row)
         rings = self._watch.rings
         if rings is None or not self._watch.on:
             return handler
@@ -197,12 +218,30 @@ class Table(dict):  # type: ignore[type-arg]
         return self._trace(handler, what, mid, keep[0].get(mid), keep[1].get(mid))
 
 
+    def told(self) -> dict[int, list[int]]:
+        """Rows by message, of now. The watch's lock is held."""
+        found = {mid: [*row] for mid, row in self._rows.items()}
+        for mid, add in self._beside.items():
+            add(found[mid])
+        return found
+
+    def since(self, mid: int, row: list[int], now: int) -> int:
+        """Since when a call of the message is under way; 0: none is. Of one that is not timed: since it was first seen."""
+        if row[SINCE] != UNKNOWN:
+            self._looks.pop(mid, None)
+            return row[SINCE]
+        count = sum(row[TOOK:])
+        if self._looks.get(mid, (-1, 0))[0] != count:
+            self._looks[mid] = count, now
+        return self._looks[mid][1]
+
+
 def _unknown(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     raise IndexError  # as the plain table does
 
 
 def _sum(total: dict[int, list[int]], rows: dict[int, list[int]]) -> None:
-    for mid, row in [*rows.items()]:
+    for mid, row in rows.items():
         add_to(total.setdefault(mid, new_row()), row)
 
 
