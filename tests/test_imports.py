@@ -99,6 +99,9 @@ LAYERS = """
     commands: modes xattr rm typed pieces
     commands: make
     commands: mv edit
+    commands: regexes findrun
+    commands: findtests
+    commands: findprint
     commands: serve lslines stat cat mount copy tar replay top metrics findexpr head du df links sum tree sides
     commands: ls find tail diff cp
     commands: selftest conform candidates

@@ -22,6 +22,10 @@ _WORDS = {
     stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket",
     stat.S_IFCHR: "char", stat.S_IFBLK: "block",
 }  # fmt: skip
+_LETTERS = {
+    stat.S_IFREG: b"f", stat.S_IFDIR: b"d", stat.S_IFLNK: b"l", stat.S_IFIFO: b"p", stat.S_IFSOCK: b"s", stat.S_IFCHR: b"c",
+    stat.S_IFBLK: b"b",
+}  # fmt: skip
 _users: dict[int, str] = {}
 _groups: dict[int, str] = {}
 
@@ -34,6 +38,11 @@ def kind(mode: int) -> str:
 def word(mode: int) -> str:
     """For programs: one word, as find(1)'s letters stand for."""
     return _WORDS.get(stat.S_IFMT(mode), "unknown")
+
+
+def letter(mode: int) -> bytes:
+    """As find(1)'s -type has it."""
+    return _LETTERS.get(stat.S_IFMT(mode), b"U")
 
 
 def user(uid: int) -> str:
@@ -59,6 +68,12 @@ def group(gid: int) -> str:
     return _groups[gid]
 
 
+def device_number(device: tuple[int, int]) -> int:
+    """As one number: makedev(3)."""
+    major, minor = device
+    return minor & 0xFF | (major & 0xFFF) << 8 | (minor & ~0xFF) << 12 | (major & ~0xFFF) << 32
+
+
 def nanoseconds(when: tuple[int, int]) -> int:
     return when[0] * BILLION + when[1]
 
@@ -69,6 +84,11 @@ def local(seconds: int, form: str) -> str:
         return time.strftime(form, time.localtime(seconds))
     except (OSError, OverflowError, ValueError):
         return ""
+
+
+def next_midnight(now: float) -> float:
+    day = time.localtime(now)
+    return time.mktime((day.tm_year, day.tm_mon, day.tm_mday + 1, 0, 0, 0, 0, 0, -1))
 
 
 def exactly(when: tuple[int, int]) -> str:

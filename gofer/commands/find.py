@@ -6,7 +6,7 @@ import argparse
 import os
 import stat
 import time
-from errno import EINVAL, ENOENT, ENOTDIR
+from errno import EINVAL, ELOOP, ENOENT, ENOTDIR
 
 from gofer import Failure
 from gofer.client.address import served
@@ -14,7 +14,8 @@ from gofer.client.transport import Lost
 from gofer.client.walk import Walk
 from gofer.commands import attrs
 from gofer.commands.common import Address, Session, add_addresses, add_common, operands, shown_at
-from gofer.commands.findexpr import ARITY, Context, Expression, File
+from gofer.commands.findexpr import ARITY, Context, Expression, File, span
+from gofer.commands.findrun import Command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +32,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [options] [-P | -H | -L] [SERVER[:PATH] ...] [EXPRESSION]"
     parser.description = (
         "Print what is below directories and matches EXPRESSION, as find(1) does. Tests: -name -iname -path -ipath -lname -type "
-        "-size -mtime -atime -ctime -mmin -amin -cmin -newer -anewer -cnewer -empty -perm -user -group -uid -gid -nouser "
-        "-nogroup -links -inum -samefile -true -false; actions: -print -print0 -delete -prune -quit; operators: ( ) ! -not -a "
-        "-o , ; of the whole: -maxdepth -mindepth -depth -xdev."
+        "-xtype -regex -iregex -size -mtime -atime -ctime -mmin -amin -cmin -newer -anewer -cnewer -newerXY -empty -perm -user "
+        "-group -uid -gid -nouser -nogroup -links -inum -samefile -true -false; actions: -print -print0 -printf -ls -exec -ok "
+        "-delete -prune -quit; operators: ( ) ! -not -a -o , ; of the whole: -maxdepth -mindepth -depth -xdev -follow "
+        "-daystart -regextype."
+    )
+    parser.epilog = (
+        "-exec COMMAND ; and -exec COMMAND {} + run a program of this host. {} is a path in what is served, and the server is in "
+        "the program's $GOFER_SOCKET: -exec gofer cat :{} ;"
     )
     add_addresses(parser, "the root of $GOFER_SOCKET")
     links = parser.add_mutually_exclusive_group()
@@ -59,7 +65,7 @@ def words(argv: list[str]) -> list[str]:
             head.append(word)
             at += 1
             continue
-        count = 1 + ARITY.get(word, 0)
+        count = span(argv, at)
         found += argv[at : at + count]
         at += count
     return head + [_OWN + word for word in found]
@@ -75,6 +81,7 @@ def run(options: Any) -> int:
             with session.each(address.shown):
                 if not found.stopped:
                     found.below(address)
+            found.run_the_rest()
     return session.status
 
 
@@ -83,8 +90,9 @@ class _Find(Context):
         self.now = time.time()
         self.addresses = operands(options.addresses)
         self.stopped = False
+        self._commands: list[Command] = []
         self._session = session
-        self._follow = options.links
+        self._follow: str = options.links
         self._json = options.json
         self._tree: Tree
         self._walk: Walk
@@ -92,12 +100,19 @@ class _Find(Context):
         self._file: File
         expression = Expression(options.expression, self)
         self._expression = expression
+        self._follow = "L" if expression.follow else options.links
+
+    def run_the_rest(self) -> None:
+        """Of commands that take many: those of another server have another one in their environment."""
+        for command in self._commands:
+            command.finish()
 
     def below(self, address: Address) -> None:
         tree = self._tree = self._session.tree(address)
         self._address = address
         expression, file = self._expression, File()
         self._file = file
+        file.start = address.shown
         shown = shown_at(address, b"/")[:-1]
         deepest = 1 << 30 if expression.deepest < 0 else expression.deepest
         walk = self._walk = Walk(
@@ -138,6 +153,23 @@ class _Find(Context):
         else:
             self._session.write((self._session.seen(path) if end == b"\n" else path) + end)
         return True
+
+    def seen(self, name: bytes) -> bytes:
+        return self._session.seen(name)
+
+    def bad(self, file: File, error: OSError) -> None:
+        self._session.bad(file.path, error)
+
+    def write(self, data: bytes) -> None:
+        self._session.write(data)
+
+    def command(self, action: str, words: list[str]) -> Command:
+        made = Command(self._session, action, words, self._environment)
+        self._commands.append(made)
+        return made
+
+    def _environment(self) -> dict[str, str]:
+        return {} if self._address.remote else {"GOFER_SOCKET": os.path.abspath(self._address.server)}
 
     def prune(self) -> bool:
         self._walk.skip()
@@ -198,6 +230,17 @@ class _Find(Context):
         except OSError as error:
             self._session.bad(file.path, error)
             return None
+
+    def kind_behind(self, file: File) -> tuple[bytes, OSError | None]:
+        path = self._address.path if not file.depth else self._address.path + file.path[len(self._address.shown) :]
+        try:
+            node = self._tree.resolve(path)
+        except Lost:
+            raise
+        except OSError as error:
+            return {ENOENT: b"N", ENOTDIR: b"N", ELOOP: b"L"}.get(error.errno or 0, b"?"), error
+        self._tree.drop(node.fd)
+        return attrs.letter(node.stat.mode), None
 
     def reference(self, word: str) -> Stat:
         """Of the file behind -newer: an address, or a path where the search begins."""

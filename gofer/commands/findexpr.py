@@ -5,85 +5,50 @@
 
 from __future__ import annotations
 
-import stat
-
 from gofer import Failure
-from gofer.commands import attrs
-from gofer.commands.patterns import matcher
+from gofer.commands import attrs, findrun
+from gofer.commands.findtests import Context, File, Tests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from gofer.client.replies import Stat
+    from gofer.commands.findtests import Test
 
-    Test = Callable[["File"], bool]
+__all__ = ["ARITY", "Context", "Expression", "File", "span"]
 
-_DAY, _MINUTE = 86400, 60
-_KINDS = {
-    "f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "p": stat.S_IFIFO, "s": stat.S_IFSOCK, "c": stat.S_IFCHR,
-    "b": stat.S_IFBLK,
-}  # fmt: skip
-_UNITS = {"c": 1, "w": 2, "b": 512, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_NEWER = [f"-newer{x}{y}" for x in "aBcm" for y in "aBcmt"]
 # How many words stand behind each.
 ARITY = {
     **dict.fromkeys(
         ("-name", "-iname", "-path", "-wholename", "-ipath", "-iwholename", "-lname", "-ilname", "-type", "-size", "-newer",
          "-anewer", "-cnewer", "-mtime", "-atime", "-ctime", "-mmin", "-amin", "-cmin", "-perm", "-user", "-group", "-uid",
-         "-gid", "-links", "-inum", "-maxdepth", "-mindepth", "-samefile"), 1,
+         "-gid", "-links", "-inum", "-maxdepth", "-mindepth", "-samefile", "-regex", "-iregex", "-regextype", "-xtype", "-printf",
+         *_NEWER), 1,
     ),
     **dict.fromkeys(
         ("-empty", "-print", "-print0", "-delete", "-prune", "-quit", "-true", "-false", "-depth", "-d", "-xdev", "-mount",
-         "-nouser", "-nogroup", "-not", "!", "-a", "-and", "-o", "-or", ",", "(", ")"), 0,
+         "-nouser", "-nogroup", "-ls", "-daystart", "-follow", "-noleaf", "-warn", "-nowarn", "-ignore_readdir_race",
+         "-noignore_readdir_race", "-not", "!", "-a", "-and", "-o", "-or", ",", "(", ")"), 0,
     ),
+    **dict.fromkeys(findrun.RUNS, 0),  # and what `span` says
 }  # fmt: skip
 
 
-class File:
-    """What is looked at: one object for all, as there are many. stat: None where it was not asked for, or is not to be had."""
-
-    __slots__ = ("path", "name", "kind", "stat", "depth")
-    path: bytes
-    name: bytes
-    kind: int
-    stat: Stat | None
-    depth: int
+def span(words: list[str], at: int) -> int:
+    """How many words belong to the one there, with it."""
+    if words[at] in findrun.RUNS:
+        return 1 + findrun.length(words[at + 1 :])
+    return 1 + ARITY.get(words[at], 0)
 
 
-class Context:
-    """What find.py does for the expression."""
-
-    now: float
-
-    def print(self, path: bytes, end: bytes) -> bool:
-        raise NotImplementedError
-
-    def delete(self, file: File) -> bool:
-        raise NotImplementedError
-
-    def prune(self) -> bool:
-        raise NotImplementedError
-
-    def stop(self) -> bool:
-        raise NotImplementedError
-
-    def is_empty(self, file: File) -> bool:
-        raise NotImplementedError
-
-    def target(self, file: File) -> bytes | None:
-        raise NotImplementedError
-
-    def reference(self, word: str) -> Stat:
-        raise NotImplementedError
-
-
-class Expression:
-    """stats: whether it needs more of a file than its name and type; leaving: whether directories come after what is in them."""
+class Expression(Tests):
+    """leaving: whether directories come after what is in them; follow: all links; acts: it prints where that is wanted."""
 
     def __init__(self, words: list[str], context: Context) -> None:
-        self.stats = self.leaving = self.one_device = self.acts = False
+        super().__init__(context)
+        self.leaving = self.one_device = self.acts = self.follow = False
         self.deepest, self.least = -1, 0
-        self._context = context
         self._words = words[::-1]
         self.matches: Test = self._list() if words else (lambda file: True)
         if self._words:
@@ -130,6 +95,8 @@ class Expression:
         word = self._words.pop()
         if ARITY.get(word, -1) < 0 or word in (")", ",", "-o", "-or", "-a", "-and"):
             raise Failure(f"find: {word}: no such test or action here; `gofer find --help` lists those that there are")
+        if word in findrun.RUNS:
+            return self._run(word)
         value = ""
         if ARITY[word]:
             if not self._words:
@@ -138,110 +105,6 @@ class Expression:
         made = getattr(self, "_" + _METHODS.get(word, word.lstrip("-")))
         test: Test = made(word, value)
         return test
-
-    # Tests of the name
-
-    def _name(self, word: str, value: str) -> Test:
-        match = matcher(value, word.startswith("-i"))
-        return lambda file: match(file.name)
-
-    def _path(self, word: str, value: str) -> Test:
-        match = matcher(value, word.startswith("-i"))
-        return lambda file: match(file.path)
-
-    def _lname(self, word: str, value: str) -> Test:
-        match, target = matcher(value, word.startswith("-i")), self._context.target
-        return lambda file: file.kind == stat.S_IFLNK and match(target(file) or b"")
-
-    def _type(self, word: str, value: str) -> Test:
-        kinds = {_KINDS.get(letter, -1) for letter in value.split(",")}
-        if -1 in kinds:
-            raise Failure(f"find: -type {value}: letters of f d l p s c b, with commas between them")
-        return lambda file: file.kind in kinds
-
-    # Tests of attributes
-
-    def _of_stat(self, test: Callable[[Stat], bool]) -> Test:
-        self.stats = True
-        return lambda file: file.stat is not None and test(file.stat)
-
-    def _size(self, word: str, value: str) -> Test:
-        unit = _UNITS.get(value[-1:], 0)
-        compare = _number(word, value[:-1] if unit else value)
-        size = unit or 512
-        return self._of_stat(lambda found: compare(-(-found.size // size)))
-
-    def _time(self, word: str, value: str) -> Test:
-        """In whole days or minutes, rounded as find(1) does: 2 are from 2 to 3 days, and from 1 to 2 minutes."""
-        which = word[1] + "time"
-        unit = _MINUTE if word.endswith("min") else _DAY
-        sign, number = _signed(word, value, fraction=True)
-        now = int(self._context.now * attrs.BILLION)
-        n, unit = int(number * unit * attrs.BILLION), unit * attrs.BILLION
-        most = n + unit if unit > _MINUTE * attrs.BILLION else n
-
-        def test(found: Stat) -> bool:
-            age = now - attrs.nanoseconds(getattr(found, which))
-            return age > most if sign == "+" else age < n if sign == "-" else most - unit <= age < most
-
-        return self._of_stat(test)
-
-    def _newer(self, word: str, value: str) -> Test:
-        which = {"-anewer": "atime", "-cnewer": "ctime"}.get(word, "mtime")
-        than = attrs.nanoseconds(self._context.reference(value).mtime)
-        return self._of_stat(lambda found: attrs.nanoseconds(getattr(found, which)) > than)
-
-    def _samefile(self, word: str, value: str) -> Test:
-        other = self._context.reference(value)
-        return self._of_stat(lambda found: (found.ino, found.dev) == (other.ino, other.dev))
-
-    def _perm(self, word: str, value: str) -> Test:
-        how = value[:1] if value[:1] in ("-", "/") else ""
-        digits = value[len(how) :]
-        if not digits or set(digits) - set("01234567") or int(digits, 8) > 0o7777:
-            raise Failure(f"find: -perm {value}: an octal mode, with - (all of these bits) or / (any of them) before it")
-        bits = int(digits, 8)
-        if how == "-":
-            return self._of_stat(lambda found: found.mode & bits == bits)
-        if how == "/":
-            return self._of_stat(lambda found: not bits or bool(found.mode & bits))
-        return self._of_stat(lambda found: stat.S_IMODE(found.mode) == bits)
-
-    def _user(self, word: str, value: str) -> Test:
-        from gofer.commands.options import user
-
-        try:
-            uid = user(value)
-        except ValueError as error:
-            raise Failure(f"find: -user {value}: {error}") from None
-        return self._of_stat(lambda found: found.uid == uid)
-
-    def _group(self, word: str, value: str) -> Test:
-        import grp
-
-        try:
-            gid = int(value) if value.isdigit() else grp.getgrnam(value).gr_gid
-        except KeyError:
-            raise Failure(f"find: -group {value}: must be the name of a group, or a number") from None
-        return self._of_stat(lambda found: found.gid == gid)
-
-    def _counted(self, word: str, value: str) -> Test:
-        compare = _number(word, value)
-        which = {"-links": "nlink", "-inum": "ino"}.get(word) or word[1:]
-        return self._of_stat(lambda found: compare(getattr(found, which)))
-
-    def _nouser(self, word: str, value: str) -> Test:
-        return self._of_stat(lambda found: not attrs.user(found.uid))
-
-    def _nogroup(self, word: str, value: str) -> Test:
-        return self._of_stat(lambda found: not attrs.group(found.gid))
-
-    def _empty(self, word: str, value: str) -> Test:
-        self.stats = True
-        is_empty = self._context.is_empty
-        return lambda file: is_empty(file) if file.kind == stat.S_IFDIR else bool(
-            file.kind == stat.S_IFREG and file.stat and not file.stat.size
-        )
 
     # What is true of the whole
 
@@ -257,6 +120,16 @@ class Expression:
             self.one_device = True
         elif word in ("-depth", "-d"):
             self.leaving = True
+        elif word == "-follow":
+            self.follow = True
+        elif word == "-daystart":
+            self._now = attrs.next_midnight(self._now)
+        elif word == "-regextype":
+            from gofer.commands.regexes import TYPES
+
+            if value not in TYPES:
+                raise Failure(f"find: -regextype {value}: one of {' '.join(TYPES)}")
+            self.regextype = value
         return lambda file: True
 
     def _false(self, word: str, value: str) -> Test:
@@ -268,6 +141,36 @@ class Expression:
         self.acts = True
         show, end = self._context.print, b"\0" if word == "-print0" else b"\n"
         return lambda file: show(file.path, end)
+
+    def _printf(self, word: str, value: str) -> Test:
+        from gofer.commands.findprint import Format
+
+        form = Format(value, self._context)
+        self.stats |= form.stats
+        return self._writing(form.made)
+
+    def _ls(self, word: str, value: str) -> Test:
+        from gofer.commands.findprint import Lines
+
+        self.stats = True
+        return self._writing(Lines(self._context).made)
+
+    def _writing(self, made: Callable[[File], bytes]) -> Test:
+        self.acts = True
+        write = self._context.write
+
+        def test(file: File) -> bool:
+            write(made(file))
+            return True
+
+        return test
+
+    def _run(self, word: str) -> Test:
+        self.acts = True
+        count = findrun.length(self._words[::-1])
+        words = [self._words.pop() for _ in range(count)]
+        command = self._context.command(word, words)
+        return lambda file: command(file.path)
 
     def _delete(self, word: str, value: str) -> Test:
         self.acts = self.leaving = True
@@ -290,9 +193,14 @@ _METHODS = {
     **dict.fromkeys(("-mtime", "-atime", "-ctime", "-mmin", "-amin", "-cmin"), "time"),
     **dict.fromkeys(("-anewer", "-cnewer"), "newer"),
     **dict.fromkeys(("-uid", "-gid", "-links", "-inum"), "counted"),
-    **dict.fromkeys(("-true", "-maxdepth", "-mindepth", "-xdev", "-mount", "-depth", "-d"), "always"),
+    **dict.fromkeys(("-iregex",), "regex"),
+    **dict.fromkeys(_NEWER, "newer_xy"),
+    **dict.fromkeys(
+        ("-true", "-maxdepth", "-mindepth", "-xdev", "-mount", "-depth", "-d", "-follow", "-daystart", "-regextype", "-noleaf",
+         "-warn", "-nowarn", "-ignore_readdir_race", "-noignore_readdir_race"), "always",
+    ),
     **dict.fromkeys(("-print0",), "print"),
-}
+}  # fmt: skip
 
 
 def _each(left: Test, right: Test) -> Test:
@@ -309,26 +217,3 @@ def _both(left: Test, right: Test) -> Test:
         return right(file)
 
     return test
-
-
-def _signed(word: str, value: str, fraction: bool = False) -> tuple[str, float]:
-    sign = value[:1] if value[:1] in ("+", "-") else ""
-    digits = value[len(sign) :]
-    try:
-        number = float(digits) if fraction else int(digits)
-        if not digits[:1].isdigit() or not 0 <= number < 1 << 63:
-            raise ValueError
-    except ValueError:
-        raise Failure(f"find: {word} {value}: must be a number, with + (more than) or - (less than) before it") from None
-    return sign, number
-
-
-def _number(word: str, value: str) -> Callable[[int], bool]:
-    sign, number = _signed(word, value)
-    if sign == "+":
-        return lambda found: found > number
-    if sign == "-":
-        return lambda found: found < number
-    return lambda found: found == number
-
-

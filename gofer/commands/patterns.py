@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-_CLASSES = {
+CLASSES = {
     "alnum": r"^\W_", "alpha": r"^\W\d_", "digit": "0-9", "lower": "a-z", "upper": "A-Z", "space": r"\s", "blank": r" \t",
     "punct": r"!-/:-@\[-`{-~", "xdigit": "0-9A-Fa-f", "cntrl": r"\x00-\x1f\x7f", "print": r"^\x00-\x1f\x7f", "graph": r"!-~",
 }  # fmt: skip
@@ -59,7 +59,7 @@ def _set(pattern: str, at: int) -> tuple[str, int]:
         if pattern.startswith("[:", at) and ":]" in pattern[at:]:
             name = pattern[at + 2 : pattern.index(":]", at)]
             at += len(name) + 4
-            letters = _CLASSES.get(name, "")
+            letters = CLASSES.get(name, "")
             (unlike if letters.startswith("^") else parts).append(letters)
             continue
         if pattern[at] == "\\" and at + 1 < len(pattern):

@@ -167,12 +167,6 @@ def _with_fraction(value: str, precision: str) -> str:
     return f"{seconds}.{fraction[:digits].ljust(digits, '0')}" if digits else seconds
 
 
-def _device(device: tuple[int, int]) -> int:
-    """As one number: makedev(3)."""
-    major, minor = device
-    return minor & 0xFF | (major & 0xFFF) << 8 | (minor & ~0xFF) << 12 | (major & ~0xFFF) << 32
-
-
 def _shown(file: _File) -> bytes:
     parts = [file.name] if file.target is None else [file.name, file.target]
     return b" -> ".join([names.shell(part, always=True) for part in parts])
@@ -203,8 +197,8 @@ _LETTERS: dict[str, Callable[[_File], int | str | bytes]] = {
     "b": lambda f: f.stat.blocks,
     "B": lambda f: 512,
     "C": lambda f: "?",
-    "d": lambda f: _device(f.stat.dev),
-    "D": lambda f: _device(f.stat.dev),
+    "d": lambda f: attrs.device_number(f.stat.dev),
+    "D": lambda f: attrs.device_number(f.stat.dev),
     "Hd": lambda f: f.stat.dev[0],
     "Ld": lambda f: f.stat.dev[1],
     "f": lambda f: f.stat.mode,
@@ -217,8 +211,8 @@ _LETTERS: dict[str, Callable[[_File], int | str | bytes]] = {
     "n": lambda f: f.name,
     "N": _shown,
     "o": lambda f: f.stat.blksize,
-    "r": lambda f: _device(f.stat.rdev),
-    "R": lambda f: _device(f.stat.rdev),
+    "r": lambda f: attrs.device_number(f.stat.rdev),
+    "R": lambda f: attrs.device_number(f.stat.rdev),
     "Hr": lambda f: f.stat.rdev[0],
     "Lr": lambda f: f.stat.rdev[1],
     "s": lambda f: f.stat.size,
