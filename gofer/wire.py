@@ -241,6 +241,12 @@ DirStatResp = Count
 # DirStatEntry off[8] statx[144] name_len[2], and the name. stx_mask 0: of statx, nothing but type and inode number is told
 DirStatEntry = Record("DirStatEntry", off=U64, statx=STATX, name_len=U16)
 
+# Lanes, as the first message of a client over stdin and stdout: -> count[2], how many lanes can be worked on at once. Then the
+# reserved bytes of a header are the lane, and answers keep to the order of the requests in their lane alone (server/lanes.py).
+LANES = 72
+# LaneHeader payload_len[4] mid[2] lane[2]
+LaneHeader = Record("LaneHeader", payload_len=U32, mid=U16, lane=U16)
+
 _u16 = Count.read
 _one_fdid = struct.Struct("<2xQ").unpack
 _walk_of_one = struct.Struct("<QHH").unpack_from

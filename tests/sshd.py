@@ -34,19 +34,29 @@ class Sshd:
             f"UserKnownHostsFile {place}/known\nStrictHostKeyChecking accept-new\nBatchMode yes\nLogLevel ERROR\n"
         )
         self.command = f"ssh -F {place}/ssh_config"
+        self.log = place / "log"
+        self.start()
+
+    def start(self) -> None:
+        place = self.log.parent
         daemon = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
         assert daemon, "apt-get install openssh-server"
         self.process = subprocess.Popen(
             [daemon, "-D", "-e", "-f", str(place / "sshd_config")],
-            stdin=subprocess.DEVNULL, stderr=open(place / "log", "wb"), start_new_session=True,
+            stdin=subprocess.DEVNULL, stderr=open(self.log, "wb"), start_new_session=True,
         )  # fmt: skip
-        self.log = place / "log"
         wait_until(lambda: "listening" in self.log.read_text(), "sshd listens")
 
     def sessions(self) -> list[int]:
         """The processes that serve a connection each."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(word) for word in path.read_text().split()]
+
+    def is_connected(self) -> bool:
+        """Whether a client has a connection to it, in the eyes of the kernel: it may be stopped itself."""
+        table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        peers = [line.split()[2:4] for line in table]
+        return any(int(address.partition(":")[2], 16) == self.port and state == "01" for address, state in peers)
 
     def cut(self) -> None:
         """End what is connected, at once."""

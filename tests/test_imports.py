@@ -43,6 +43,7 @@ LAYERS = """
     handlers2021
     server: dispatch
     server: channel slow
+    server: lanes
     server: connection
     server: loop
     server

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import disks
+import faulty
 import pytest
-from hosts import CALM, CHECKOUT, run, wait_until
+from hosts import CALM, CHECKOUT, ended, fails, run, stopped, wait_until
 from mounting import mounted
 from sshd import HOST, Sshd, sshd
 
@@ -140,3 +142,104 @@ def test_a_host_that_cannot_be_reached_leaves_nothing_behind(spot: Path) -> None
     done = run("mount", "--ssh", "sh -c 'exit 255' --", f"{HOST}:/", str(spot / "here"))
     assert done.returncode == 1 and "ssh could not reach far" in done.stderr and done.stderr.count("\n") == 1
     assert not mounted(spot / "here")
+
+
+def test_what_hangs_on_the_far_side_holds_up_nothing_else(far: Sshd, spot: Path) -> None:
+    """Not even what had been asked before it was known to hang: 20 threads ask at once."""
+    for number in range(20):
+        (spot / f"tree/{number}").write_text(str(number))
+    with faulty.faulty(spot / "tree") as slow, mount(far, spot, "--cache=none") as here:
+        os.stat(here / slow.path.name)
+        slow.hang(faulty.LOOKUP)
+        waiting = subprocess.Popen(["stat", str(here / slow.path.name / "file")], stderr=subprocess.DEVNULL)
+        with waiting:
+            wait_until(lambda: slow.hangs(faulty.LOOKUP), "it waits for the hung file system")
+            for round in range(5):
+                read = [subprocess.Popen(["cat", str(here / str(number))], stdout=subprocess.PIPE) for number in range(20)]
+                assert [each.communicate(timeout=CALM)[0] for each in read] == [b"%d" % number for number in range(20)], round
+            (here / "new").write_bytes(bytes(3_000_000))
+            assert (spot / "tree/new").stat().st_size == 3_000_000
+            assert waiting.poll() is None
+            waiting.kill()
+        slow.vanish()
+
+
+def test_a_host_that_falls_silent_is_an_error_within_the_timeout_though_nothing_is_asked(far: Sshd, spot: Path) -> None:
+    with mount(far, spot, "--timeout=2", "--cache=none") as here:
+        os.stat(here)
+        (session,) = far.sessions()
+        with stopped(session):
+            time.sleep(2.5)
+            began = time.monotonic()
+            with fails(errno.ENOTCONN):
+                os.stat(here)
+            assert time.monotonic() - began < 1.5  # it was known
+            assert run("umount", str(here)).returncode == 0
+            wait_until(lambda: not far.is_connected(), "ssh ends with the mount, though nobody answers it")
+
+
+def test_a_mount_that_nobody_uses_lasts_longer_than_its_timeout(far: Sshd, spot: Path) -> None:
+    (spot / "tree/file").write_text("there")
+    with mount(far, spot, "--timeout=1", "--cache=none") as here:
+        time.sleep(3)
+        assert (here / "file").read_text() == "there"
+
+
+def test_a_host_that_comes_back_is_taken_up_again(far: Sshd, spot: Path) -> None:
+    """What is asked meanwhile waits; a file that is open goes on where it is the same, else it is stale."""
+    for name in ("same", "replaced"):
+        (spot / f"tree/{name}").write_text(name)
+    with mount(far, spot, "--reconnect", "--cache=none") as here:
+        held = [os.open(here / name, os.O_RDWR) for name in ("same", "replaced")]
+        far.stop()
+        os.unlink(spot / "tree/replaced")
+        (spot / "tree/replaced").write_text("new")
+        with subprocess.Popen(["cat", str(here / "same")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as meanwhile:
+            wait_until(lambda: waits(meanwhile.pid) or ended(meanwhile.pid), "it waits for the host")
+            far.start()
+            assert meanwhile.communicate(timeout=CALM)[0].startswith((b"same", MIDDLE))
+        assert os.pread(held[0], 100, 0) == b"same"
+        os.pwrite(held[0], b"S", 0)
+        os.fsync(held[0])
+        assert (spot / "tree/same").read_text() == "Same"
+        with fails(errno.ESTALE):
+            os.fstat(held[1])
+        assert (here / "replaced").read_text() == "new"
+        for fd in held:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+MIDDLE = b"cat: "  # whoever was in the middle of something when it was cut may not know what became of it
+
+
+def waits(pid: int) -> bool:
+    """For an answer to a request of FUSE (proc(5), wchan)."""
+    with contextlib.suppress(OSError):
+        return "request_wait" in Path(f"/proc/{pid}/wchan").read_text()
+    return False
+
+
+def test_what_is_asked_while_a_host_is_away_waits_no_longer_than_the_timeout(far: Sshd, spot: Path) -> None:
+    with mount(far, spot, "--reconnect", "--timeout=1.5", "--cache=none") as here:
+        far.stop()
+        codes = []
+        for _ in range(2):
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    os.stat(here / "file")
+                except OSError as error:
+                    codes.append(error.errno)
+        assert codes[-1] == errno.EIO and set(codes) <= {errno.EIO, errno.ENOTCONN}
+        far.start()
+        wait_until(lambda: not _gone(here), "the host is back")
+
+
+def test_a_host_that_falls_silent_is_left_and_reached_anew(far: Sshd, spot: Path) -> None:
+    (spot / "tree/file").write_text("there")
+    with mount(far, spot, "--reconnect", "--timeout=2", "--cache=none") as here:
+        (session,) = far.sessions()
+        with stopped(session):
+            wait_until(lambda: len(far.sessions()) > 1, "another session")
+            wait_until(lambda: not _gone(here), "the mount goes on")
+            assert (here / "file").read_text() == "there"

@@ -44,8 +44,11 @@ _MOST = 0xFFFF  # what a length or a count on the wire can say
 class Client:
     """A mounted connection. root: the Inode of what is served; supported: the message ids the server knows.
 
-    channel: send everything over a shared-memory channel. timeout: seconds that an answer may take; 0: any time.
+    channel: send everything over a shared-memory channel. timeout: seconds that an answer may take; 0: any time. carrier: the
+    process that carries what is said to another host; 0: none.
     """
+
+    carrier = 0
 
     def __init__(self, sock: socket.socket, channel: bool = False, timeout: float = 0) -> None:
         self._timeout = timeout

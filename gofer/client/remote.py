@@ -18,14 +18,17 @@ import base64
 import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
 from typing import NamedTuple
 
 from gofer import Failure, __version__
+from gofer.cdata import c_int, c_ulong
 from gofer.client.client import Client
 from gofer.client.reach import mounted
 from gofer.output import printable
+from gofer.sys import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,13 +82,14 @@ def reach(host: str, path: str, timeout: float, ssh: SSH, kind: type[Client] = C
     far = Remote(host, path, timeout, ssh)
     try:
         with mounted(lambda: far.socket, host, timeout, ended=far.why_ended, kind=kind) as client:
+            client.carrier = far.pid
             yield client
     finally:
         far.close()
 
 
 class Remote:
-    """An ssh that is running. socket: the connected end."""
+    """An ssh that is running. socket: the connected end; pid: its process."""
 
     def __init__(self, host: str, path: str, timeout: float, ssh: SSH) -> None:
         """path: what is served. timeout: seconds until the first answer; 0: any time. Failure: why it cannot be."""
@@ -97,8 +101,11 @@ class Remote:
         try:
             argv = [*self._words_of_ssh(), "--", host, self._command()]
             with theirs:
-                self._process = subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE)
+                self._process = subprocess.Popen(
+                    argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE, preexec_fn=_at_our_end
+                )
             assert self._process.stderr
+            self.pid = self._process.pid
             self._said = _thread.allocate_lock()
             self._said.acquire()
             _thread.start_new_thread(_pass_on, (self._process.stderr, self._said))
@@ -116,11 +123,13 @@ class Remote:
     def close(self) -> None:
         """Hang up. ssh ends when the far side has; one that does not, as its host is silent, is not waited for."""
         self.socket.close()
-        try:
-            self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            self._process.terminate()
-            self._process.wait()
+        for number in (0, signal.SIGTERM, signal.SIGKILL):
+            self._process.send_signal(number)
+            try:
+                self._process.wait(1)
+                return
+            except subprocess.TimeoutExpired:
+                pass
 
     def why_ended(self) -> str:
         """What ssh's exit status tells; "" where it still runs."""
@@ -196,6 +205,15 @@ class Remote:
             raise Failure(f"{self.host}: {error.strerror}; see what ssh has said above") from None
         self.socket.settimeout(None)
         return line.decode("utf-8", "replace").rstrip("\n")
+
+
+def _at_our_end() -> None:
+    """In the process that becomes ssh: it takes signals, whatever who starts it does, and ends when that has ended."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    libc["prctl"](c_int(_PR_SET_PDEATHSIG), c_ulong(signal.SIGKILL))  # it heeds no other where we heed none
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 def _pass_on(said: IO[bytes], done: _thread.LockType) -> None:

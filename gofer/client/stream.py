@@ -2,45 +2,65 @@
 
 Theory of operation
 -------------------
-A server answers a connection's requests in their order. So a thread that asks need not wait until the line is free: it sends,
-remembers that it is the next to be answered, and sleeps. One thread reads replies and wakes who is next; it never sends, so
-that replies are taken while a request waits for room. As many requests are on their way as there are threads that ask, and a
-line that takes 20 ms costs 20 ms, however many they are. The price is the order: a request that takes long on the far side
-holds up those behind it.
+A thread that asks need not wait until the line is free: it sends, remembers that it is to be answered, and sleeps. One thread
+reads replies and wakes whose they are; it never sends, so that replies are taken while a request waits for room. As many requests
+are on their way as there are threads that ask, and a line that takes 20 ms costs 20 ms, however many they are.
 
-That nothing comes any more is for two to notice: ssh, which ends when its host is silent (`ServerAliveInterval`), and who waits.
+A server of ours does not keep to one order (server/lanes.py): each request has a lane, and what has the same is done in its
+order. A lane is that of the control FD that is asked about; an open FD has that of the file it was opened from. So what is
+asked about one file is done in the order in which it was sent, whoever waits for it, and what hangs holds up its own file. An
+older server answers everything in order.
+
+Nobody waits for a post, which is how writes are sent: what becomes of it is told to who asks later.
+
+That nothing comes any more is noticed by a heartbeat: where nothing has come for a while, something is asked, on a lane of
+its own, that needs no file system; of a server without lanes only when nothing else is asked, as it would have to wait. A line
+on which nothing moves for `timeout` seconds, and for what is on its way may take, is Silent: that ends the connection for all.
 """
 
 from __future__ import annotations
 
 import _thread
 import collections
-from errno import EIO
+import struct
+from _socket import MSG_DONTWAIT
+from errno import EAGAIN, EIO
+from time import monotonic, sleep
 
 from gofer import wire
 from gofer.client.pool import Pool
-from gofer.client.transport import HungUp, Lost, SocketTransport, checked
-from gofer.wire import MAX_MESSAGE_SIZE
+from gofer.client.transport import Garbled, HungUp, Lost, Silent, SocketTransport, checked
+from gofer.wire import MAX_MESSAGE_SIZE, LaneHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Callable
+    from typing import Callable, Union
+
+    Answer = Union[tuple[int, bytes, list[int]], Lost]
 
 MOST = 32  # requests that it pays to have on their way at once
+_BEAT_LANE = 0xFFFF
+_LANES = 0xFFF0  # how many others there are
+_AT_ONCE = 1 << 18  # bytes of one read
+_SLOWEST = 1 << 16  # bytes a second that a line must take, of what we have sent
+_HEAD = LaneHeader.size
+_FD_AT = {wire.PREAD: 8, wire.PWRITE: 8, wire.FSYNC: wire.Count.size}  # else it is the first thing that a request says
+_OF_NONE = (wire.CLOSE, wire.MOUNT)
 
 
 class _Call:
     """One that is on its way. bell: released when it is answered, or never will be."""
 
-    __slots__ = ("bell", "answer")
+    __slots__ = ("bell", "answer", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         self.bell = _thread.allocate_lock()
         self.bell.acquire()
-        self.answer: tuple[int, bytes, list[int]] | Lost = HungUp("the server closed the connection")
+        self.size = size
+        self.answer: Answer = HungUp("the server closed the connection")
 
-    def answered(self, answer: tuple[int, bytes, list[int]] | Lost) -> None:
+    def answered(self, answer: Answer) -> None:
         self.answer = answer
         self.bell.release()
 
@@ -48,12 +68,12 @@ class _Call:
 class _Posted:
     """One whose answer nobody waits for. done(outcome): called with it, the payload or an error, by the thread that reads."""
 
-    __slots__ = ("_mid", "_done")
+    __slots__ = ("_mid", "_done", "size")
 
-    def __init__(self, mid: int, done: Callable[[bytes | OSError], None]) -> None:
-        self._mid, self._done = mid, done
+    def __init__(self, mid: int, size: int, done: Callable[[bytes | OSError], None]) -> None:
+        self._mid, self._done, self.size = mid, done, size
 
-    def answered(self, answer: tuple[int, bytes, list[int]] | Lost) -> None:
+    def answered(self, answer: Answer) -> None:
         if isinstance(answer, Lost):
             self._done(answer)
             return
@@ -65,17 +85,32 @@ class _Posted:
 
 
 class Stream(Pool):
-    """As Pool, of a connection that can have no channel, and over which no fd comes."""
+    """As Pool, of a connection that can have no channel, and over which no fd comes.
+
+    lanes: whether the server has them. timeout: seconds that an answer to the first messages may take, and of silence later on;
+    0: any.
+    """
 
     def __init__(self, sock: socket.socket, timeout: float = 0) -> None:
+        self.lanes = False
+        self._book = _thread.allocate_lock()  # over what is due
         self._sending = _thread.allocate_lock()
-        self._due: collections.deque[_Call | _Posted] = collections.deque()
+        self._due: dict[int, collections.deque[_Call | _Posted]] = {}
+        self._due_bytes = 0
+        self._opened: dict[int, int] = {}  # lanes of open FDs
+        self._moved = monotonic()  # when something last went over the line, either way
         super().__init__(sock, channel=False, timeout=timeout)
         assert isinstance(self.transport, SocketTransport)
         self._line = self.transport
+        self._sock = sock
+        self._silence = timeout
+        self._ended = _thread.allocate_lock()
+        self._ended.acquire()
         self.peer_uid = -1
         self.wait_for_ever()
         _thread.start_new_thread(self._read, ())
+        if timeout:
+            _thread.start_new_thread(self._beat, (timeout,))
 
     @property
     def transports(self) -> int:
@@ -83,47 +118,187 @@ class Stream(Pool):
 
     def exchange(self, mid: int, request: bytes = b"") -> tuple[bytes, list[int]]:
         if not self.shared:  # the first messages
+            if mid == wire.MOUNT:
+                self._ask_for_lanes()
             return super().exchange(mid, request)
         if len(request) > MAX_MESSAGE_SIZE:
             raise OSError(EIO, "request above the message size")
-        call = _Call()
+        call, lane = _Call(len(request)), self._lane(mid, request)
         try:
-            self._send(call, mid, request)
+            self._send(call, mid, lane, request)
             call.bell.acquire()
             if isinstance(call.answer, Lost):
                 raise call.answer
-            return checked(mid, *call.answer)
+            payload, fds = checked(mid, *call.answer)
         except Lost as lost:
             self.lost = self.lost or lost
             raise
+        if mid == wire.OPENAT or mid == wire.OPENCREATEAT:
+            self._has_opened(mid, lane, payload)
+        return payload, fds
 
     def borrow(self, mid: int, request: bytes) -> tuple[bytes, None]:
         return self.ask(mid, request), None
 
     def post(self, mid: int, request: bytes, done: Callable[[bytes | OSError], None]) -> None:
-        """Send, and go on. What is asked later is answered later: whoever waits for that knows that this one is done."""
-        self._send(_Posted(mid, done), mid, request)
+        """Send, and go on. What is asked about that file later is done later: who has its answer knows that this one is done."""
+        self._send(_Posted(mid, len(request), done), mid, self._lane(mid, request), request)
 
-    def _send(self, call: _Call | _Posted, mid: int, request: bytes) -> None:
+    def close_fds(self, *fds: int) -> None:
+        for fd in fds:
+            self._opened.pop(fd, None)
+        self.post(wire.CLOSE, struct.pack(f"<H{len(fds)}Q", len(fds), *fds), lambda outcome: None)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until all is answered, or for so long."""
+        until = monotonic() + seconds
+        while self._due and not self.lost and monotonic() < until:
+            sleep(0.002)
+
+    # Lanes
+
+    def _ask_for_lanes(self) -> None:
+        try:
+            super().exchange(wire.LANES)
+            self.lanes = True
+        except Lost:
+            raise
+        except OSError:  # a server that does not know of them
+            pass
+
+    def _lane(self, mid: int, request: bytes) -> int:
+        if not self.lanes or mid in _OF_NONE or len(request) < wire.FDID.size:
+            return 0
+        (fd,) = wire.FDID.read(request, _FD_AT.get(mid, 0))
+        return self._opened.get(fd) or 1 + int(fd) % _LANES
+
+    def _has_opened(self, mid: int, lane: int, payload: bytes) -> None:
+        if not self.lanes:
+            return
+        if mid == wire.OPENAT:
+            (fd,) = wire.OpenAtResp.unpack(payload)
+        else:
+            control, _, fd = wire.OpenCreateAtResp.unpack(payload)
+            lane = 1 + control % _LANES
+        self._opened[fd] = lane
+
+    # The line
+
+    def _send(self, call: _Call | _Posted, mid: int, lane: int, request: bytes) -> None:
+        left = memoryview(LaneHeader.bytes(len(request), mid, lane) + request)
         with self._sending:
-            if self.lost:
-                raise self.lost
-            self._due.append(call)
-            self._line.send(wire.SocketHeader.bytes(len(request), mid) + request)
+            with self._book:
+                if self.lost:
+                    raise self.lost
+                self._due.setdefault(lane, collections.deque()).append(call)
+                self._due_bytes += call.size
+            try:
+                while left:
+                    left = left[self._sock.send(left) :]
+                    self._moved = monotonic()
+            except OSError:
+                raise self.lost or HungUp("the server closed the connection") from None
 
     def _read(self) -> None:
         """The thread that takes replies, until there are no more; whoever still waits is told."""
+        buffer = memoryview(bytearray(_AT_ONCE))
+        at = have = 0
+        lost: Lost = HungUp("the server closed the connection")
         try:
             while True:
-                answer = self._line.answer()
-                self._due.popleft().answered(answer)  # IndexError: a reply to nothing
-        except Exception as error:
-            lost = error if isinstance(error, Lost) else HungUp("the server closed the connection")
-            self.lost = self.lost or lost
+                if have < _HEAD:
+                    buffer[:have] = buffer[at : at + have]
+                    have, at = have + self._receive(buffer[have:]), 0
+                    continue
+                size, mid, lane = LaneHeader.read(buffer, at)
+                if size > MAX_MESSAGE_SIZE:
+                    raise Garbled("a reply that exceeds the message size")
+                at, have = at + _HEAD, have - _HEAD
+                if size <= have:
+                    payload = bytes(buffer[at : at + size])
+                    at, have = at + size, have - size
+                else:
+                    payload = self._rest(buffer[at : at + have], size)
+                    have = 0
+                self._take_due(lane).answered((mid, payload, []))
+        except Lost as error:
+            lost = error
+        except OSError:
+            pass
+        except Exception:  # the faults of who is told
+            lost = Garbled("an answer that cannot be taken")
+        self._over(lost)
+
+    def _take_due(self, lane: int) -> _Call | _Posted:
+        with self._book:
+            queue = self._due.get(lane)
+            if not queue:
+                raise Garbled("a reply to nothing")
+            call = queue.popleft()
+            if not queue:
+                del self._due[lane]
+            self._due_bytes -= call.size
+        return call
+
+    def _receive(self, into: memoryview) -> int:
+        count = self._sock.recv_into(into)
+        if not count:
+            raise HungUp("the server closed the connection")
+        self._moved = monotonic()
+        return count
+
+    def _rest(self, begun: memoryview, size: int) -> bytes:
+        payload = bytearray(size)
+        payload[: len(begun)] = begun
+        rest = memoryview(payload)[len(begun) :]
+        while rest:
+            rest = rest[self._receive(rest) :]
+        return bytes(payload)
+
+    def _over(self, lost: Lost) -> None:
+        with self._book:
+            lost = self.lost = self.lost or lost
         self._line.end()  # who waits for room to send
-        with self._sending:
-            while self._due:
-                self._due.popleft().answered(self.lost)
+        self._ended.release()
+        with self._sending, self._book:
+            due, self._due = self._due, {}
+        for queue in due.values():
+            for call in queue:
+                call.answered(lost)
+
+    # The heartbeat
+
+    def _beat(self, timeout: float) -> None:
+        pause = timeout / 8
+        while not self._ended.acquire(timeout=pause):
+            silent = monotonic() - self._moved
+            if silent > timeout - pause + self._due_bytes / _SLOWEST and self._due:
+                with self._book:
+                    self.lost = self.lost or Silent(f"nothing has come for {timeout:g} s")
+                self._line.end()
+                return
+            if silent > timeout / 3 and _BEAT_LANE not in self._due and (self.lanes or not self._due):
+                self._ask_for_life()
+
+    def _ask_for_life(self) -> None:
+        """Close no FD at all. Where the line takes nothing, that it is silent is known without."""
+        if not self._sending.acquire(False):
+            return
+        try:
+            request, lane = wire.Count.bytes(0), _BEAT_LANE if self.lanes else 0
+            with self._book:
+                if self.lost:
+                    return
+                self._due.setdefault(lane, collections.deque()).append(_Posted(wire.CLOSE, 0, lambda outcome: None))
+            self._sock.send(LaneHeader.bytes(len(request), wire.CLOSE, lane) + request, MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno == EAGAIN:
+                with self._book:
+                    self._due[lane].pop()
+                    if not self._due[lane]:
+                        del self._due[lane]
+        finally:
+            self._sending.release()
 
     def close(self) -> None:
         if self.shared:

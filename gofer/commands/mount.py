@@ -79,7 +79,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--reconnect",
         action="store_true",
-        help="where the server goes away, take it up again when it is back; until then all fails (servers on this machine only)",
+        help="where the server goes away, take it up again when it is back; until then all fails, or over ssh waits (--timeout)",
     )
     parser.add_argument(
         "--fd-budget",
@@ -144,8 +144,6 @@ def run(options: Any) -> int:
         uid=options.uid, gid=options.gid, umask=options.umask, fd_budget=options.fd_budget, node_budget=options.node_budget,
         timeout=options.timeout,
     )  # fmt: skip
-    if address.remote and options.reconnect:
-        raise Failure("--reconnect: only a server on this machine is taken up again; mount that one anew where it was lost")
     words = []
     if options.allow_other:
         words.append("allow_other")

@@ -335,7 +335,7 @@ def _export_options(options: Any) -> Options:
     return Options(
         read_only=options.read_only, host_uds=options.host_uds, host_fifo=options.host_fifo, xattrs=options.xattrs,
         char_devices=options.char_devices, donate=options.donate == "yes", channels=options.channels,
-        busy_poll=options.busy_poll, kernel_files=options.kernel_files,
+        busy_poll=options.busy_poll, kernel_files=options.kernel_files, lanes=getattr(options, "lanes", False),
     )  # fmt: skip
 
 

@@ -33,14 +33,17 @@ def settle(options: Any) -> None:
         if value:
             raise Failure(f"--stdio serves one client, on stdin and stdout; leave {name} away")
     options.donate, options.channels, options.workers, options.busy_poll = "no", 0, 1, 0
+    options.lanes = True
     if options.log_level == "info":  # stderr is seen by whoever typed a command on another host
         options.log_level = "error"
 
 
 def relay(options: Any, serve: Callable[[], int]) -> int:
     """Serve stdin and stdout; returns the exit status. serve(): called in the child, options.fd then names its socket."""
-    if options.jail != "off":  # now: run from memory (client/remote.py), this program is gone when strays are closed
+    # Now: run from memory (client/remote.py), this program is gone when strays are closed.
+    if options.jail != "off":
         from gofer.jail import enter
+    from gofer.server import lanes  # noqa: F401
     try:
         ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
         child = os.fork()

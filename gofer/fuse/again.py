@@ -18,7 +18,7 @@ import struct
 import time
 
 from gofer import wire
-from gofer.client.pool import Pool
+from gofer.client.stream import Stream
 from gofer.client.tree import Tree
 
 TYPE_CHECKING = False
@@ -64,7 +64,8 @@ class Again:
             return False
         pool = None
         try:
-            pool = Pool(sock, timeout=_LONGEST)
+            kind = type(self._fs.pool)
+            pool = kind(sock, timeout=self._fs.options.timeout if kind is Stream else _LONGEST)
             node = Tree(pool).resolve(self._path) if self._path else pool.root
             raw = pool.ask(wire.FSTAT, wire.FDID.bytes(node.fd))
             if not self._fs.nodes.is_root(raw):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from errno import EAGAIN, EEXIST, EINVAL, EIO, ENXIO, EOPNOTSUPP
+from functools import partial
 
 from gofer import sys, wire
 from gofer.fuse import kernel
@@ -102,6 +104,10 @@ def _open_existing(fs: FileSystem, request: Request, parent: Node, fd: int, name
 
 def release(fs: FileSystem, request: Request) -> Reply:
     fh, flags, _, _ = kernel.ReleaseIn.read(request.body)
+    with contextlib.suppress(OSError):  # it is over, or was told at the last close
+        handle = fs.handle(fh)
+        if handle.behind:  # written since, by the kernel: its FD must not be closed before
+            _settle(fs, request, handle)
     fs.released(fh)
     if flags & os.O_ACCMODE:  # it may have been written by the kernel itself
         fs.ahead.changed()
@@ -161,7 +167,7 @@ def write(fs: FileSystem, request: Request) -> Reply:
     if handle.host >= 0:
         return kernel.WriteOut.bytes(os.pwrite(handle.host, data, offset))
     if fs.behind is not None and not handle.flags & os.O_SYNC:
-        _write_behind(fs.behind, handle, data, offset)
+        _write_behind(fs, fs.behind, handle, data, offset)
         return kernel.WriteOut.bytes(size)
     done = 0
     while done < size:
@@ -179,21 +185,22 @@ def write(fs: FileSystem, request: Request) -> Reply:
     return kernel.WriteOut.bytes(done)
 
 
-def _write_behind(stream: Stream, handle: Handle, data: memoryview, offset: int) -> None:
+def _write_behind(fs: FileSystem, stream: Stream, handle: Handle, data: memoryview, offset: int) -> None:
     """Have it written, and do not wait: what goes wrong is told by the next write, fsync or close, as the page cache does."""
     _tell(handle)
 
-    def done(outcome: bytes | OSError) -> None:
+    def done(count: int, outcome: bytes | OSError) -> None:
         if isinstance(outcome, OSError):
             handle.trouble = outcome.errno or EIO
         elif wire.PWriteResp.unpack(outcome)[0] != count:
             handle.trouble = EIO
 
+    handle.behind = True
+    fs.posting.add(handle)
     for at in range(0, len(data), _READ_ROOM):
         part = data[at : at + _READ_ROOM]
-        count = len(part)
-        stream.post(wire.PWRITE, wire.PWriteReq.bytes(offset + at, handle.fdid, count) + bytes(part), done)
-    handle.behind = True
+        body = b"".join((wire.PWriteReq.bytes(offset + at, handle.fdid, len(part)), part))
+        stream.post(wire.PWRITE, body, partial(done, len(part)))
 
 
 def _tell(handle: Handle) -> None:
@@ -206,12 +213,18 @@ def _tell(handle: Handle) -> None:
 def flush(fs: FileSystem, request: Request) -> Reply:
     """At each close(2), where writes may be behind."""
     handle = fs.handle(kernel.FlushIn.read(request.body)[0])
-    if handle.behind:
-        handle.behind = False
-        request.aside()
-        fs.pool.flush(handle.fdid)
+    _settle(fs, request, handle)
     _tell(handle)
     return b""
+
+
+def _settle(fs: FileSystem, request: Request, handle: Handle) -> None:
+    """Wait for what is behind."""
+    if handle.behind:
+        request.aside()
+        fs.pool.flush(handle.fdid)
+        handle.behind = False
+        fs.posting.discard(handle)
 
 
 def fsync(fs: FileSystem, request: Request) -> Reply:

@@ -49,9 +49,9 @@ _DROWSY = 20  # looks at nothing, after which the sentinel sleeps until there is
 _FORGETS = 500  # nodes that the kernel is asked to forget at once
 _PRUNES = 45  # the minor version since which it can be asked for that
 _LAST_ERRNO = 511  # the kernel takes none above
-_WITHOUT_SERVER = (kernel.FORGET, kernel.BATCH_FORGET, kernel.OPCODES["RELEASE"], kernel.OPCODES["RELEASEDIR"])
 _LSEEK = kernel.OPCODES["LSEEK"]
 _FLUSH = kernel.OPCODES["FLUSH"]
+_WITHOUT_SERVER = (kernel.FORGET, kernel.BATCH_FORGET, kernel.OPCODES["RELEASE"], kernel.OPCODES["RELEASEDIR"], _FLUSH)
 _ID = struct.Struct("<Q").pack
 _Header = kernel.OutHeader.bytes
 
@@ -72,7 +72,10 @@ class Worker:
 
 
 class Crew:
-    """log(line): for what goes wrong. finished: released when the file system is unmounted."""
+    """log(line): for what goes wrong. finished: released when the file system is unmounted. patient: while it is paused requests
+    wait, instead of being refused."""
+
+    patient = False
 
     def __init__(self, fs: FileSystem, log: Callable[[str], None]) -> None:
         self._fs = fs
@@ -220,6 +223,10 @@ class Crew:
             self._waiting[unique] = me.began
         code: int = ENOTCONN
         reply: Reply = b""
+        if self._paused and self.patient and opcode not in _WITHOUT_SERVER:
+            self._lead_on(me)
+            while self._paused and unique in self._waiting:
+                time.sleep(_TICK)
         me.inside = True
         if not self._paused or opcode in _WITHOUT_SERVER:
             code, reply = self._outcome(opcode, request)

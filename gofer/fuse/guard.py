@@ -7,6 +7,7 @@ which it takes away what that has left; or for a signal that ends the mount, whi
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import resource
 import signal
@@ -45,7 +46,6 @@ def run(plan: Plan, ready: Callable[[], None], log: Callable[[str], None]) -> in
     os.close(writer)
     if ours and theirs:
         theirs.close()
-        _thread.start_new_thread(_connect_for, (ours, plan.address.server))
     charge = _Charge(pid, plan.place)
     try:
         said = _first_words(reader, stopping)
@@ -59,7 +59,9 @@ def run(plan: Plan, ready: Callable[[], None], log: Callable[[str], None]) -> in
         if stopping & signal.sigpending():
             raise KeyboardInterrupt
         raise Failure(said or "the mount process was killed before it could be used; try again")
-    charge.number = said[1:]
+    charge.number, carrier = said[1:].split(" ")
+    if ours:
+        _thread.start_new_thread(_reach_for if plan.address.remote else _connect_for, (ours, plan, int(carrier)))
     ready()
     return charge.watch(stopping, log)
 
@@ -73,13 +75,33 @@ def _close_all_but(*keep: int) -> None:
     os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def _connect_for(mount_process: socket.socket, server: str) -> None:
+def _connect_for(mount_process: socket.socket, plan: Plan, _: int) -> None:
     """It may not connect itself; it asks with a byte, and gets one, with a socket where there is a server."""
     while mount_process.recv(1):
         try:
-            with connected(server, _PATIENCE) as sock:
+            with connected(plan.address.server, _PATIENCE) as sock:
                 socket.send_fds(mount_process, [b"+"], [sock.fileno()])
         except OSError:
+            mount_process.send(b"-")
+
+
+def _reach_for(mount_process: socket.socket, plan: Plan, carrier: int) -> None:
+    """As `_connect_for`, over ssh. carrier: the ssh of the mount process itself, which may not end that either."""
+    from gofer.client.remote import Remote
+
+    far: Remote | None = None
+    while mount_process.recv(1):
+        if far is not None:
+            far.close()
+        elif carrier:
+            with contextlib.suppress(OSError):
+                os.kill(carrier, signal.SIGKILL)
+        far, carrier = None, 0
+        try:
+            far = Remote(plan.address.server, os.fsdecode(plan.address.path) or ".", plan.options.timeout, plan.ssh)
+            socket.send_fds(mount_process, [b"+"], [far.socket.fileno()])
+            far.socket.close()
+        except (OSError, Failure):
             mount_process.send(b"-")
 
 

@@ -37,7 +37,10 @@ def lookup(fs: FileSystem, request: Request) -> Reply:
             return kernel.EntryOut.bytes(0, 0, fs.negative, 0, 0, 0, b"")
         raise OSError(ENOENT, os.strerror(ENOENT))
     fd, raw = wire.Inode.read(payload, wire.WalkResp.size)
-    return fs.entry(fs.told(request, parent, name, raw, fd), raw)
+    node = fs.told(request, parent, name, raw, fd)
+    if fs.posting and node.use is not None:  # what was written behind may have been overtaken
+        raw = fs.pool.ask(wire.FSTAT, wire.FDID.bytes(fs.fd(request, node.id)))
+    return fs.entry(node, raw)
 
 
 def forget(fs: FileSystem, request: Request) -> Reply:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gofer.client.address import Address
     from gofer.client.client import Client
 
+_LAST = 2.0  # seconds for what was sent to be answered, once nothing is mounted any more
+
 
 class Plan(NamedTuple):
     """What is to be mounted where. words, flags: of mount(2). stays: in the foreground, where it may say something.
@@ -50,7 +52,8 @@ class Plan(NamedTuple):
 
 
 def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None], dial: socket | None) -> NoReturn:
-    """mounted(device): called once it can be used, with the number of what is mounted. The process ends here, with status 0.
+    """mounted(number): called once it can be used, with the number of what is mounted, and the pid of ssh where there is one. The
+    process ends here, with status 0.
 
     dial: the guard's socket, where the server is to be taken up again; see again.py.
     """
@@ -72,18 +75,22 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None], 
         set_limit(resource.RLIMIT_NOFILE, *[resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)  # each open file is one here
         gc.collect()
         gc.freeze()
-        mounted(number)
+        mounted(f"{number} {pool.carrier}")
         if not plan.stays:
             leave()
         ioctls = (kernel.DEV_IOC_BACKING_OPEN, kernel.DEV_IOC_BACKING_CLOSE)
         if dial is not None:
-            again = Again(fs, crew, plan.address.path.strip(b"/"), dial, log)
+            path = b"" if plan.address.remote else plan.address.path.strip(b"/")
+            again = Again(fs, crew, path, dial, log)
+            crew.patient = plan.address.remote
         from gofer.jail.enter import confine_mount  # only now, as it is a tenth of what who mounts waits for
 
         confine_mount(plan.seccomp, fs.passthrough, ioctls)
         if dial is not None:
             _thread.start_new_thread(again.run, ())
         crew.run()
+        if fs.behind is not None:
+            fs.behind.drain(_LAST)
         os._exit(0)  # threads may be at something still, and what is closed here would be taken from under them
 
 

@@ -123,6 +123,7 @@ class FileSystem:
         self.passthrough = False
         self.lists_stats = not options.plain_listing
         self.behind = pool if isinstance(pool, Stream) else None
+        self.posting: set[Handle] = set()  # with something behind
         self.hides_security: bool | None = None  # see attributes.py
         self.valid = {"none": 0, "auto": 1, "always": YEAR}[options.cache]
         self.negative = self.valid if options.cache == "always" else 0
@@ -229,6 +230,7 @@ class FileSystem:
         self.nodes.take_up(pool, root_fd)
         self.ahead.lost()
         self.pool = pool
+        self.behind = pool if isinstance(pool, Stream) else None
         self.keeps_ids = pool.peer_uid == 0
         self.lists_stats = not self.options.plain_listing
         for handle in list(self._handles.values()):
@@ -275,6 +277,7 @@ class FileSystem:
             handle = self._handles.pop(fh, None)
             if handle is None:
                 return
+            self.posting.discard(handle)
             node, backing = handle.node, 0
             use = node.use
             assert use is not None

@@ -211,7 +211,7 @@ def mount_rules(refuse: int, ioctls: Iterable[int]) -> Rules:
         "futex",
         *("read", "readv", "write", "writev", "pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "lseek"),
         *("ftruncate", "fallocate", "fsync", "fdatasync", "copy_file_range", "statx", "fstat", "newfstatat", "close"),
-        *("recvmsg", "recvfrom", "sendmsg", "sendto", "getsockopt", "setsockopt", "getsockname", "poll", "ppoll"),
+        *("recvmsg", "recvfrom", "sendmsg", "sendto", "shutdown", "getsockopt", "setsockopt", "getsockname", "poll", "ppoll"),
         *("select", "pselect6", "getrandom", "getuid", "geteuid", "getgid", "getegid"),
         *_RUNTIME,
     ))  # fmt: skip

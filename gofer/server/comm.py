@@ -69,12 +69,13 @@ class Options:
         "donate_root",
         "channels",
         "busy_poll",
+        "lanes",
     )
 
     def __init__(
         self, *, read_only: bool = False, host_uds: str = "none", host_fifo: str = "none", char_devices: str = "none",
         kernel_files: str = "none", xattrs: str = "user", donate: bool = True, donate_root: bool = False,
-        channels: int | None = None, busy_poll: int | None = None,
+        channels: int | None = None, busy_poll: int | None = None, lanes: bool = False,
     ) -> None:  # fmt: skip
         self.read_only = read_only
         self.host_uds = host_uds
@@ -86,6 +87,7 @@ class Options:
         self.donate_root = donate_root
         self.channels = min(4, max(2, os.cpu_count() or 2)) if channels is None else channels
         self.busy_poll = busypoll.microseconds(busy_poll)
+        self.lanes = lanes  # see lanes.py
 
     @property
     def uds_open(self) -> bool:

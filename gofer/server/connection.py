@@ -48,7 +48,7 @@ from gofer.server.comm import Communicator, Export, Options
 from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
 from gofer.server.fds import FDTable, HostFD, admit
 from gofer.server.places import Places
-from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, SocketHeader
+from gofer.wire import CHANNEL, ERROR, LANES, MAX_MESSAGE_SIZE, ErrorResp, SocketHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from gofer.handlers import Handlers
     from gofer.log import Log
+    from gofer.server.lanes import Lanes
     from gofer.watch.hook import Watch
 
 _HEAD, _read_header, _pack_header = SocketHeader.size, SocketHeader.read, SocketHeader.pack
@@ -124,6 +125,7 @@ class Connection:
         self._thread = self._ident = 0  # its ids, the kernel's and the interpreter's, once it runs
         self._warned: set[str] = set()
         self._windows: Windows | None = None
+        self._lanes: Lanes | None = None
         self._channels: list[Channel] = []
         self._lock = _thread.allocate_lock()  # over _channels: a channel can ask for the next one
         sock.setblocking(True)
@@ -134,7 +136,9 @@ class Connection:
 
     def interrupt(self) -> None:
         """If the client has hung up: break off the call that its thread is in, where the kernel does so for a signal."""
-        if self._thread and self._gone():
+        if self._lanes is not None and self._gone():
+            self._lanes.interrupt()
+        elif self._thread and self._gone():
             try:
                 sys.tgkill(os.getpid(), self._thread, SIGNAL)
             except OSError:  # it has just ended
@@ -167,7 +171,7 @@ class Connection:
         refuse, last_served = dispatch.refuse, busypoll.last
         at, have = 0, self._first(buffers)  # `request` holds `have` bytes of unserved requests from `at`
         most = have  # bytes of the largest message since the memory was given back
-        handlers = self._table(0)
+        handlers = self.table_for(0)
         while not table.closing:
             if not have:
                 if most > _FIRST_READ:
@@ -231,6 +235,9 @@ class Connection:
         if not have:
             return 0
         size, mid = _read_header(buffers.request, 0)
+        if mid == LANES and self.export.options.lanes:
+            self._serve_lanes(buffers, have)
+            return 0
         if dispatch.speaks_9p(bytes(buffers.request[: min(have, 32)])):
             self.met_9p = True
             self.log.met_9p(self.fileno)
@@ -242,7 +249,13 @@ class Connection:
             self._handlers = dispatch.HANDLERS_2021
         return have
 
-    def _table(self, transport: int) -> Handlers:
+    def _serve_lanes(self, buffers: Buffers, have: int) -> None:
+        from gofer.server.lanes import Lanes
+
+        self._lanes = Lanes(self, buffers, have)
+        self._lanes.run()
+
+    def table_for(self, transport: int) -> Handlers:
         """The handlers for one transport, 0: the socket, by message id."""
         return self._handlers if self._watch is None else self._watch.table(self, transport, self._handlers)
 
@@ -361,7 +374,7 @@ class Connection:
             memfd = HostFD(os.dup(self._windows.memfd.host))
             channel = Channel(
                 self._windows, len(self._channels), ours, self.communicator(), self.log, self.fileno, options.busy_poll,
-                self._table(len(self._channels) + 1),
+                self.table_for(len(self._channels) + 1),
             )  # fmt: skip
             channel.start()
         except BaseException:
@@ -377,7 +390,8 @@ class Connection:
     def threads(self) -> list[tuple[int, int, int]]:
         """Of each that runs: the interpreter's id, the kernel's, our name in the logs."""
         channels = [(channel.ident, channel.thread, self.fileno) for channel in [*self._channels] if not channel.ended]
-        return [each for each in [(self._ident, self._thread, self.fileno), *channels] if each[1]]
+        lanes = [(worker.ident, worker.thread, self.fileno) for worker in self._lanes.workers[1:]] if self._lanes else []
+        return [each for each in [(self._ident, self._thread, self.fileno), *channels, *lanes] if each[1]]
 
     # The end
 
@@ -416,6 +430,7 @@ class Connection:
         if self._windows is not None:
             self._windows.close()
         del self._comm  # it knows our methods: untie the cycle
+        self._lanes = None
         if closes_at_once(self.socket):
             self._on_end(self)
             self.socket.close()
