@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from copies import copy
-from disks import tmpfs
+from disks import serving, tmpfs
 from hosts import CALM, Server, run, wait_until
 from prison import USER, as_user
 
@@ -133,6 +133,18 @@ def test_a_name_that_can_be_no_hard_link_is_a_copy_and_is_told(start: Start, spo
     assert told[1] in ("get /b/two", "get /a/one")
     assert told[2] == "a copy, and no hard link of its other name: Invalid cross-device link\n"
     assert texts == ["one file"] * 2
+
+
+def test_what_a_server_writes_in_part_only_is_no_copy(place: Path) -> None:
+    """A disk that is full takes the beginning of a message's data, and says so in the answer alone."""
+    (place / "large").write_bytes(b"x" * 900_000)
+    (place / "small").write_bytes(b"x" * 60_000)
+    with tmpfs("1M") as disk, serving(disk, "--donate", "no") as server:
+        for name, room in (("large", 500_000), ("small", 30_000)):
+            (disk / "full").write_bytes(b"y" * (1_048_576 - room))
+            done = copy("put", place / name, f"{server.path}:/", status=1)
+            assert done.stderr == f"gofer: put {place}/{name}: it was not written to its end: is there room for it?\n"
+            assert os.listdir(disk) == ["full"]
 
 
 def objects(done: "subprocess.CompletedProcess[str]") -> "list[dict[str, object]]":

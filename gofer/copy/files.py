@@ -96,16 +96,18 @@ class RemoteFile(FD):
 
     def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Generator[int, None, None]:
         ends: list[int] = []
+        sizes: list[int] = []
 
         def calls() -> Iterator[tuple[int, bytes]]:
             for at, data in pieces:
                 for part in range(0, len(data), self._tree.piece):
                     chunk = data[part : part + self._tree.piece]
                     ends.append(at + part + len(chunk))
+                    sizes.append(len(chunk))
                     yield wire.PWRITE, wire.PWriteReq.bytes(at + part, self.key, len(chunk)) + chunk
 
         for done, outcome in enumerate(many(self._tree.client, calls(), _AHEAD)):
-            payload_of(outcome)
+            written(outcome, sizes[done])
             yield ends[done]
 
     def truncate(self, size: int) -> None:
@@ -143,6 +145,13 @@ def _without_holes(at: int, data: bytes) -> Iterator[tuple[int, bytes]]:
             begin = end
     if begin < len(data):
         yield at + begin, data[begin:]
+
+
+def written(outcome: tuple[bytes, list[int]] | OSError, size: int) -> None:
+    """A disk that is full takes the first of what it gets."""
+    (done,) = wire.PWriteResp.unpack(payload_of(outcome))
+    if done != size:
+        raise OSError(EIO, "it was not written to its end: is there room for it?")
 
 
 def payload_of(outcome: tuple[bytes, list[int]] | OSError) -> bytes:
