@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -202,3 +204,19 @@ def test_cp_tells_programs_the_same(server: Server) -> None:
     copied, last = objects(run("cp", "--json", f"{server.path}:/f", f"{server.path}:/g"))
     assert copied == {"path": "/f", "result": "copied", "bytes": 1}
     assert last["summary"]["files"] == 1  # type: ignore[index]
+
+
+def test_what_is_no_file_at_the_destination_is_not_replaced_by_one(server: Server, place: Path) -> None:
+    """`gofer get :/large /dev/null`, to see how fast that is, is no end of /dev/null."""
+    (server.tree / "f").write_text("f")
+    os.mknod(place / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mkfifo(place / "fifo")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(place / "socket"))
+    for name, kind in (("null", "device"), ("fifo", "FIFO"), ("socket", "socket")):
+        done = copy("get", f"{server.path}:/f", place / name, status=1)
+        assert done.stderr == f"gofer: get /f: a {kind} of that name is in its place, and stays: --delete removes it\n"
+        assert not (place / name).is_file()
+    (server.tree / "f").rename(server.tree / "null")
+    copy("get", "-r", "--delete", f"{server.path}:/.", place)
+    assert (place / "null").read_text() == "f" and os.listdir(place) == ["null"]

@@ -23,7 +23,7 @@ from gofer.copy.links import Links
 from gofer.copy.mend import mend
 from gofer.copy.names import part_name, possible
 from gofer.copy.places import Options, Place, some
-from gofer.copy.prune import cleared, prune
+from gofer.copy.prune import cleared, prune, stays
 from gofer.copy.settle import privileged
 from gofer.copy.sides import SET_ID, Node
 from gofer.copy.transfer import Job, Parts, Transfers
@@ -231,7 +231,7 @@ class Copy:
             self.progress.equal(node.stat.size)
             self.did("newer", shown, node.stat.size)
             return None
-        if old and modes.S_ISDIR(old.stat.mode) and not cleared(self, place, old, shown):
+        if old and stays(node, old) and not cleared(self, place, old, shown):
             return None
         job = Job(node, name, shown)
         if parts:

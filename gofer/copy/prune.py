@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from gofer.copy.engine import Copy
     from gofer.copy.places import Place
 
+_KINDS = {
+    modes.S_IFDIR: "directory", modes.S_IFLNK: "symbolic link", modes.S_IFIFO: "FIFO", modes.S_IFSOCK: "socket",
+    modes.S_IFCHR: "device", modes.S_IFBLK: "device",
+}  # fmt: skip
 _IN_THE_WAY = "a {} of that name is in its place, and stays: --delete removes it"
 
 
@@ -52,11 +56,16 @@ def _removed(copy: Copy, place: Place, old: Node, shown: bytes) -> OSError | Non
     return None
 
 
+def stays(node: Node, old: Node) -> bool:
+    """Whether a copy is no reason to replace it: a directory is more than one file, and whoever copies to /dev/null means that."""
+    kind = modes.S_IFMT(old.stat.mode)
+    special = kind not in (modes.S_IFREG, modes.S_IFLNK) and not (kind == modes.S_IFCHR and old.stat.rdev == (0, 0))
+    return special and kind != modes.S_IFMT(node.stat.mode)
+
+
 def cleared(copy: Copy, place: Place, old: Node, shown: bytes) -> bool:
     """Whether what is in the way of something else is gone."""
-    what = (
-        "directory" if modes.S_ISDIR(old.stat.mode) else "symbolic link" if modes.S_ISLNK(old.stat.mode) else "file"
-    )
+    what = _KINDS.get(modes.S_IFMT(old.stat.mode), "file")
     error = _removed(copy, place, old, shown) if copy.options.delete else OSError(EEXIST, _IN_THE_WAY.format(what))
     if error:
         copy.complain(shown, error, True)
