@@ -30,7 +30,7 @@ from gofer.copy.transfer import Job, Parts, Transfers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, Callable
 
     from gofer.client.replies import Stat
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     Steps = Iterator["Steps"]
 
+_KEPT = 32  # so far down what directories are is remembered until their turn comes
 _DEEPEST = 2000  # directories in each other: each is an fd or two
 _KINDS = {
     modes.S_IFIFO: "FIFO", modes.S_IFSOCK: "socket", modes.S_IFCHR: "character device", modes.S_IFBLK: "block device",
@@ -101,8 +102,8 @@ class Copy:
 
     def inside(self, source: Any, node: Node, target: Any, shown: bytes) -> None:
         """Copy what is in a directory into another, which becomes like it."""
-        xattrs = self.xattrs(source, node, shown)
-        self._run(self._directory(Place(source, target, target is None, b"", shown, target, ()), node.stat, xattrs))
+        place = Place(source, target, target is None, b"", shown, target, ())
+        self._run(self._directory(place, node.stat, self.source.listing(source, [(node, None)])))
 
     def end(self) -> None:
         self.commit.flush()
@@ -133,7 +134,6 @@ class Copy:
             if len(names) > _DEEPEST:
                 raise OSError(ELOOP, f"more than {_DEEPEST} directories in each other: they may have no end")
             source = self.source.enter(place.source, node)
-            xattrs = self.xattrs(place.source, node, shown)
         except OSError as error:
             self.complain(shown, error, False)
             return
@@ -153,12 +153,14 @@ class Copy:
             self.complain(shown, error, True)
             return
         within = Place(source, target, fresh, path, shown, place.root, names)
-        yield from self._directory(within, self.attributes(node.stat), xattrs)
+        listed = self.source.listing(place.source, [(node, None)])
+        yield from self._directory(within, self.attributes(node.stat), listed)
 
-    def _directory(self, place: Place, stat: Stat, xattrs: Xattrs) -> Steps:
+    def _directory(self, place: Place, stat: Stat, listed: Callable[[], list[Xattrs | OSError]]) -> Steps:
         parts = None if place.fresh or self.options.dry_run else Parts(self, place.target)
         names, trouble = self.source.names(place.source), None
         asked = self._ask(place, names)
+        xattrs = self._listed(listed, place.shown)
         while asked:
             directories, jobs = self._planned(place, asked, parts)
             self.transfers.add(place.source, place.target, jobs, parts)
@@ -167,14 +169,10 @@ class Copy:
             self.transfers.step()
             mend(self, place, self._taken())
             self._links.queue()
-            for name in directories:
-                (node,) = self.source.look(place.source, [name])
-                (old,) = (None,) if place.fresh else self.target.look(place.target, [name])
-                shown = below(place.shown, name)
-                if isinstance(node, Node) and not isinstance(old, OSError):
-                    yield self._below(place, node, name, shown, old, place.path + b"/" + name)
-                elif isinstance(node, OSError) or isinstance(old, OSError):
-                    self.complain(shown, node or old, None)  # type: ignore[arg-type]
+            if len(place.names) >= _KEPT:
+                directories = self._again(place, [inner.name for inner, _ in directories])
+            for inner, old in directories:
+                yield self._below(place, inner, inner.name, below(place.shown, inner.name), old, place.path + b"/" + inner.name)
             asked = ahead or (None if trouble or not directories else self._ask(place, names))
         if trouble:
             self.complain(place.shown, trouble, False)
@@ -182,6 +180,16 @@ class Copy:
             prune(self, place)
         if not self.options.dry_run:
             self.transfers.then(place.shown, partial(self._links.keep_open, place, stat, xattrs))
+
+    def _again(self, place: Place, names: Sequence[bytes]) -> Iterator[tuple[Node, Node | None]]:
+        """One after the other: far down not even these are kept for each directory on the way."""
+        for name in names:
+            (node,) = self.source.look(place.source, [name])
+            (old,) = (None,) if place.fresh else self.target.look(place.target, [name])
+            if isinstance(node, OSError) or isinstance(old, OSError):
+                self.complain(below(place.shown, name), node or old, None)  # type: ignore[arg-type]
+            elif node:
+                yield node, old
 
     def finish(self, place: Place, stat: Stat, xattrs: Xattrs) -> None:
         """What a directory is to have itself."""
@@ -203,8 +211,10 @@ class Copy:
         olds = None if place.fresh else self.target.looking(place.target, chosen)
         return _Asked(chosen, self.source.looking(place.source, chosen), olds, trouble)
 
-    def _planned(self, place: Place, asked: _Asked, parts: Parts | None) -> tuple[list[bytes], list[Job]]:
-        """Directories among them, and files whose contents are to be copied; all else is done."""
+    def _planned(
+        self, place: Place, asked: _Asked, parts: Parts | None
+    ) -> tuple[Iterable[tuple[Node, Node | None]], list[Job]]:
+        """Directories among them, as they are on both sides, and files whose contents are to be copied; all else is done."""
         nodes = asked.nodes()
         olds: Sequence[Found] = asked.olds() if asked.olds else [None] * len(nodes)
         directories, jobs = [], []
@@ -215,7 +225,7 @@ class Copy:
             elif isinstance(old, OSError):
                 self.complain(shown, old, True)
             elif node and modes.S_ISDIR(node.stat.mode):
-                directories.append(name)
+                directories.append((node, old))
             elif node:
                 job = self._plan(place, node, name, shown, old, parts)
                 jobs += [job] if job else []
@@ -295,7 +305,7 @@ class Copy:
                 raise OSError(EPERM, f"it is a {_KINDS[kind]}, and that side makes none: not copied") from None
         else:
             raise OSError(EPERM, f"it is a {_KINDS.get(kind, 'file of an unknown type')}: not copied")
-        xattrs = self.xattrs(place.source, node, job.shown)
+        xattrs = self._listed(self.source.listing(place.source, [(node, None)]), job.shown)
         for error in self.target.settle_node(place.target, made, self.attributes(node.stat), xattrs):
             self.complain(job.shown, error, True)
         self.commit.add(Complete(place.target, part, job.name, job.shown, node.stat, None))
@@ -309,11 +319,10 @@ class Copy:
         self.untrusted += 1
         return stat._replace(mode=stat.mode & ~SET_ID)
 
-    def xattrs(self, source: Any, node: Node, shown: bytes) -> Xattrs:
-        try:
-            found = self.source.xattrs(source, node)
-        except OSError as error:
-            self.complain(shown, error, False)
+    def _listed(self, listed: Callable[[], list[Xattrs | OSError]], shown: bytes) -> Xattrs:
+        (found,) = listed()
+        if isinstance(found, OSError):
+            self.complain(shown, found, False)
             return {}
         return self.allowed(found)
 

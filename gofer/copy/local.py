@@ -118,16 +118,11 @@ class LocalTree:
     def target(self, directory: Fd, node: Node) -> bytes:
         return os.readlink(node.name, dir_fd=directory.key)
 
-    def xattrs(self, directory: Fd, node: Node) -> Xattrs:
-        """Those that a copy keeps."""
-        pin = _pin(directory.key, node)
-        return xattrs_at(f"/proc/self/fd/{pin.key}")
-
-    def listing(self, directory: Fd, files: Sequence[tuple[Node, LocalFile]]) -> Callable[[], list[Xattrs | OSError]]:
-        return lambda: [value(xattrs_at, file.key) for _, file in files]
+    def listing(self, directory: Fd, files: Sequence[tuple[Node, LocalFile | None]]) -> Callable[[], list[Xattrs | OSError]]:
+        return lambda: [value(_xattrs, directory.key, node, file) for node, file in files]
 
     def listed(self, directory: Fd, nodes: Sequence[Node]) -> list[Listed]:
-        """As `xattrs` of regular files that nothing was opened of; None where the file system has none."""
+        """As `listing`, of regular files that nothing was opened of; None where the file system has none."""
         return [listed_at(f"/proc/self/fd/{directory.key}/{os.fsdecode(node.name)}") for node in nodes]
 
     def open(self, directory: Fd, nodes: Sequence[Node]) -> Callable[[], list[LocalFile | OSError]]:
@@ -220,6 +215,13 @@ def local_stat(found: os.stat_result) -> Stat:
         divmod(found.st_ctime_ns, 10**9), divmod(found.st_mtime_ns, 10**9),
         (os.major(special), os.minor(special)), (os.major(device), os.minor(device)),
     )  # fmt: skip
+
+
+def _xattrs(directory: int, node: Node, file: LocalFile | None) -> Xattrs:
+    if file:
+        return xattrs_at(file.key)
+    pin = _pin(directory, node)
+    return xattrs_at(f"/proc/self/fd/{pin.key}")
 
 
 def _look(directory: int, name: bytes) -> Found:

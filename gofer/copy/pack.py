@@ -93,8 +93,6 @@ class Pack:
             self._links[key] = name
 
     def _xattrs(self, directory: Any, node: Node, file: File | None) -> Xattrs:
-        if not file:
-            return self._tree.xattrs(directory, node)
         (found,) = self._tree.listing(directory, [(node, file)])()
         if isinstance(found, OSError):
             raise found

@@ -57,7 +57,7 @@ def _removed(copy: Copy, place: Place, old: Node, shown: bytes) -> OSError | Non
 
 
 def stays(node: Node, old: Node) -> bool:
-    """Whether a copy is no reason to replace it: a directory is more than one file, and whoever copies to /dev/null means that."""
+    """Whether a copy is no reason to replace it: a directory is more than one file, and who copies to /dev/null means that."""
     kind = modes.S_IFMT(old.stat.mode)
     special = kind not in (modes.S_IFREG, modes.S_IFLNK) and not (kind == modes.S_IFCHR and old.stat.rdev == (0, 0))
     return special and kind != modes.S_IFMT(node.stat.mode)

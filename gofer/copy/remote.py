@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from gofer.client.client import Client
     from gofer.client.replies import Stat
-    from gofer.copy.posts import Outcome
+    from gofer.copy.posts import Batch, Outcome
     from gofer.copy.sides import Found, Listed, Xattrs
 
 _OVERHEAD = 64  # at most, of a message beside its data
@@ -81,10 +81,11 @@ class RemoteTree(Asking):
 
     def names(self, directory: FD) -> Iterator[bytes]:
         """Of which each may be no name at all: see names.possible."""
-        opened, host = self.client.openat(directory.key, os.O_RDONLY)
-        if host >= 0:
-            os.close(host)
-        listing, count = FD(opened, self.trash), 0
+        return self._names(self._post([(wire.OPENAT, wire.OpenAtReq.bytes(directory.key, os.O_RDONLY))]))
+
+    def _names(self, posted: Batch) -> Iterator[bytes]:
+        (opened,) = posted()
+        listing, count = FD(wire.OpenAtResp.unpack(payload_of(opened))[0], self.trash), 0
         request = wire.Getdents64Req.bytes(listing.key, 65536)
         while True:
             for outcome in self.ask([(wire.GETDENTS64, request)] * 2):  # most directories end with the second
@@ -114,20 +115,8 @@ class RemoteTree(Asking):
     def target(self, directory: FD, node: Node) -> bytes:
         return self.client.readlinkat(node.key.key)
 
-    def xattrs(self, directory: FD, node: Node) -> Xattrs:
-        """Those that a copy keeps."""
-        if not self._xattrs:
-            return {}
-        try:
-            names = self.client.flistxattr(node.key.key)
-            return {name: self.client.fgetxattr(node.key.key, name) for name in names if named(name)}
-        except OSError as error:
-            if error.errno == EOPNOTSUPP:
-                return {}
-            raise
-
     def listed(self, directory: FD, nodes: Sequence[Node]) -> list[Listed]:
-        """As `xattrs` of many; None where the server does not tell."""
+        """As `listing`; None where the server does not tell."""
         if not nodes or not self._tells(nodes[0]):
             return [None] * len(nodes)
         return [
@@ -268,9 +257,9 @@ class RemoteTree(Asking):
             return None  # size 0, and something in it
         return data if size == file.size else OSError(EIO, SHORT)
 
-    def listing(self, directory: FD, files: Sequence[tuple[Node, RemoteFile]]) -> Callable[[], list[Xattrs | OSError]]:
+    def listing(self, directory: FD, files: Sequence[tuple[Node, RemoteFile | None]]) -> Callable[[], list[Xattrs | OSError]]:
         """An fd tells that there are none, as nearly always; else the server tells what it shows."""
-        asked = [self._xattrs and not (file.host >= 0 and none_kept(file.host)) for _, file in files]
+        asked = [self._xattrs and not (file and file.host >= 0 and none_kept(file.host)) for _, file in files]
         posted = self._post([listing(node) for (node, _), one in zip(files, asked) if one])
 
         def listed() -> list[Xattrs | OSError]:
