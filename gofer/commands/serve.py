@@ -31,8 +31,8 @@ from gofer.jail.posture import Policy, Posture
 from gofer.jail.supervisor import Charge
 from gofer.log import Log
 from gofer.server import donation, sockets
-from gofer.server.admission import Admission
-from gofer.server.connection import Export, Options, refuse_fds
+from gofer.server.admission import Admission, refuse_fds
+from gofer.server.connection import Export, Options
 from gofer.server.listening import Listening, group_id
 from gofer.server.loop import Server
 from gofer.server.workers import Crew, default_number

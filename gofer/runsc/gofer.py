@@ -36,8 +36,8 @@ from gofer.runsc.resolve import resolve
 from gofer.runsc.rootfs import Builder, adjusted_options, naming
 from gofer.runsc.spec import Spec, mount_list, proxied, read_spec
 from gofer.server import donation, fds, kernelfs
+from gofer.server.admission import refuse_fds
 from gofer.server.comm import Export, Options
-from gofer.server.connection import refuse_fds
 from gofer.server.loop import Server
 from gofer.server.workers import Crew
 from gofer.sys import MACHINE, O_PATH

@@ -10,7 +10,7 @@ The thread reads a request, serves it, sends the reply, and only then reads on: 
 each way. A request that comes whole and alone, as nearly all do, is one recv(2), one send(2). Requests that came together are
 served one after the other. Who leaves a message half, or a reply half taken, or has connected and then says nothing, is dropped
 after `patience` seconds. recvmsg(2) is never asked for control data, so the kernel closes whatever fds a client sends; where it
-knows SO_PASSRIGHTS (Linux 6.16) they cannot be sent at all (`refuse_fds`).
+knows SO_PASSRIGHTS (Linux 6.16) they cannot be sent at all (admission.refuse_fds).
 
 The two buffers of 2 MiB take memory where they have been written to: a second after a large message, the larger part of it is
 given back.
@@ -31,18 +31,17 @@ from _socket import (
     SHUT_RD,
     SOCK_CLOEXEC,
     SOCK_SEQPACKET,
-    SOL_SOCKET,
     socket,
     socketpair,
 )
 from errno import EMFILE, ENFILE, ENOMEM, ETOOMANYREFS
-from fcntl import ioctl
 from select import POLLIN, POLLOUT, poll
 from time import monotonic
 
 from gofer import sys
 from gofer.cdata import addressof, c_char
 from gofer.server import busypoll, dispatch
+from gofer.server.admission import closes_at_once
 from gofer.server.channel import SIGNAL, Channel, Windows
 from gofer.server.comm import Communicator, Export, Options
 from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
@@ -63,10 +62,8 @@ _HEAD, _read_header, _pack_header = SocketHeader.size, SocketHeader.read, Socket
 _FIRST_READ = 65536  # of an unknown message: a flood of small ones is served in portions of this size
 BUFFER_SIZE = MAX_MESSAGE_SIZE + _HEAD
 _KEEP_LARGE = 1.0  # seconds
-_SO_PASSRIGHTS = 83
-_FIONREAD = 0x541B
 
-__all__ = ["Connection", "Export", "Options", "closes_at_once", "refuse_fds"]
+__all__ = ["Connection", "Export", "Options"]
 
 
 class Buffers:
@@ -442,23 +439,3 @@ class Connection:
         if message not in self._warned:
             self._warned.add(message)
             self.log.limited("warning", message, message)
-
-
-def refuse_fds(sock: socket) -> None:
-    """Let the kernel refuse fds that a client sends (SO_PASSRIGHTS, Linux 6.16); what a listening socket accepts inherits it.
-
-    Nobody would read them; but to close them, as the kernel then does, may take as long as their sender likes.
-    """
-    try:
-        sock.setsockopt(SOL_SOCKET, _SO_PASSRIGHTS, 0)
-    except OSError:  # an older kernel
-        pass
-
-
-def closes_at_once(sock: socket) -> bool:
-    """Whether nothing lies in its queue that would close with it. Nothing more is taken from the client after this."""
-    try:
-        sock.shutdown(SHUT_RD)
-    except OSError:  # the client has gone
-        pass
-    return not any(ioctl(sock.fileno(), _FIONREAD, b"\0\0\0\0"))

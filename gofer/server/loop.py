@@ -9,7 +9,7 @@ The loop watches the connections for one thing: their hang-up. A thread that wai
 a client that has gone would stay taken, if its thread did not get a signal then (Connection.interrupt).
 
 What the loop does never waits for a client either: a refused connection may hold, in what its client has sent already, fds that
-take long to close. Where they cannot be kept out (connection.refuse_fds), a few threads close such sockets (`_Closer`).
+take long to close. Where they cannot be kept out (admission.refuse_fds), a few threads close such sockets (`Closer`).
 
 `stop` takes the listening sockets away and has each connection answer what it has begun to serve, and end; whoever takes longer
 than `_PATIENCE` for that is cut off: `run` returns, and its threads end with the process.
@@ -21,7 +21,6 @@ of each new connection (hence EPOLLET). Whoever has no more connections than any
 
 from __future__ import annotations
 
-import _thread
 import os
 import time
 from _signal import signal
@@ -30,9 +29,9 @@ from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLPRI, epoll
 
 from gofer.server import attrs, mounts
-from gofer.server.admission import Admission, credentials, peer
+from gofer.server.admission import Admission, Closer, closes_at_once, credentials, peer, refuse_fds
 from gofer.server.channel import SIGNAL
-from gofer.server.connection import Connection, Export, closes_at_once, refuse_fds
+from gofer.server.connection import Connection, Export
 from gofer.server.fds import crowded
 from gofer.server.slots import process_of
 from gofer.server.slow import Slow
@@ -50,7 +49,6 @@ _PAUSE = 0.25  # seconds without listening, where connections cannot be taken no
 _GIVE_WAY = 0.1  # far more than a worker takes that is not held up, also on a busy machine
 _AT_ONCE = 16  # connections accepted before signals are looked at again
 _PATIENCE = 5.0
-_CLOSERS, _UNCLOSED = 8, 64  # threads that close refused sockets; sockets that may wait for one
 
 
 class Server:
@@ -79,7 +77,7 @@ class Server:
         self._by_fd: dict[int, Connection] = {}  # the watched ones
         self._hung_up: list[Connection] = []
         self._nag_at = 0.0  # 0: there are none
-        self._closer = _Closer()
+        self._closer = Closer()
         self._paused_until = 0.0  # not listening until then; 0: listening
         self._late_at = 0.0  # when to take what other workers have left; 0: they were left nothing
         self._slow_at = 0.0  # when to begin to look for slow requests; 0: that is so, or there is no client
@@ -122,7 +120,7 @@ class Server:
     def add(self, sock: socket, export: Export) -> None:
         """Serve a connected AF_UNIX stream socket, of which the server becomes the owner, from `run` on.
 
-        Who is not confined yet calls connection.refuse_fds with it first; the filter would not allow that any more.
+        Who is not confined yet calls admission.refuse_fds with it first; the filter would not allow that any more.
         """
         conn = Connection(sock, export, self._log, self._ended, self._patience, watch=self._onlooker)
         self._slots.take(conn)
@@ -357,36 +355,3 @@ class Server:
         for conn in list(self._connections):
             conn.cut_off()
         self._epoll.close()  # not the wake-up pipe: a signal may come yet, and Python says so where it cannot write there
-
-
-class _Closer:
-    """Closes sockets where it may take long, on threads that exist only then."""
-
-    def __init__(self) -> None:
-        self._waiting: list[socket] = []
-        self._threads = 0
-        self._lock = _thread.allocate_lock()
-
-    def close(self, sock: socket) -> bool:
-        """False where too many are waiting: this one is, too, all the same."""
-        with self._lock:
-            self._waiting.append(sock)
-            if self._threads < _CLOSERS:
-                try:
-                    _thread.start_new_thread(self._run, ())
-                    self._threads += 1
-                except RuntimeError:  # no thread to be had: it waits for the next time
-                    pass
-            return len(self._waiting) <= _UNCLOSED
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._threads -= 1
-                    return
-                sock = self._waiting.pop()
-            try:
-                sock.close()
-            except OSError:  # it is closed all the same
-                pass
