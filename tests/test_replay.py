@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from corpus import recorded, session
-from hosts import WAYS, Server, run, serving, wait_until
+from hosts import GOFER, WAYS, Server, fails_in_one_line, run, serving, wait_until
 from peer import Mid
 from tracelines import parse
 
@@ -126,6 +126,27 @@ def test_played_against_the_same_tree_nothing_differs(trace: Path, spot: Path, s
     assert re.fullmatch(r"\d+ requests in [\d.]+ s, 0 answered otherwise, \d+ not played\n", done.stdout)
     made = {path.name: path.stat().st_size for path in (spot / "again").rglob("*") if path.is_file()}
     assert made == {path.name: path.stat().st_size for path in (spot / "tree").rglob("*") if path.is_file()}
+
+
+def test_a_command_is_started_with_a_connection_for_each_of_the_traces_and_a_fresh_directory(trace: Path) -> None:
+    serve = [*GOFER, "serve", "DIR", "--quiet", *OPEN]
+    done = run("replay", str(trace), "--", *serve, "--fd=3", "--fd=4")
+    assert done.returncode == 0 and ", 0 answered otherwise" in done.stdout, done
+    last = max(entry.conn for entry in entries(trace) if entry.kind == RPC)
+    assert run("replay", str(trace), f"conn={last}", "--", *serve, "--fd=3").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--", "/nowhere/server"], ["cannot start /nowhere/server"]),
+        (["--", "false"], ["false: ", "exit status 1", "after 0 requests"]),
+        (["--against", "/nowhere", "--", "true"], ["one of them"]),
+        (["--summary", "--", "true"], ["one of them"]),
+    ],
+)
+def test_a_command_that_is_no_server_is_told_in_one_line(words: "list[str]", told: "list[str]", trace: Path) -> None:
+    fails_in_one_line(run("replay", str(trace), *words), *told)
 
 
 def test_in_its_own_time_too(trace: Path, spot: Path, start: Start) -> None:

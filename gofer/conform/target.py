@@ -72,7 +72,7 @@ class Started:
             self._start()
         if not self._unused:
             raise Skipped("there are not so many connections (--connections)")
-        return self._unused.pop()
+        return self._unused.pop(0)
 
     def renew(self) -> None:
         """The server is to end by itself, as nobody is connected; it is killed when it does not."""

@@ -1,4 +1,4 @@
-"""Plays a trace again, against any server: `gofer replay --against`.
+"""Plays a trace again, against any server: `gofer replay --against SERVER`, or `-- COMMAND`.
 
 Each connection of the trace is one of ours, over its socket; its FDs are mapped to those that the server gives now. What differs
 from the recorded reply is told, where it may not: not FDs, inode numbers, times and sizes of directories, which are the tree's.
@@ -11,7 +11,7 @@ import struct
 import time
 
 from gofer import wire, wire2021
-from gofer.client.transport import SocketTransport, close_all, connected
+from gofer.client.transport import SocketTransport, close_all
 from gofer.watch import messages
 from gofer.watch.lines import error_name
 from gofer.watch.messages import Data, Stat
@@ -21,7 +21,8 @@ from gofer.watch.record import GONE, KNOWN, RPC, Entry
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from socket import socket
+    from typing import Any, Callable
 
     from gofer.watch.messages import Field
     from gofer.wire import Record
@@ -41,10 +42,12 @@ class Unplayable(Exception):
 
 
 class Player:
-    """server: the path of a socket. timed: requests come when they came; else as fast as they are answered."""
+    """connect: gives a connected socket, for each connection of the trace. timed: requests come when they came; else as fast as
+    they are answered.
+    """
 
-    def __init__(self, server: str, timeout: float, timed: bool = False) -> None:
-        self._server, self._timeout, self._timed = server, timeout, timed
+    def __init__(self, connect: Callable[[], socket], timeout: float, timed: bool = False) -> None:
+        self._connect, self._timeout, self._timed = connect, timeout, timed
         self._paths = Paths()
         self._conns: dict[int, _Connection] = {}
         self._began: tuple[int, float] | None = None
@@ -93,7 +96,7 @@ class Player:
     def _connection(self, number: int) -> _Connection:
         conn = self._conns.get(number)
         if conn is None:
-            conn = self._conns[number] = _Connection(SocketTransport(connected(self._server, self._timeout), self._timeout))
+            conn = self._conns[number] = _Connection(SocketTransport(self._connect(), self._timeout))
         return conn
 
 
