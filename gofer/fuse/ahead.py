@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FROM = 6
 _EACH = 32  # entries that are read ahead for each name asked, at most
 _FIRST, _BATCH = 4096, 32768  # bytes of the kernel's dirents in the first message, and at most: some 100 and 1000 entries
+_KEPT = 50_000  # entries that were read and not asked for, some 400 bytes each
 _FRESH = 1.0
 _PAUSE = 0.25  # seconds without a question, after which it is somebody else who asks
 _MOST = 8  # directories: several threads of one program look at one each
@@ -150,6 +151,8 @@ class Ahead:
             at += head + length
             if raw[0]:
                 found[payload[at - length : at]] = until, raw
+        if len(found) > _KEPT:  # who asks in another order than they come in would have all of a directory here
+            it.names = dict(list(found.items())[-_KEPT // 2 :])
         it.got += entries
         it.ended = not entries
         return it.age == self._age
