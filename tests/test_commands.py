@@ -250,6 +250,25 @@ def test_tail_goes_on_with_what_is_added(start: Start) -> None:
         assert running.wait(PATIENCE) == 130
 
 
+def test_tail_ends_with_the_server_though_it_holds_the_file(start: Start) -> None:
+    server = start()
+    (server.tree / "log").write_text("one\n")
+    argv = [*GOFER, "tail", "-f", "-s0.01", f"{server.path}:log"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert running.stdout.readline() == b"one\n"
+        server.stop()
+        assert running.wait(PATIENCE) == 1 and b"; its log says why" in running.stderr.read()
+
+
+def test_a_block_device_is_told_as_what_is_never_served(start: Start) -> None:
+    server = start()
+    os.mknod(server.tree / "block", 0o60600, os.makedev(7, 0))
+    for command in (["cat", ":block"], ["stat", ":block"], ["du", ":"], ["find", ":", "-size", "0"]):
+        done = ask(*command, socket=server.path)
+        assert done.status == 1 and "block: Operation not permitted; block devices are never served" in done.told, done
+
+
 def test_a_fifo_is_read_where_the_server_opens_it(start: Start) -> None:
     server = start("--host-fifo=open")
     os.mkfifo(server.tree / "fifo")

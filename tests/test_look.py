@@ -105,7 +105,8 @@ def test_an_entry_that_cannot_be_looked_at_costs_no_other(spot: Path) -> None:
         assert done.returncode == 1 and [line.split()[-1] for line in lines] == ["a", "block", mount, "zz"]
         assert lines[1].startswith("b????????? ") and lines[2].startswith("d????????? ")
         assert sorted(done.stderr.splitlines()) == [
-            "gofer: ls /block: Operation not permitted; block devices are never served",
+            "gofer: ls /block: Operation not permitted; block devices are never served, and what the kernel makes up only with "
+            "--kernel-files",
             f"gofer: ls /{mount}: Transport endpoint is not connected",
         ]
         done = run("ls", str(server.path), mount)

@@ -18,7 +18,7 @@ import contextlib
 import os
 import stat
 import struct
-from errno import EFBIG, EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP
+from errno import EFBIG, EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM
 
 from gofer import wire
 from gofer.client.reach import reach
@@ -117,7 +117,10 @@ class Tree:
 
     def walk(self, directory: int, names: list[bytes]) -> tuple[int, list[Inode]]:
         """As Client.walk. Of what a server may say to that, nothing else gets through."""
-        status, inodes = self.client.walk(directory, names)
+        try:
+            status, inodes = self.client.walk(directory, names)
+        except OSError as error:
+            raise _explained(error) from None
         short = len(inodes) < len(names)
         if len(inodes) > len(names) or short != (status != wire.WALK_SUCCESS):
             raise self.client.give_up("a Walk that has found another number of names than it says")
@@ -279,7 +282,7 @@ class Tree:
         except Lost:
             raise
         except OSError as error:
-            yield name, untold, error
+            yield name, untold, _explained(error)
 
     @contextlib.contextmanager
     def _listed(self, directory: int) -> Iterator[int]:
@@ -321,6 +324,14 @@ def _untold(entry: Dirent) -> Stat:
     """With the type, as the directory tells it."""
     none = (0, 0)
     return Stat(0, 0, 0, 0, 0, 0, entry.type << 12, entry.ino, 0, 0, 0, none, none, none, none, none, none)
+
+
+def _explained(error: OSError) -> OSError:
+    """An error of a look, with what EPERM means there."""
+    if isinstance(error, Lost) or error.errno != EPERM:
+        return error
+    why = "block devices are never served, and what the kernel makes up only with --kernel-files"
+    return OSError(EPERM, f"{error.strerror}; {why}")
 
 
 def _fail(code: int) -> NoReturn:

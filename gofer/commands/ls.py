@@ -207,8 +207,7 @@ class _Listing:
             kind = stat.S_IFMT(found.mode)
             entry = Entry(name, kind, found if found.mask else None)
             if error:
-                more = "block devices are never served" if kind == stat.S_IFBLK else ""
-                self._session.bad(address.within(name).shown, error, more)
+                self._session.bad(address.within(name).shown, error)
             elif kind == stat.S_IFLNK and (self._lines.shows_targets or self._options.follow):
                 with self._session.each(address.within(name).shown):
                     link = tree.child(node.fd, name)
