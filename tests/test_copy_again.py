@@ -149,6 +149,17 @@ def test_what_a_server_writes_in_part_only_is_no_copy(place: Path) -> None:
             assert os.listdir(disk) == ["full"]
 
 
+@pytest.mark.parametrize("donate", ["yes", "no"])
+def test_what_this_hosts_kernel_makes_up_has_no_size_and_is_put_all_the_same(start: Start, spot: Path, donate: str) -> None:
+    server = start("--donate", donate)
+    (spot / "empty").touch()
+    copy("put", "/proc/version", spot / "empty", f"{server.path}:/")
+    copy("put", "--verify", "/proc/filesystems", f"{server.path}:/")
+    for name in ("version", "filesystems"):
+        assert (spot / name).read_bytes() == Path("/proc", name).read_bytes()
+    assert (spot / "empty").read_bytes() == b""
+
+
 def objects(done: "subprocess.CompletedProcess[str]") -> "list[dict[str, object]]":
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -217,6 +228,10 @@ def test_what_is_no_file_at_the_destination_is_not_replaced_by_one(server: Serve
         done = copy("get", f"{server.path}:/f", place / name, status=1)
         assert done.stderr == f"gofer: get /f: a {kind} of that name is in its place, and stays: --delete removes it\n"
         assert not (place / name).is_file()
+    (place / "link").symlink_to("null")  # as /dev/stdout is one
+    done = copy("get", f"{server.path}:/f", place / "link", status=1)
+    assert done.stderr == f"gofer: get /f: {place}/link leads to a device or a pipe, and stays: `gofer cat` prints a file\n"
+    assert (place / "link").is_symlink()
     (server.tree / "f").rename(server.tree / "null")
     copy("get", "-r", "--delete", f"{server.path}:/.", place)
     assert (place / "null").read_text() == "f" and os.listdir(place) == ["null"]

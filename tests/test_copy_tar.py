@@ -146,6 +146,15 @@ def test_what_cannot_be_done_is_one_line(server: Server, words: "list[str]", tol
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in told), done.stderr
 
 
+def test_a_hard_link_is_one_also_between_two_addresses(server: Server) -> None:
+    (server.tree / "d").mkdir()
+    (server.tree / "a").write_text("one file")
+    os.link(server.tree / "a", server.tree / "d/b")
+    archive = create(f"{server.path}:/a", f"{server.path}:/d")[0]
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        assert tar.getmember("d/b").islnk() and tar.getmember("d/b").linkname == "a"
+
+
 def test_what_is_no_archive_or_ends_early_is_told_and_what_was_whole_is_there(server: Server) -> None:
     whole = made(("first", b"x" * 1000), ("second", b"y" * 100_000))
     for archive in (b"no archive at all" * 100, whole[:1700], whole[:50_000], gzip.compress(whole)[:100]):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import stat as modes
-from errno import EDQUOT, EISDIR, ENOENT, ENOSPC
+from errno import EDQUOT, EEXIST, EISDIR, ENOENT, ENOSPC
 
 from gofer import Failure
 from gofer.client.address import parse
@@ -224,6 +224,8 @@ class _Get(Copier):
         elif into:
             copy.entry(None, node, _opened(place), name, shown)
         else:
+            if _leads_to_no_file(place):
+                raise OSError(EEXIST, f"{printable(place)} leads to a device or a pipe, and stays: `gofer cat` prints a file")
             parent, _, own = place.rstrip(b"/").rpartition(b"/")
             copy.entry(None, node, _opened(parent or (b"/" if place.startswith(b"/") else b".")), own, shown)
 
@@ -270,6 +272,11 @@ class _Put(Copier):
         else:
             directory, own = self._parent(tree, path)
             copy.entry(parent, node, FD(directory.fd, []), own, word)
+
+
+def _leads_to_no_file(path: bytes) -> bool:
+    """As /dev/stdout does. Any other symbolic link is replaced."""
+    return os.path.islink(path) and os.path.exists(path) and not os.path.isfile(path)
 
 
 def _opened(path: bytes) -> Fd:

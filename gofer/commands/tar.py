@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
     from typing import Any
 
+    from gofer.client.tree import Tree
+
 
 def add(parser: ArgumentParser) -> None:
     parser.usage = "%(prog)s -c [options] SERVER:PATH... > ARCHIVE\n       %(prog)s -x [options] SERVER:DIRECTORY < ARCHIVE"
@@ -59,6 +61,7 @@ def run(options: Any) -> int:
 def _create(session: Session, options: Any) -> None:
     if os.isatty(1):
         raise Failure("tar: an archive is nothing for a terminal: send it to a file or a program (> srv.tar, | zstd)")
+    packs: dict[Tree, Pack] = {}  # one for each server: what has several names may have them under several of the addresses
     for word in options.addresses:
         address = parse(word)
         shown = address.path or b"/"
@@ -68,9 +71,11 @@ def _create(session: Session, options: Any) -> None:
             name = address.path.rstrip(b"/").rpartition(b"/")[2]
             name = b"." if name in (b"", b"..") else name
             node = Node(name, inode.stat, FD(inode.fd, []))
-            remote: Any = RemoteTree(tree.client)
-            pack = Pack(remote, session.write, lambda shown, error, _: session.bad(shown, error), Exclude(options.exclude))
-            pack.add(None, node, name, shown)
+            if tree not in packs:
+                remote: Any = RemoteTree(tree.client)
+                exclude = Exclude(options.exclude)
+                packs[tree] = Pack(remote, session.write, lambda shown, error, _: session.bad(shown, error), exclude)
+            packs[tree].add(None, node, name, shown)
     session.write(END)
 
 

@@ -21,6 +21,8 @@ SMALL = 1 << 16  # up to here one read and one write are the cheapest
 _STEP = 1 << 25  # bytes of one system call, so that somebody sees how far it is, and may interrupt
 _FICLONE = 0x40049409
 _CANNOT = (EBADF, EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EXDEV)
+UNSIZED = 1 << 26  # what the kernel makes up tells size 0; who sends more than this has no end
+ENDLESS = "it has size 0, and no end"
 SHORT = "it ended before the size that it was said to have: it was changed meanwhile, or the server lies"
 
 
@@ -30,21 +32,27 @@ def copy(reader: File, writer: File, moved: Moved, start: int = 0) -> None:
     if reader.host < 0 or writer.host < 0:
         _by_pieces(reader, writer, moved, start)
     elif size <= SMALL and not reader.sparse and not start:
-        _at_once(reader.host, writer.host, size)
-        moved(size)
+        if _at_once(reader.host, writer.host, size):
+            moved(size)
+        else:
+            _by_pieces(reader, writer, moved, start)
     elif start or not _cloned(reader.host, writer.host, size):
         _by_extents(reader.host, writer.host, start, size, moved)
     else:
         moved(size)
 
 
-def _at_once(source: int, target: int, size: int) -> None:
-    data = os.pread(source, size, 0)
+def _at_once(source: int, target: int, size: int) -> bool:
+    """Not what has size 0, and something in it, as the kernel's own files have."""
+    data = os.pread(source, size or 1, 0)
+    if data and not size:
+        return False
     if len(data) < size:
         raise OSError(EIO, SHORT)
     while data:
         written = os.pwrite(target, data, size - len(data))
         data = data[written:]
+    return True
 
 
 def _cloned(source: int, target: int, size: int) -> bool:

@@ -16,7 +16,7 @@ from errno import EIO
 from gofer import sys, wire
 from gofer.client.ahead import many
 from gofer.client.transport import close_all
-from gofer.copy.data import SHORT
+from gofer.copy.data import ENDLESS, SHORT, UNSIZED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _AHEAD = 4  # pieces of 1 MiB on their way
 _LEAST_HOLE = 1 << 16
-_UNSIZED = 1 << 26  # what the kernel makes up tells size 0; who sends more than this has no end
 # File systems that make things up, or ask another process (FUSE), which may let us wait for ever: by messages there is --timeout.
 _NO_DISK = frozenset((0x9FA0, 0x62656572, 0x27E0EB, 0x63677270, 0x64626720, 0x74726163, 0x73636673, 0x62656570, 0x65735546,
                       0xCAFE4A11, 0xDE5E81E4, 0x6E736673))  # fmt: skip
@@ -70,7 +69,7 @@ class RemoteFile(FD):
     def reads(self, start: int, end: int) -> Generator[tuple[int, bytes], None, None]:
         """Where the size is 0 what there is, as the kernel's own files have none."""
         tree, at, step = self._tree, start, self._tree.piece
-        until = end if self.size else _UNSIZED
+        until = end if self.size else UNSIZED
         spans = ((begin, min(step, until - begin)) for begin in range(start, until, step))
         calls = ((wire.PREAD, wire.PReadReq.bytes(begin, self.key, count)) for begin, count in spans)
         for outcome in many(tree.client, calls, _AHEAD if self.size else 1):
@@ -90,8 +89,8 @@ class RemoteFile(FD):
         if at < until and self.size:
             raise OSError(EIO, SHORT)
         if not self.size:
-            if at == _UNSIZED:
-                raise OSError(EIO, "it has size 0, and no end")
+            if at == UNSIZED:
+                raise OSError(EIO, ENDLESS)
             self.size = at
 
     def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Generator[int, None, None]:

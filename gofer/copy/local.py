@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import stat as modes
-from errno import ENOENT, EPERM, ESTALE
+from errno import EIO, ENOENT, EPERM, ESTALE
 from functools import partial
 
 from gofer import sys
 from gofer.client.replies import Stat
-from gofer.copy.data import PIECE, extents
+from gofer.copy.data import ENDLESS, PIECE, UNSIZED, extents
 from gofer.copy.settle import ACLS, failure, listed_at, settle, settle_pinned, value, xattrs_at
 from gofer.copy.sides import FAR, Node
 
@@ -61,6 +61,9 @@ class LocalFile(Fd):
         self.sparse = found.st_blocks * 512 < found.st_size
 
     def reads(self, start: int, end: int) -> Generator[tuple[int, bytes], None, None]:
+        if not self.size:
+            yield from self._unsized()
+            return
         for begin, stop in extents(self.host, start, end):
             while begin < stop:
                 data = os.pread(self.host, min(PIECE, stop - begin), begin)
@@ -68,6 +71,16 @@ class LocalFile(Fd):
                     return
                 yield begin, data
                 begin += len(data)
+
+    def _unsized(self) -> Iterator[tuple[int, bytes]]:
+        """What there is, as the kernel's own files have no size."""
+        at = 0
+        while data := os.pread(self.host, PIECE, at):
+            yield at, data
+            at += len(data)
+            if at > UNSIZED:
+                raise OSError(EIO, ENDLESS)
+        self.size = at
 
     def writes(self, pieces: Iterable[tuple[int, bytes]]) -> Generator[int, None, None]:
         for at, data in pieces:

@@ -47,6 +47,7 @@ class Pack:
             else:
                 error = OSError(EIO, f"more than {_DEEPEST} directories in each other: they may have no end")
                 self._complain(shown, error, False)
+        self._tree.rest()
 
     def _steps(self, directory: Any, node: Node, name: bytes, path: bytes, shown: bytes) -> Steps:
         try:

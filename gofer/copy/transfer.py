@@ -256,7 +256,9 @@ def _filled(
 def _small(reader: File, writer: File, content: bytes | None) -> bytes | None:
     """All that the file has, where it goes in one piece, and there is no fd to both sides."""
     if content is None and writer.host < 0 <= reader.host and reader.size <= data.SMALL and not reader.sparse:
-        content = os.pread(reader.host, reader.size, 0)
+        content = os.pread(reader.host, reader.size or 1, 0)
+        if content and not reader.size:  # as the kernel's own files have
+            return None
         if len(content) < reader.size:
             raise OSError(EIO, data.SHORT)
     return content
