@@ -67,7 +67,7 @@ LAYERS = """
     client
     fuse: kernel
     fuse: nodes
-    fuse: ahead
+    fuse: ahead fresh
     fuse: state
     fuse: names attributes directories
     fuse: contents

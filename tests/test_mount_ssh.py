@@ -164,24 +164,26 @@ def test_what_hangs_on_the_far_side_holds_up_nothing_else(far: Sshd, spot: Path)
         slow.vanish()
 
 
+@pytest.mark.slow
 def test_a_host_that_falls_silent_is_an_error_within_the_timeout_though_nothing_is_asked(far: Sshd, spot: Path) -> None:
-    with mount(far, spot, "--timeout=2", "--cache=none") as here:
+    with mount(far, spot, "--timeout=5", "--cache=none") as here:
         os.stat(here)
         (session,) = far.sessions()
         with stopped(session):
-            time.sleep(2.5)
+            time.sleep(5.5)
             began = time.monotonic()
             with fails(errno.ENOTCONN):
                 os.stat(here)
-            assert time.monotonic() - began < 1.5  # it was known
+            assert time.monotonic() - began < 4  # it was known
             assert run("umount", str(here)).returncode == 0
             wait_until(lambda: not far.is_connected(), "ssh ends with the mount, though nobody answers it")
 
 
+@pytest.mark.slow
 def test_a_mount_that_nobody_uses_lasts_longer_than_its_timeout(far: Sshd, spot: Path) -> None:
     (spot / "tree/file").write_text("there")
-    with mount(far, spot, "--timeout=1", "--cache=none") as here:
-        time.sleep(3)
+    with mount(far, spot, "--timeout=5", "--cache=none") as here:
+        time.sleep(6)
         assert (here / "file").read_text() == "there"
 
 
@@ -220,8 +222,9 @@ def waits(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_what_is_asked_while_a_host_is_away_waits_no_longer_than_the_timeout(far: Sshd, spot: Path) -> None:
-    with mount(far, spot, "--reconnect", "--timeout=1.5", "--cache=none") as here:
+    with mount(far, spot, "--reconnect", "--timeout=5", "--cache=none") as here:
         far.stop()
         codes = []
         for _ in range(2):
@@ -235,11 +238,63 @@ def test_what_is_asked_while_a_host_is_away_waits_no_longer_than_the_timeout(far
         wait_until(lambda: not _gone(here), "the host is back")
 
 
+@pytest.mark.slow
 def test_a_host_that_falls_silent_is_left_and_reached_anew(far: Sshd, spot: Path) -> None:
     (spot / "tree/file").write_text("there")
-    with mount(far, spot, "--reconnect", "--timeout=2", "--cache=none") as here:
+    with mount(far, spot, "--reconnect", "--timeout=5", "--cache=none") as here:
         (session,) = far.sessions()
         with stopped(session):
             wait_until(lambda: len(far.sessions()) > 1, "another session")
             wait_until(lambda: not _gone(here), "the mount goes on")
             assert (here / "file").read_text() == "there"
+
+
+def test_what_is_said_of_a_file_as_it_is_made_is_sent_behind_and_holds(far: Sshd, spot: Path) -> None:
+    """Its times and mode are answered before they are set: what is looked at afterwards is what is there."""
+    with mount(far, spot) as here:
+        fd = os.open(here / "file", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        os.write(fd, b"12345")
+        os.utime(fd, ns=(1_000_000_001, 2_000_000_002))
+        os.fchmod(fd, 0o4750)
+        os.fchown(fd, os.getuid(), os.getgid())
+        for seen in (os.fstat(fd), os.stat(here / "file")):
+            assert (seen.st_size, seen.st_mtime_ns, seen.st_atime_ns) == (5, 2_000_000_002, 1_000_000_001)
+        os.write(fd, b"6")
+        os.ftruncate(fd, 3)
+        assert os.fstat(fd).st_size == 3
+        os.close(fd)
+        there = os.stat(spot / "tree/file")
+        assert (there.st_size, there.st_mode & 0o7777) == (3, os.stat(here / "file").st_mode & 0o7777)
+        assert (here / "file").read_bytes() == (spot / "tree/file").read_bytes() == b"123"
+
+
+def test_what_tar_unpacks_is_what_was_packed(far: Sshd, spot: Path) -> None:
+    source = spot / "source"
+    for number in range(60):
+        path = source / f"d{number % 3}" / f"f{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(number * 1000))
+        os.chmod(path, 0o400 + number % 64)
+        os.utime(path, (number, number * 1000))
+    os.symlink("d0/f0", source / "link")
+    subprocess.run(["tar", "-C", source, "-cf", spot / "a.tar", "."], check=True)
+    with mount(far, spot) as here:
+        for place in (here / "new", here / "new/again"):
+            os.mkdir(place)
+            subprocess.run(["tar", "-C", place, "-xpf", spot / "a.tar"], check=True)
+        for place in (here / "new", spot / "tree/new", spot / "tree/new/again"):
+            done = subprocess.run(["tar", "-C", place, "-df", spot / "a.tar"], capture_output=True, text=True)
+            differs = [line for line in done.stdout.splitlines() if line != ".: Mod time differs"]  # it has got `again`
+            assert differs == [], done.stdout
+
+
+def test_a_directory_that_was_made_here_is_looked_into_again_when_a_second_is_over(far: Sshd, spot: Path) -> None:
+    """What somebody else makes in it is missing for no longer than names are taken for true."""
+    with mount(far, spot) as here:
+        os.mkdir(here / "new")
+        assert not (here / "new/other").exists()
+        (spot / "tree/new/other").write_text("there")
+        wait_until(lambda: (here / "new/other").exists(), "it is seen")
+        os.mkdir(here / "moved")
+        os.rename(here / "new/other", here / "moved/here")
+        assert (here / "moved/here").read_text() == "there" and not (here / "new/other").exists()

@@ -8,14 +8,15 @@ from errno import EACCES, EIO, EOPNOTSUPP, ERANGE, ESTALE
 
 from gofer import sys, wire
 from gofer.fuse import kernel
+from gofer.fuse.fresh import UTIME_NOW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gofer.client.stream import Stream
     from gofer.fuse.nodes import Node
     from gofer.fuse.state import FileSystem, Reply, Request
 
 _MOST = 65535  # bytes of an xattr, or of a list of names, on the wire
-UTIME_NOW = (1 << 30) - 1
 
 
 def getattr(fs: FileSystem, request: Request) -> Reply:
@@ -93,13 +94,34 @@ def setattr(fs: FileSystem, request: Request) -> Reply:
     gid = gid if valid & kernel.FATTR_GID else wire.NO_ID
     if mask & sys.STATX_SIZE and valid & kernel.FATTR_FH and _truncated(fs, fh, size):
         mask &= ~sys.STATX_SIZE
+    if node.use is not None and node.use.made is not None:
+        soon: bytes = node.use.made.set(fs, fd, mask, mode & 0o7777, uid, gid, (atime, ansec), (mtime, mnsec))
+        if soon:
+            return soon
+        node.use.made = None
     if mask:
-        failed, code = fs.pool.setstat(
-            fd, mask, mode & 0o7777, uid, gid, size, atime=(atime, ansec), mtime=(mtime, mnsec)
-        )
-        if failed:
-            raise OSError(code or EIO, os.strerror(code or EIO))
+        told = wire.SetStatReq.bytes(fd, mask, mode & 0o7777, uid, gid, size, atime, ansec, mtime, mnsec)
+        if fs.behind is not None:
+            return fs.attr(node, _set_and_look(fs.behind, fd, told))
+        _judge(fs.pool.ask(wire.SETSTAT, told))
     return _attr_here(fs, node) or fs.attr(node, fs.pool.ask(wire.FSTAT, wire.FDID.bytes(fd)))
+
+
+def _judge(payload: bytes) -> None:
+    failed, code = wire.SetStatResp.unpack(payload)
+    if failed:
+        raise OSError(code or EIO, os.strerror(code or EIO))
+
+
+def _set_and_look(stream: Stream, fd: int, told: bytes) -> bytes:
+    """Both questions on the way at once; struct statx."""
+    came: list[bytes | OSError] = []
+    stream.post(wire.SETSTAT, told, came.append)
+    raw = stream.ask(wire.FSTAT, wire.FDID.bytes(fd))  # of the same lane: the other answer is here
+    if isinstance(came[0], OSError):
+        raise came[0]
+    _judge(came[0])
+    return raw
 
 
 _MASKS = (

@@ -10,6 +10,7 @@ from functools import partial
 
 from gofer import sys, wire
 from gofer.fuse import kernel
+from gofer.fuse.fresh import Made
 from gofer.fuse.names import owner, string
 from gofer.fuse.state import Handle, name_of
 
@@ -79,6 +80,7 @@ def create(fs: FileSystem, request: Request) -> Reply:
     name, parent = name_of(request.body, kernel.CreateIn.size), fs.nodes.by_id(request.nodeid)
     access, fd = _access(fs, flags), fs.fd(request)
     body = wire.OpenCreateAtReq.bytes(fd, *owner(fs, request, parent), mode & 0o7777, access) + string(name)
+    fs.fresh.gets(parent, name)
     try:
         payload, fds = fs.exchange(wire.OPENCREATEAT, body)
     except FileExistsError:
@@ -87,7 +89,11 @@ def create(fs: FileSystem, request: Request) -> Reply:
         return _open_existing(fs, request, parent, fd, name, flags)
     control, raw, fdid = wire.OpenCreateAtResp.unpack(payload)
     node = fs.told(request, parent, name, raw, control)
-    return fs.entry(node, raw) + opened(fs, request, Handle(node, fdid, _one(fds), access))
+    handle = Handle(node, fdid, _one(fds), access)
+    reply = fs.entry(node, raw) + opened(fs, request, handle)
+    if fs.behind is not None and node.use is not None and node.use.opens == 1:
+        node.use.made = Made(handle, raw)
+    return reply
 
 
 def _open_existing(fs: FileSystem, request: Request, parent: Node, fd: int, name: bytes, flags: int) -> bytes:
@@ -197,6 +203,8 @@ def _write_behind(fs: FileSystem, stream: Stream, handle: Handle, data: memoryvi
 
     handle.behind = True
     fs.posting.add(handle)
+    if handle.node.use is not None and handle.node.use.made is not None:
+        handle.node.use.made.wrote(offset + len(data))
     for at in range(0, len(data), _READ_ROOM):
         part = data[at : at + _READ_ROOM]
         body = b"".join((wire.PWriteReq.bytes(offset + at, handle.fdid, len(part)), part))
@@ -244,6 +252,8 @@ def fsync(fs: FileSystem, request: Request) -> Reply:
 def fallocate(fs: FileSystem, request: Request) -> Reply:
     fh, offset, length, mode = kernel.FallocateIn.read(request.body)
     handle = fs.handle(fh)
+    if handle.node.use is not None:
+        handle.node.use.made = None
     if handle.host >= 0:
         sys.fallocate(handle.host, mode, offset, length)
     else:

@@ -24,6 +24,8 @@ def string(value: bytes) -> bytes:
 
 def lookup(fs: FileSystem, request: Request) -> Reply:
     parent, name = fs.nodes.by_id(request.nodeid), name_of(request.body)
+    if fs.fresh.lacks(parent, name):
+        raise OSError(ENOENT, os.strerror(ENOENT))
     if fs.valid:
         ahead = fs.ahead.find(request, parent, name)
         if ahead:
@@ -73,8 +75,12 @@ def owner(fs: FileSystem, request: Request, parent: Node) -> tuple[int, int]:
 
 
 def _made(fs: FileSystem, request: Request, parent: Node, name: bytes, mid: int, body: bytes) -> Reply:
+    fs.fresh.gets(parent, name)
     fd, raw = wire.Inode.unpack(fs.exchange(mid, body)[0])
-    return fs.entry(fs.told(request, parent, name, raw, fd), raw)
+    node = fs.told(request, parent, name, raw, fd)
+    if mid == wire.MKDIRAT:
+        fs.fresh.made(node)
+    return fs.entry(node, raw)
 
 
 def symlink(fs: FileSystem, request: Request) -> Reply:
@@ -129,6 +135,8 @@ def rename2(fs: FileSystem, request: Request) -> Reply:
 def _rename(fs: FileSystem, request: Request, new: int, flags: int, names: bytes) -> Reply:
     old_name, new_name, _ = names.split(b"\0", 2)
     from_fd, to_fd = fs.fd(request), fs.fd(request, new)
+    fs.fresh.gets(fs.nodes.by_id(request.nodeid), old_name)
+    fs.fresh.gets(fs.nodes.by_id(new), new_name)
     if flags:
         fs.pool.renameat2(from_fd, old_name, to_fd, new_name, flags)
     else:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Callable, TypeVar
 
     from gofer.client.pool import Pool
+    from gofer.fuse.fresh import Made
 
     Held = list["Node"]
     T = TypeVar("T")
@@ -64,14 +65,15 @@ class Node:
 class Use:
     """Of a node that is open: how often; the id of what the kernel reads and writes in our place, 0: nothing; what that is.
 
-    host: a donated fd of one of those that have it open, -1: none.
+    host: a donated fd of one of those that have it open, -1: none. made: see fresh.py.
     """
 
-    __slots__ = ("opens", "cached", "passing", "backing", "file", "host")
+    __slots__ = ("opens", "cached", "passing", "backing", "file", "host", "made")
 
     def __init__(self) -> None:
         self.opens = self.cached = self.passing = self.backing = 0
         self.file = (0, 0)
+        self.made: Made | None = None
         self.host = -1
 
 

@@ -14,6 +14,7 @@ from gofer.client.stream import Stream
 from gofer.client.transport import close_all
 from gofer.fuse import kernel
 from gofer.fuse.ahead import Ahead
+from gofer.fuse.fresh import Fresh
 from gofer.fuse.nodes import Nodes, Use
 from gofer.sys import O_PATH
 from gofer.wire import NO_ID
@@ -128,6 +129,7 @@ class FileSystem:
         self.valid = {"none": 0, "auto": 1, "always": YEAR}[options.cache]
         self.negative = self.valid if options.cache == "always" else 0
         self.ahead = Ahead(self)
+        self.fresh = Fresh(self.valid if self.behind is not None else 0)
         self._handles: dict[int, Handle] = {}
         self._next = 1
         self._lock = _thread.allocate_lock()
@@ -160,9 +162,9 @@ class FileSystem:
         valid = self.valid
         return _Entry.pack(node.id, 0, valid, valid, 0, 0, *self._view(node, raw))
 
-    def attr(self, node: Node, raw: Any) -> bytes:
-        """struct fuse_attr_out."""
-        return _Attr.pack(self.valid, 0, *self._view(node, raw))
+    def attr(self, node: Node, raw: Any, valid: int = YEAR) -> bytes:
+        """struct fuse_attr_out. valid: seconds at most."""
+        return _Attr.pack(min(self.valid, valid), 0, *self._view(node, raw))
 
     def attr_of_host(self, node: Node, host: int) -> bytes:
         """As `attr`, of a donated fd: without the server."""
@@ -229,6 +231,7 @@ class FileSystem:
         """Go on over another connection; see again.py."""
         self.nodes.take_up(pool, root_fd)
         self.ahead.lost()
+        self.fresh.lost()
         self.pool = pool
         self.behind = pool if isinstance(pool, Stream) else None
         self.keeps_ids = pool.peer_uid == 0
@@ -267,6 +270,7 @@ class FileSystem:
             if use is None:
                 use = handle.node.use = Use()
             use.opens += 1
+            use.made = None  # whoever opens it, too, may change it
             if handle.host >= 0:
                 use.host = handle.host
         request.undo.append(lambda: self.released(fh))
@@ -282,6 +286,8 @@ class FileSystem:
             use = node.use
             assert use is not None
             use.opens -= 1
+            if use.made is not None and use.made.handle is handle:
+                use.made = None
             if use.host == handle.host:
                 use.host = -1
             if handle.passes:
