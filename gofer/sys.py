@@ -52,7 +52,9 @@ __all__ = ["get_errno"]  # and every name below; this one is only passed on
 libc = Library(None, FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO)
 _silent = Library(None, FUNCFLAG_CDECL)  # keeps no errno: 0.1 us less
 plain_call = _silent["syscall"]
-unlocked_call = Library(None, FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI)["syscall"]
+_unlocked = Library(None, FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI)
+unlocked_call, counting_call = _unlocked["syscall"], _unlocked["syscall"]  # the second returns the call's result
+sched_getcpu = _unlocked["sched_getcpu"]
 plain_call.restype = unlocked_call.restype = None
 
 MACHINE = os.uname().machine

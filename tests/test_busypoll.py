@@ -1,4 +1,4 @@
-"""Busy polling: when a channel's thread looks for its next request, when it does not, and that the server does either."""
+"""When a channel's thread looks for its next request, or goes to its client's cpu, when it does not, and that the server does."""
 
 import os
 import subprocess
@@ -198,3 +198,66 @@ def test_the_server_sleeps_between_requests_or_looks_as_it_is_told(start: Start)
             wait_until(lambda: sleeps_for_requests(on, at_on, 200) < 50, "the one that looks does not", 60)
         finally:
             os.sched_setaffinity(0, cpus)
+
+
+def in_a_process(code: str, cpus: set[int]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os; from gofer.server import busypoll; from gofer.sys import sched_getcpu; {code}"],
+        cwd=CHECKOUT, preexec_fn=lambda: os.sched_setaffinity(0, cpus), stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_on_one_cpu_nobody_goes_anywhere() -> None:
+    code = "print(busypoll.apart() == busypoll.change_cpu(3) == busypoll.NEVER)"
+    assert in_a_process(code, {min(os.sched_getaffinity(0))}) == "True"
+
+
+@TWO_CPUS
+def test_a_thread_goes_to_the_other_of_two_cpus_and_may_still_run_on_both() -> None:
+    """The kernel may put it back at once, on a busy machine: not each of a thousand times."""
+    two = set(sorted(os.sched_getaffinity(0))[:2])
+    code = (
+        "went = [(sched_getcpu(), busypoll.change_cpu(3), sched_getcpu()) for _ in range(1000)]; "
+        "print(any(a != b for a, _, b in went), os.sched_getaffinity(0))"
+    )
+    assert in_a_process(code, two) == f"True {two}"
+
+
+@TWO_CPUS
+def test_it_goes_ever_more_seldom_up_to_a_limit() -> None:
+    code = (
+        "apart = [busypoll.apart()]; [apart.append(busypoll.change_cpu(apart[-1])) for _ in range(12)]; print(*apart)"
+    )
+    expected = "3 6 12 24 48 96 192 384 768 1536 3072 4096 4096"
+    assert in_a_process(code, set(sorted(os.sched_getaffinity(0))[:2])) == expected
+
+
+def cpu_of(server: Server, task: int) -> int:
+    """Where a thread of the server ran last: proc(5)."""
+    return int(Path(f"/proc/{server.pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[36])
+
+
+@TWO_CPUS
+def test_a_channels_thread_goes_to_where_its_client_is_behind_the_filter_too(start: Start) -> None:
+    cpus = os.sched_getaffinity(0)
+    here, there = sorted(cpus)[:2]
+    os.sched_setaffinity(0, {here, there})
+    try:
+        server = start("--busy-poll", "0", "--channels", "1")
+        with server.peer("channel") as peer:
+            thread = max(map(int, os.listdir(f"/proc/{server.pid}/task")))
+
+            def comes(mine: int, from_there: int) -> bool:
+                os.sched_setaffinity(0, {mine})
+                os.sched_setaffinity(thread, {from_there})
+                os.sched_setaffinity(thread, {here, there})
+                for _ in range(40):
+                    peer.fstat(1)
+                return cpu_of(server, thread) == mine
+
+            # By chance it comes seldom, and never twenty times in a row.
+            wait_until(lambda: all(comes(*way) for way in 10 * ((here, there), (there, here))), "it comes each time", 60)
+            wait_until(lambda: os.sched_getaffinity(thread) == {here, there}, "it may run on both")
+    finally:
+        os.sched_setaffinity(0, cpus)

@@ -150,6 +150,7 @@ def server_rules(refuse: int, sockets: bool, credentials: bool) -> Rules:
         prctl=_one_of(refuse, 0, _PRCTL),
         membarrier=_one_of(refuse, 0, _MEMBARRIER),
         prlimit64=_null(refuse, 2),
+        sched_setaffinity=_one_of(refuse, 0, (0,)),  # the calling thread's (busypoll.py)
         socketpair=_one_of(refuse, 0, (_AF_UNIX,)),
         tgkill=_one_of(refuse, 0, me),  # how glibc raises a signal in its own process, for abort(3)
         # and musl, where no thread but the first can be told from another process: then abort(3) goes on, and crashes

@@ -9,9 +9,9 @@ the kernel's that turns 1 into 0, leaves a 2 that came meanwhile, and wakes the 
 
 The server's side is one thread a channel. After a hand-over it looks at the word before it sleeps "while the word is 0": where
 both share a cpu the kernel lets the client run as soon as it is woken, and the next request is there before we get to sleep.
-Where each has one, it goes on looking for a while (busypoll.py). On machines that may load the rest of the window before the
-word, the call to sleep comes all the same, before anything is read: it returns at once, and entering and leaving the kernel
-orders our loads.
+Where each has one, it goes on looking for a while, or goes to where the client is (busypoll.py). On machines that may load
+the rest of the window before the word, the call to sleep comes all the same, before anything is read: it returns at once, and
+entering and leaving the kernel orders our loads.
 
 The client is not to be trusted, and can write to the window at any time, also while we work on it:
 
@@ -37,7 +37,7 @@ from time import sleep
 from gofer import sys
 from gofer.cdata import addressof, byref, c_char, c_uint32
 from gofer.server import dispatch
-from gofer.server.busypoll import BusyPoll
+from gofer.server.busypoll import BusyPoll, apart, change_cpu
 from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
 from gofer.server.fds import HostFD
 from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, Record
@@ -209,12 +209,15 @@ class Channel:
         reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
         requests: dict[int, memoryview] = {}  # by data_len
         look = BusyPoll(self._busy_poll).look if self._busy_poll else None
+        least = most = apart()
+        far, slept = 0, False
         while True:
             state, data_len, mid = read(view)
             if state != _SERVER:
                 if state != _CLIENT:
                     return
                 if look is None or not look(words):
+                    slept = True
                     wait(*wait_args)
                 if self._closing:
                     return
@@ -232,7 +235,15 @@ class Channel:
                 mid, size = self._donate(mid, size, reply)
             words[_LENGTH] = _RPC_HEAD + size
             words[_HEAD] = mid
-            hand_over(*hand_over_args)
+            if hand_over(*hand_over_args) and slept:  # and it woke the client
+                far += 1
+                if far >= most:
+                    far, most = 0, change_cpu(most)
+            else:
+                far = 0
+                if most > least:
+                    most -= 1
+            slept = False
             if self._closing:  # another thread has set it since the check above
                 sleep(_GRACE)
                 return
@@ -271,8 +282,8 @@ class Channel:
 class FutexWord:
     """A futex(2) word in shared memory, with the operations a channel needs, arguments prebuilt.
 
-    Shared futexes, not PRIVATE ones: the peer is another process. Their results are not looked at, so they are called
-    without the copying of errno; the two that only wake cannot block, and keep the interpreter's lock.
+    Shared futexes, not PRIVATE ones: the peer is another process. No errno is looked at, so they are called without the
+    copying of it; those that only wake cannot block, and keep the interpreter's lock.
     """
 
     def __init__(self, address: int) -> None:
@@ -282,7 +293,7 @@ class FutexWord:
         hand_over = sys.FUTEX_OP_ANDN << 28 | 1 << 12
         close = sys.FUTEX_OP_SET << 28 | 2 << 12
         self._wait = sys.plain_call, (number, word, sys.FUTEX_WAIT, 0, None)
-        self._hand_over = sys.unlocked_call, (number, word, sys.FUTEX_WAKE_OP, 1, 0, word, hand_over)
+        self._hand_over = sys.counting_call, (number, word, sys.FUTEX_WAKE_OP, 1, 0, word, hand_over)
         self._wake = sys.unlocked_call, (number, word, sys.FUTEX_WAKE, 0x7FFFFFFF)
         self._close = sys.unlocked_call, (number, word, sys.FUTEX_WAKE_OP, 0x7FFFFFFF, 0, word, close)
 
@@ -292,7 +303,7 @@ class FutexWord:
         function(*args)
 
     def clear_bit0_and_wake(self) -> None:
-        """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays."""
+        """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays. The function returns how many were woken."""
         function, args = self._hand_over
         function(*args)
 
@@ -306,6 +317,6 @@ class FutexWord:
         function, args = self._close
         function(*args)
 
-    def hot(self) -> tuple[Callable[..., None], tuple[Any, ...], Callable[..., None], tuple[Any, ...]]:
+    def hot(self) -> tuple[Callable[..., None], tuple[Any, ...], Callable[..., int], tuple[Any, ...]]:
         """`wait_while_zero` and `clear_bit0_and_wake` as function and arguments each, for a loop that counts its calls."""
         return (*self._wait, *self._hand_over)
