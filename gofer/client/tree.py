@@ -167,6 +167,10 @@ class Tree:
         self, directory: int, at_once: int = 65536, first: Part | None = None
     ) -> Iterator[tuple[list[bytes], list[int]]]:
         """The same by messages: names, and their types. first: what has come with the directory."""
+        if first and not first.opened:  # most directories: that is all
+            if first.names:
+                yield first.names, self._types(directory, first.names, first.types)
+            return
         with self._parts(directory, at_once, first, False) as (part, opened):
             if part and part.names:
                 yield part.names, self._types(directory, part.names, part.types)
@@ -222,6 +226,10 @@ class Tree:
         self, directory: int, at_once: int = 65536, first: Part | None = None
     ) -> Iterator[tuple[list[bytes], list[Stat]]]:
         """The same by messages. Where a Stat has a mask of 0, it has nothing but the type: `ask` for it."""
+        if first and not first.opened:
+            if first.names:
+                yield first.names, first.stats
+            return
         with self._parts(directory, at_once, first, True) as (part, opened):
             if part and part.names:
                 yield part.names, part.stats

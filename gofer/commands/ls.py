@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gofer.client.address import Address
-    from gofer.client.replies import Inode
+    from gofer.client.replies import DirWalk, Inode
     from gofer.client.tree import Tree
 
 _FLAGS = (
@@ -154,20 +154,31 @@ class _Listing:
                 continue
             inner = level.address.within(level.names.pop())
             with self._session.each(inner.shown, status=2):
-                node = tree.resolve(inner.path) if self._options.follow else tree.child(level.node.fd, _last(inner.path))
+                first = None
+                if self._options.follow:
+                    node = tree.resolve(inner.path)
+                else:
+                    first = tree.enter(level.node.fd, _last(inner.path), stats=self._stats)
+                    node = first.node
                 try:
-                    _check(levels, node)
-                except OSError:
-                    tree.drop(node.fd)
-                    raise
-                levels.append(_Level(inner, node, self._directory(tree, inner, node)))
+                    try:
+                        _check(levels, node)
+                    except OSError:
+                        tree.drop(node.fd)
+                        raise
+                    levels.append(_Level(inner, node, self._directory(tree, inner, node, first=first)))
+                finally:
+                    if first and first.opened > 0:
+                        tree.drop(first.opened)
 
-    def _directory(self, tree: Tree, address: Address, node: Inode, status: int = 1) -> list[bytes]:
+    def _directory(
+        self, tree: Tree, address: Address, node: Inode, status: int = 1, first: DirWalk | None = None
+    ) -> list[bytes]:
         """Show what is in it; returns the names of the directories there that are to be listed, too."""
         if self._headings and not self._options.json:
             self._session.write(b"\n" * self._begun + self._lines.heading(address.shown) + b":\n")
         self._begun = True
-        found = self._entries(tree, address, node, status)
+        found = self._entries(tree, address, node, status, first)
         if self._options.unsorted and self._lines.streams:
             names = []
             for entry in found:
@@ -179,7 +190,7 @@ class _Listing:
             names = [entry.name for entry in entries if entry.kind == stat.S_IFDIR]
         return [name for name in names if name not in (b".", b"..")] if self._options.recursive else []
 
-    def _entries(self, tree: Tree, address: Address, node: Inode, status: int) -> Iterator[Entry]:
+    def _entries(self, tree: Tree, address: Address, node: Inode, status: int, first: DirWalk | None) -> Iterator[Entry]:
         """What is to be shown of a directory. What goes wrong costs one entry, or those that do not come."""
         options, count = self._options, 0
         if options.all:
@@ -190,7 +201,7 @@ class _Listing:
                 yield Entry(b"..", stat.S_IFDIR, above.stat)
         hidden = options.all or options.almost_all
         try:
-            for entry in self._with_stats(tree, address, node) if self._stats else _plain(tree, node):
+            for entry in self._with_stats(tree, address, node, first) if self._stats else _plain(tree, node, first):
                 if hidden or not entry.name.startswith(b"."):
                     count += 1
                     yield entry
@@ -202,8 +213,8 @@ class _Listing:
             more = "there may be more in it than what is listed" if count else ""
             self._session.bad(address.shown, error, more, status=1 if count else status)
 
-    def _with_stats(self, tree: Tree, address: Address, node: Inode) -> Iterator[Entry]:
-        for name, found, error in tree.stats(node.fd):
+    def _with_stats(self, tree: Tree, address: Address, node: Inode, first: DirWalk | None) -> Iterator[Entry]:
+        for name, found, error in tree.stats(node.fd, first=first):
             kind = stat.S_IFMT(found.mode)
             entry = Entry(name, kind, found if found.mask else None)
             if error:
@@ -262,8 +273,8 @@ class _Listing:
             self._lines.write(entries, blocks, beside)
 
 
-def _plain(tree: Tree, node: Inode) -> Iterator[Entry]:
-    for name, kind in tree.kinds(node.fd):
+def _plain(tree: Tree, node: Inode, first: DirWalk | None) -> Iterator[Entry]:
+    for name, kind in tree.kinds(node.fd, first=first):
         yield Entry(name, kind, None)
 
 
