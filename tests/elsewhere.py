@@ -28,7 +28,7 @@ LIBRARIES = ("libc6", "libgcc-s1", "libexpat1", "zlib1g")
 APT = """\
 Dir::State "{0}"; Dir::State::lists "{0}/lists"; Dir::State::status "/dev/null"; Dir::Cache "{0}"; Dir::Etc "{0}/etc";
 APT::Architecture "{1}"; APT::Architectures {{ "{1}"; }}; APT::Sandbox::User "root"; Acquire::Languages "none";
-Acquire::Check-Valid-Until "false";
+Acquire::Check-Valid-Until "false"; Acquire::Retries "1"; Acquire::http::Timeout "30"; Acquire::https::Timeout "30";
 """
 # Modules that no server needs: they take longer to build than the rest.
 WITHOUT = (
@@ -58,7 +58,7 @@ PLACES = {
     "3.14": Place("sid", "amd64", "python3.14", "libffi8"),
     "3.15": Place("sid", "amd64", "python3.15", "libffi8"),
 }
-OF_THE_GATE = ("aarch64", "riscv64", "glibc-2.31", "glibc-2.41", "musl")
+OF_THE_GATE = ("aarch64", "riscv64", "glibc-2.31", "glibc-2.41", "musl", "3.14")
 
 
 def command(name: str) -> list[str]:
@@ -197,7 +197,8 @@ def _fetch(place: Place, folder: Path, words: list[str], pattern: str) -> list[P
         if subprocess.run(["apt-get", "-qq", "update"], env=env).returncode:
             shutil.rmtree(state)
             raise Absent(f"this machine's mirror has no {place.suite} for {architecture}, or cannot be reached")
-    subprocess.run(["apt-get", "-qq", *words], cwd=folder, env=env, check=True)
+    if subprocess.run(["apt-get", "-qq", *words], cwd=folder, env=env).returncode:
+        raise Absent(f"this machine's mirror has no {place.python} in {place.suite} for {architecture} any more, or cannot be reached")
     return sorted(folder.glob(pattern))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from hosts import CALM, CHECKOUT, GOFER, PATIENCE, run, serves, serving, stopped, wait_until
-from runsc import one_file_gofer
+from runsc import bundle, one_file_gofer
 
 from gofer import __version__
 from gofer.jail import callnames, seccomp
@@ -219,14 +219,17 @@ def program() -> Path:
 
 
 @pytest.mark.slow
-def test_systemd_itself_starts_the_hardened_unit_hears_of_it_and_stops_it(program: Path, spot: Path) -> None:
+def test_systemd_itself_starts_the_hardened_unit_and_a_container_hears_of_them_and_stops_them(program: Path, spot: Path) -> None:
     """A systemd as process 1 of namespaces of its own, over a layer above this machine's root."""
     words = "unshare --mount --propagation=private --pid --ipc --uts --net --cgroup --fork --kill-child".split()
+    (spot / "box").mkdir()
+    bundle(spot / "box", "echo up > /made; sleep 1000")
     argv = [*words, CHECKOUT / "tests/inside-systemd.sh", program, UNITS, spot]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALM)
     assert (spot / "out").exists(), done
     said = (spot / "out").read_text().splitlines()
     assert said[0] == "hello", said
+    assert [line for line in said if line.startswith("box ")] == ["box is up, active", "box is inactive, leaves"], said
     shown = dict(line.split("=", 1) for line in said[1:] if "=" in line)
     assert shown == {
         "Type": "notify", "NotifyAccess": "main", "WatchdogUSec": "30s", "ActiveState": "active", "Result": "success",
