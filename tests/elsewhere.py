@@ -198,7 +198,9 @@ def _fetch(place: Place, folder: Path, words: list[str], pattern: str) -> list[P
             shutil.rmtree(state)
             raise Absent(f"this machine's mirror has no {place.suite} for {architecture}, or cannot be reached")
     if subprocess.run(["apt-get", "-qq", *words], cwd=folder, env=env).returncode:
-        raise Absent(f"this machine's mirror has no {place.python} in {place.suite} for {architecture} any more, or cannot be reached")
+        raise Absent(
+            f"this machine's mirror has no {place.python} in {place.suite} for {architecture} any more, or cannot be reached"
+        )
     return sorted(folder.glob(pattern))
 
 
