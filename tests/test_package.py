@@ -99,6 +99,20 @@ def test_pip_installs_a_command_that_serves_and_looks(installed: Path, spot: Pat
     assert server.returncode == 0
 
 
+def test_pipx_installs_the_command_and_takes_it_away(installed: Path, folder: Path, spot: Path) -> None:
+    """Debian's pipx, which gets a pip for itself from the index that pip uses here."""
+    (wheel,) = folder.glob("*.whl")
+    env = {**os.environ, "PIPX_HOME": str(spot / "home"), "PIPX_BIN_DIR": str(spot / "bin"), "PIPX_MAN_DIR": str(spot / "man")}
+    done("/usr/bin/pipx", "install", wheel, env=env, cwd="/")
+    assert done(spot / "bin/gofer", "--version", cwd="/") == f"gofer {__version__}\n"
+    (spot / "tree").mkdir()
+    (spot / "tree/some file").touch()
+    serve = [spot / "bin/gofer", "serve", spot / "tree", "--socket", spot / "s", "--", spot / "bin/gofer", "ls"]
+    assert "some file" in done(*serve, cwd="/")
+    done("/usr/bin/pipx", "uninstall", "gofer", env=env, cwd="/")
+    assert not (spot / "bin/gofer").exists()
+
+
 def test_the_module_is_the_same_command(installed: Path, spot: Path) -> None:
     python = [installed / "python", "-Im", "gofer"]
     assert done(*python, "--version", cwd="/") == f"gofer {__version__}\n"
