@@ -49,6 +49,9 @@ def test_a_tree_of_another_host_is_read_and_written(far: Sshd, spot: Path) -> No
         os.rename(here / "big", here / "copy/big")
         os.symlink("copy/big", here / "link")
         assert sorted(os.listdir(spot / "tree")) == ["copy", "link"]
+        device = os.stat(here).st_dev
+        ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+        assert int(ahead.read_text()) == 8192
 
 
 def test_many_threads_have_their_requests_on_the_way_at_once(far: Sshd, spot: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NOT_YET = os.RWF_NOWAIT if hasattr(os, "RWF_NOWAIT") else 0
 _ASKED = os.O_ACCMODE | os.O_TRUNC
+_MANY = 65536  # bytes of a read, of which a far server is asked for several at once
 _READ_ROOM = wire.MAX_MESSAGE_SIZE - 64  # bytes of one PRead or PWrite
 
 
@@ -126,6 +127,8 @@ def read(fs: FileSystem, request: Request) -> Reply:
     if handle.host >= 0:
         into = request.out[:size]
         return [into[: _from_host(request, handle.host, into, offset)]]
+    if fs.behind is not None and size >= _MANY:  # others shall be on their way meanwhile
+        request.aside()
     done = 0
     while done < size:
         part, lender = _lent(fs, handle, min(size - done, _READ_ROOM), offset + done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from errno import EACCES, EBUSY, ENODEV, ENOENT, ENXIO, EPERM
@@ -103,6 +104,12 @@ def unmount(place: str, lazy: bool, force: bool = False) -> None:
     if done.returncode:
         busy = b"busy" in done.stderr
         raise OSError(EBUSY if busy else EPERM, done.stderr.decode("utf-8", "replace").strip() or "fusermount3 -u failed")
+
+
+def read_ahead(number: str, size: int) -> None:
+    """How many bytes the kernel reads ahead of who reads one after the other; where we may say so."""
+    with contextlib.suppress(OSError), open(f"/sys/class/bdi/{number}/read_ahead_kb", "w") as kilobytes:
+        kilobytes.write(f"{size >> 10}")
 
 
 def umount(place: str, flags: int) -> None:
