@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -97,6 +98,29 @@ def test_dpkg_installs_it_and_takes_it_away(dist: Path, spot: Path) -> None:
     assert (spot / "usr/bin/gofer").exists()
     subprocess.run([*dpkg, "--purge", "gofer"], check=True, capture_output=True)
     assert [path for path in spot.rglob("*") if "gofer" in path.name] == []
+
+
+VALIDATOR = "cyclonedx-python-lib[json-validation]==11.12.0"  # has CycloneDX's own schema in it; of no use to other tests
+VALIDATE = """
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+for path in sys.argv[1:]:
+    wrong = JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(path).read())
+    print("valid" if wrong is None else str(wrong)[:200])
+"""
+
+
+def test_the_bills_of_materials_are_what_cyclonedxs_schema_says(dist: Path, spot: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", spot / "env"], check=True)
+    python = spot / "env/bin/python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    subprocess.run([*pip, "install", "--quiet", VALIDATOR], check=True, capture_output=True)
+    boms = sorted(dist.glob("*.cdx.json"))
+    (spot / "wrong").write_text(boms[0].read_text().replace('"name": "gofer"', '"name": 5'))
+    done = subprocess.run([python, "-c", VALIDATE, *boms, spot / "wrong"], check=True, stdout=subprocess.PIPE, text=True)
+    *said, wrong = done.stdout.splitlines()
+    assert said == ["valid"] * 3 and wrong != "valid", done.stdout
 
 
 @pytest.mark.parametrize("pattern", ["gofer.cdx.json", "*_all.cdx.json", "*.oci.cdx.json"])
