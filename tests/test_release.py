@@ -107,7 +107,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 for path in sys.argv[1:]:
     wrong = JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(path).read())
-    print("valid" if wrong is None else str(wrong)[:200])
+    print("valid" if wrong is None else repr(str(wrong))[:200])
 """
 
 
