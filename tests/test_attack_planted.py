@@ -7,19 +7,19 @@ import contextlib
 import errno
 import os
 import re
-import signal
 import socket
 import stat as modes
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from codec import ATIME, GID, MODE, MTIME, SIZE, UID
 from conftest import Start
-from hosts import TRANSPORTS, Server, fails, wait_until
+from hosts import TRANSPORTS, fails, wait_until
 from peer import Peer
+from watch import traced
 
+OPENING = "open,openat,openat2,creat,connect,accept4"
 OPENED = re.compile(r"\b(?:open|openat|openat2|creat)\((?P<how>.*)\)\s*= \d+<(?P<what>.*)>")
 PLANTED = ("fifo", "char", "null", "block", "socket")
 
@@ -36,21 +36,6 @@ def planted(spot: Path) -> Iterator[Path]:
         sock.listen(1)
         (spot / "regular").write_bytes(b"hello")
         yield spot
-
-
-@contextlib.contextmanager
-def traced(server: Server, log: Path) -> Iterator[None]:
-    """strace on all threads of the server, those to come included."""
-    argv = ["strace", "-f", "-yy", "-e", "trace=open,openat,openat2,creat,connect,accept4", "-o", str(log)]
-    strace = subprocess.Popen([*argv, "-p", str(server.pid)], stderr=subprocess.PIPE)
-    assert strace.stderr is not None
-    try:
-        assert b"attached" in strace.stderr.readline()
-        yield
-    finally:
-        strace.send_signal(signal.SIGINT)
-        strace.wait()
-        strace.stderr.close()
 
 
 def use(peer: Peer, name: str) -> None:
@@ -90,7 +75,7 @@ def test_nothing_planted_is_ever_opened(start: Start, planted: Path, jail: str) 
     """CVE-2020-35517, CVE-2023-2861, CVE-2026-96812 (573a9e73c)."""
     server = start("--xattrs", "all", "--jail", jail, tree=planted)
     log = server.place / "strace"
-    with traced(server, log):
+    with traced(server, log, OPENING):
         for transport in TRANSPORTS:
             with server.peer(transport) as peer:
                 for name in PLANTED:
@@ -109,7 +94,7 @@ def test_where_an_option_permits_it_the_open_does_not_block_and_only_openat_open
 ) -> None:
     server = start("--xattrs", "all", "--host-fifo", "open", "--char-devices", "open", tree=planted)
     log = server.place / "strace"
-    with traced(server, log), server.peer() as peer:
+    with traced(server, log, OPENING), server.peer() as peer:
         fd = peer.walk_to(name)
         peer.fstat(fd)
         peer.setstat(fd, MODE | SIZE, mode=0o600)

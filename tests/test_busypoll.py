@@ -1,6 +1,7 @@
 """When a channel's thread looks for its next request, or goes to its client's cpu, when it does not, and that the server does."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 from conftest import Start
 from hosts import CHECKOUT, Server, run, wait_until
 from peer import Peer
+from watch import traced
 
 from gofer.server import busypoll
 from gofer.server.busypoll import BusyPoll
@@ -233,31 +235,27 @@ def test_it_goes_ever_more_seldom_up_to_a_limit() -> None:
     assert in_a_process(code, set(sorted(os.sched_getaffinity(0))[:2])) == expected
 
 
-def cpu_of(server: Server, task: int) -> int:
-    """Where a thread of the server ran last: proc(5)."""
-    return int(Path(f"/proc/{server.pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[36])
-
-
 @TWO_CPUS
-def test_a_channels_thread_goes_to_where_its_client_is_behind_the_filter_too(start: Start) -> None:
+def test_a_channels_thread_changes_its_cpu_behind_the_filter_too(start: Start) -> None:
+    """Where it then is, is the scheduler's business as well: what it asks for is not."""
     cpus = os.sched_getaffinity(0)
-    here, there = sorted(cpus)[:2]
-    os.sched_setaffinity(0, {here, there})
+    two = set(sorted(cpus)[:2])
+    os.sched_setaffinity(0, two)
     try:
         server = start("--busy-poll", "0", "--channels", "1")
-        with server.peer("channel") as peer:
-            thread = max(map(int, os.listdir(f"/proc/{server.pid}/task")))
+        log = server.place / "strace"
+        with traced(server, log, "sched_setaffinity"), server.peer("channel") as peer:
 
-            def comes(mine: int, from_there: int) -> bool:
-                os.sched_setaffinity(0, {mine})
-                os.sched_setaffinity(thread, {from_there})
-                os.sched_setaffinity(thread, {here, there})
+            def asked() -> "list[set[int]]":
+                return [{*map(int, cpus.split())} for cpus in re.findall(r"\[([\d ]+)\]\) += 0", log.read_text())]
+
+            def goes() -> bool:
                 for _ in range(40):
                     peer.fstat(1)
-                return cpu_of(server, thread) == mine
+                return len(asked()) > 1
 
-            # By chance it comes seldom, and never twenty times in a row.
-            wait_until(lambda: all(comes(*way) for way in 10 * ((here, there), (there, here))), "it comes each time", 60)
-            wait_until(lambda: os.sched_getaffinity(thread) == {here, there}, "it may run on both")
+            wait_until(goes, "it goes to the other cpu")
+        one, both = asked()[:2]
+        assert len(one) == 1 and one < two and both == two, log.read_text()
     finally:
         os.sched_setaffinity(0, cpus)

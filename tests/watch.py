@@ -1,4 +1,4 @@
-"""Real witnesses from the kernel: who opened what (inotify), and opens that wait (leases)."""
+"""Real witnesses from the kernel: who opened what (inotify), opens that wait (leases), a server's calls (strace)."""
 
 import contextlib
 import ctypes
@@ -6,9 +6,12 @@ import fcntl
 import os
 import signal
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
+
+from hosts import Server
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _EVENT = struct.Struct("iIII")
@@ -93,3 +96,18 @@ def leased(path: Path) -> Iterator[Callable[[], bool]]:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         signal.signal(signal.SIGIO, before)
         os.close(fd)
+
+
+@contextlib.contextmanager
+def traced(server: Server, log: Path, calls: str) -> Iterator[None]:
+    """strace on all threads of the server, those to come included: what it writes of these calls, with commas between them."""
+    argv = ["strace", "-f", "-yy", "-e", f"trace={calls}", "-o", str(log), "-p", str(server.pid)]
+    strace = subprocess.Popen(argv, stderr=subprocess.PIPE)
+    assert strace.stderr is not None
+    try:
+        assert b"attached" in strace.stderr.readline()
+        yield
+    finally:
+        strace.send_signal(signal.SIGINT)
+        strace.wait()
+        strace.stderr.close()
