@@ -1,6 +1,8 @@
-"""What the tests compare."""
+"""What the tests look at, and compare."""
 
 import os
+import socket
+import stat as modes
 from pathlib import Path
 
 from codec import Stat
@@ -24,3 +26,14 @@ def assert_stat_is(stat: Stat, path: Path, atime: bool = False) -> None:
 
 def names_in(path: Path) -> list[str]:
     return sorted(os.listdir(path))
+
+
+def one_of_each(tree: Path) -> None:
+    """A directory, sub, a file, link, fifo, char and sock, and a name that is no text, in tree; it may be there already."""
+    (tree / "sub").mkdir(parents=True)
+    (tree / "file").write_bytes(b"contents")
+    os.symlink("x", tree / "link")
+    os.mkfifo(tree / "fifo")
+    os.mknod(tree / "char", modes.S_IFCHR | 0o600, os.makedev(1, 3))
+    with open(os.path.join(os.fsencode(tree), b"\xff\n"), "w"), socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tree / "sock"))

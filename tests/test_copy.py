@@ -6,8 +6,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +15,6 @@ from disks import serving, tmpfs, xfs
 from hosts import CALM, GOFER, Server, fails_in_one_line, run
 from prison import USER, as_user
 from sshd import HOST, sshd
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory beside what is served."""
-    path = Path(tempfile.mkdtemp(prefix="place-"))
-    os.chmod(path, 0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.mark.parametrize("donate", ["yes", "no"])

@@ -6,8 +6,6 @@ import shutil
 import socket
 import stat
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +16,6 @@ from hosts import CALM, Server, run, wait_until
 from prison import USER, as_user
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory beside what is served."""
-    path = Path(tempfile.mkdtemp(prefix="place-"))
-    os.chmod(path, 0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 def xattrs(path: Path) -> "dict[str, bytes]":

@@ -8,8 +8,6 @@ import signal
 import stat
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +18,6 @@ from hosts import CALM, GOFER, Server, run, wait_until
 
 pytestmark = pytest.mark.slow
 XATTRS = ["--xattrs", "--xattrs-include=*"]
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="place-"))
-    yield path
-    shutil.rmtree(path)
 
 
 def create(*words: str, status: int = 0) -> "tuple[bytes, str]":

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import socket
 import stat as modes
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from codec import Stat
 from disks import serving
 from hosts import WAYS_2021, Server, fails
-from looks import assert_stat_is
+from looks import assert_stat_is, one_of_each
 from peer import Peer
 
 from gofer.client.client import Client
@@ -29,13 +28,7 @@ def listed(peer: Peer, fd: int, count: int = 65536) -> list[tuple[bytes, Stat]]:
 
 
 def test_it_tells_of_every_entry_what_a_stat_of_it_tells(peer: Peer, tree: Path) -> None:
-    (tree / "dir").mkdir()
-    (tree / "file").write_bytes(b"contents")
-    os.symlink("x", tree / "link")
-    os.mkfifo(tree / "fifo")
-    os.mknod(tree / "char", modes.S_IFCHR | 0o600, os.makedev(1, 3))
-    with open(os.path.join(os.fsencode(tree), b"\xff\n"), "w"), socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(tree / "sock"))
+    one_of_each(tree)
     entries = listed(peer, peer.openat(peer.root).fd)
     assert sorted(name for name, _ in entries) == sorted(map(os.fsencode, os.listdir(tree)))
     for name, stat in entries:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import socket
 import stat as modes
 import struct
 from pathlib import Path
@@ -15,26 +14,16 @@ from codec import Mid, Stat, string
 from conftest import Start
 from disks import serving
 from hosts import TRANSPORTS, WAYS_2021, Server, fails
-from looks import assert_stat_is
+from looks import assert_stat_is, one_of_each
 
 from gofer.client.address import parse
 from gofer.client.client import Client
 from gofer.client.tree import served
 
 
-def fill(tree: Path) -> None:
-    (tree / "dir/sub").mkdir(parents=True)
-    (tree / "dir/file").write_bytes(b"contents")
-    os.symlink("x", tree / "dir/link")
-    os.mkfifo(tree / "dir/fifo")
-    os.mknod(tree / "dir/char", modes.S_IFCHR | 0o600, os.makedev(1, 3))
-    with open(os.path.join(os.fsencode(tree), b"dir/\xff\n"), "w"), socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(tree / "dir/sock"))
-
-
 @pytest.mark.parametrize("way", TRANSPORTS)
 def test_it_tells_what_the_messages_that_it_stands_for_tell(server: Server, way: str) -> None:
-    fill(server.tree)
+    one_of_each(server.tree / "dir")
     with server.peer(way) as peer:
         fd, opened, own, entries = peer.dirwalk(peer.root, "dir")
         assert opened == 0
@@ -88,7 +77,7 @@ def test_the_longest_reply_fits_its_message(server: Server, count: int) -> None:
 
 
 def test_what_cannot_be_gone_into_is_an_error_and_leaves_nothing(server: Server) -> None:
-    fill(server.tree)
+    one_of_each(server.tree / "dir")
     os.mknod(server.tree / "block", modes.S_IFBLK | 0o600, os.makedev(7, 0))
     with server.peer() as peer:
         file = peer.walk(peer.root, "dir", "file")[1][1].fd
@@ -158,7 +147,7 @@ def test_who_speaks_the_dialect_of_2021_has_no_such_message(server: Server, way:
 
 
 def test_our_client_asks_once_for_a_directory(server: Server) -> None:
-    fill(server.tree)
+    one_of_each(server.tree / "dir")
     with served(parse(str(server.path)), 30) as tree:
         asked: list[int] = []
         ask = Client.ask
