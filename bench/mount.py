@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Callable
 
 import plot
-from sshd import HOST, sshd
+from farhost import HOST, sshd
 
 HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1 << 20

@@ -2,49 +2,33 @@
 
 import contextlib
 import os
-import shutil
 import signal
-import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hosts import wait_until
+from hosts import CHECKOUT, wait_until
 
-HOST = "far"  # as the configuration of that ssh calls it
+sys.path.append(str(CHECKOUT / "bench"))
+from farhost import HOST, configure
+
+__all__ = ["HOST", "Sshd", "sshd"]
 
 
 class Sshd:
     """command: an ssh command line that knows HOST and nothing of this machine's configuration."""
 
     def __init__(self, place: Path, variables: str = "") -> None:
-        place.mkdir(parents=True, exist_ok=True)
-        os.makedirs("/run/sshd", exist_ok=True)  # which sshd wants to be there and empty
-        for key in ("host", "user"):
-            make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / key)]
-            subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        (place / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {place}/host\nPidFile {place}/pid\nStrictModes no\n"
-            f"AuthorizedKeysFile {place}/user.pub\nPermitRootLogin yes\nUsePAM no\n{variables}"
-        )
-        (place / "ssh_config").write_text(
-            f"Host {HOST}\nHostName 127.0.0.1\nPort {self.port}\nIdentityFile {place}/user\nIdentitiesOnly yes\n"
-            f"UserKnownHostsFile {place}/known\nStrictHostKeyChecking accept-new\nBatchMode yes\nLogLevel ERROR\n"
-        )
+        self._daemon, self.port = configure(place, variables)
         self.command = f"ssh -F {place}/ssh_config"
         self.log = place / "log"
         self.start()
 
     def start(self) -> None:
-        place = self.log.parent
-        daemon = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-        assert daemon, "apt-get install openssh-server"
         self.process = subprocess.Popen(
-            [daemon, "-D", "-e", "-f", str(place / "sshd_config")],
-            stdin=subprocess.DEVNULL, stderr=open(self.log, "wb"), start_new_session=True,
-        )  # fmt: skip
+            self._daemon, stdin=subprocess.DEVNULL, stderr=open(self.log, "wb"), start_new_session=True
+        )
         wait_until(lambda: "listening" in self.log.read_text(), "sshd listens")
 
     def sessions(self) -> list[int]:

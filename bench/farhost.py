@@ -1,4 +1,4 @@
-"""An sshd of a benchmark's own, on 127.0.0.1, with keys made for it, and what makes ssh reach it."""
+"""An sshd of one's own, on 127.0.0.1, with keys made for it, and what makes ssh reach it: for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from collections.abc import Iterator
 HOST = "far"  # as the configuration of that ssh calls it
 
 
-@contextlib.contextmanager
-def sshd(place: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The configuration file for ssh -F, which knows HOST."""
-    place.mkdir()
+def configure(place: pathlib.Path, more: str = "") -> tuple[list[str], int]:
+    """The command line of the sshd, and its port. `place` gets keys, and ssh_config for ssh -F, which knows HOST.
+
+    more: further lines of its configuration.
+    """
+    place.mkdir(parents=True, exist_ok=True)
     os.makedirs("/run/sshd", exist_ok=True)  # which sshd wants to be there and empty
     for key in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / key], check=True)
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / key)]
+        subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
     (place / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {place}/host\nPidFile {place}/pid\nStrictModes no\nUsePAM no\n"
-        f"AuthorizedKeysFile {place}/user.pub\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n"
+        f"AuthorizedKeysFile {place}/user.pub\nPermitRootLogin yes\n{more}"
     )
     (place / "ssh_config").write_text(
         f"Host {HOST}\nHostName 127.0.0.1\nPort {port}\nIdentityFile {place}/user\nIdentitiesOnly yes\n"
@@ -34,8 +37,15 @@ def sshd(place: pathlib.Path) -> Iterator[pathlib.Path]:
     daemon = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
     if daemon is None:
         raise SystemExit("apt-get install openssh-server")
+    return [daemon, "-D", "-e", "-f", str(place / "sshd_config")], port
+
+
+@contextlib.contextmanager
+def sshd(place: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The configuration file for ssh -F, which knows HOST."""
+    command, _ = configure(place, "Subsystem sftp internal-sftp\n")
     with open(place / "log", "wb") as log:
-        process = subprocess.Popen([daemon, "-D", "-e", "-f", place / "sshd_config"], stdin=subprocess.DEVNULL, stderr=log)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
     try:
         while "listening" not in (place / "log").read_text():
             time.sleep(0.01)
