@@ -58,15 +58,17 @@ def measure(args: argparse.Namespace, sizes: Sizes, table: Table) -> None:
         with ExitStack() as stack:
             ssh = stack.enter_context(sshd(pathlib.Path(name) / "sshd")) if {"far", "sshfs"} & set(kinds) else None
             for kind in [kinds[(number + i) % len(kinds)] for number in range(args.rounds) for i in range(len(kinds))]:
-                with mounted(kind, pathlib.Path(name), tree, ssh) as (at, began):
-                    course(kind, at, source, sizes, table, args.works.split(",") if args.works else [], began)
+                course(kind, pathlib.Path(name), tree, ssh, sizes, table)
         if args.memory:
             table["memory of 100,000 nodes, MiB"] = {"ours": [memory(pathlib.Path(name))]}
 
 
 class Sizes:
+    """What is done, and how much of it."""
+
     def __init__(self, args: argparse.Namespace) -> None:
         self.data, self.names, self.files, self.made = args.mib * MIB, args.names, args.files, args.made
+        self.only = args.works.split(",") if args.works else [""]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,31 +137,29 @@ def mounted(
         yield at, began
 
 
-def course(
-    kind: str, at: pathlib.Path, source: pathlib.Path, sizes: Sizes, table: Table, only: list[str], began: float
-) -> None:  # fmt: skip
-    os.listdir(at)
-    record(table, "mount to first listing", kind, time.monotonic() - began, only)
-    for name, work in works(at, source, sizes).items():
-        if not only or any(name.startswith(word) for word in only):
+def course(kind: str, place: pathlib.Path, tree: pathlib.Path, ssh: pathlib.Path | None, sizes: Sizes, table: Table) -> None:
+    """All works in one place, each that is said to be cold by a mount of its own: neither kernel nor file system knows a name."""
+    source = place / "source"
+    names = [name for name in works(tree, source, sizes) if any(name.startswith(word) for word in sizes.only)]
+    with ExitStack() as stack:
+        for name in names:
+            if name == names[0] or "cold" in name:
+                stack.close()
+                at, began = stack.enter_context(mounted(kind, place, tree, ssh))
+                os.listdir(at)
+                table.setdefault("mount to first listing", {}).setdefault(kind, []).append(time.monotonic() - began)
             os.sync()
             began = time.monotonic()
-            work()
-            record(table, name, kind, time.monotonic() - began, only)
+            works(at, source, sizes)[name]()
+            table.setdefault(name, {}).setdefault(kind, []).append(time.monotonic() - began)
             if name == "git clone":
                 settle(at)
-    for name in ("new", "copy", "untarred", "clone"):
-        shutil.rmtree(at / name, ignore_errors=True)
-    (at / "written").unlink(missing_ok=True)
-
-
-def record(table: Table, name: str, kind: str, seconds: float, only: list[str]) -> None:
-    if not only or any(name.startswith(word) for word in only):
-        table.setdefault(name, {}).setdefault(kind, []).append(seconds)
+        for name in ("new", "copy", "untarred", "clone"):
+            shutil.rmtree(at / name, ignore_errors=True)
+        (at / "written").unlink(missing_ok=True)
 
 
 def works(at: pathlib.Path, source: pathlib.Path, sizes: Sizes) -> dict[str, Callable[[], object]]:
-    """In their order: what is cold is done before anything has looked at it."""
     run = quiet
     return {
         "stat of each name, cold": lambda: [os.stat(at / "names" / f"name-{i:06}") for i in range(sizes.names)],
@@ -179,12 +179,8 @@ def works(at: pathlib.Path, source: pathlib.Path, sizes: Sizes) -> dict[str, Cal
 
 
 def settle(at: pathlib.Path) -> None:
-    """Have git read what it wrote within the second of its index, whatever that took: how much that is is chance.
-
-    Then wait until what the kernel was told is not good any more.
-    """
+    """Have git read what it wrote within the second of its index, whatever that took: how much that is is chance."""
     quiet(*GIT, "-C", at / "clone", "status")
-    time.sleep(1.2)
 
 
 def quiet(*argv: str | os.PathLike[str]) -> None:
