@@ -11,6 +11,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+from slowline import slow_line
+
 HOST = "far"  # as the configuration of that ssh calls it
 
 
@@ -41,15 +43,18 @@ def configure(place: pathlib.Path, more: str = "") -> tuple[list[str], int]:
 
 
 @contextlib.contextmanager
-def sshd(place: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The configuration file for ssh -F, which knows HOST."""
-    command, _ = configure(place, "Subsystem sftp internal-sftp\n")
+def sshd(place: pathlib.Path, delay: float = 0) -> Iterator[pathlib.Path]:
+    """The configuration file for ssh -F, which knows HOST. delay: how many milliseconds away it is."""
+    command, port = configure(place, "Subsystem sftp internal-sftp\n")
     with open(place / "log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+    config = place / "ssh_config"
     try:
         while "listening" not in (place / "log").read_text():
             time.sleep(0.01)
-        yield place / "ssh_config"
+        with slow_line(port, delay) if delay else contextlib.nullcontext(port) as near:
+            config.write_text(config.read_text().replace(f"Port {port}\n", f"Port {near}\n"))
+            yield config
     finally:
         process.terminate()
         process.wait()

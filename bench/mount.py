@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What a mounted tree costs beside bindfs on the same tree, beside sshfs, and beside the tree itself (native). As root.
 
-ours: a server here; plain: without passthrough; far: over ssh, as sshfs is, by an sshd of this program's own on 127.0.0.1.
+ours: a server here; plain: without passthrough; far: over ssh, as sshfs is, by an sshd of this program's own on 127.0.0.1, which
+--delay puts further away; cat: no file system, but `ssh HOST cat FILE`, and `ssh HOST 'cat >FILE'`.
 Each work is done in all places by turns, round after round, so that what else the machine does falls on all alike.
 """
 
@@ -30,8 +31,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1 << 20
 GIT = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]
 Table = dict[str, dict[str, list[float]]]  # work -> place -> seconds, one for each round
-KINDS = {"ours": (), "plain": ("--no-passthrough",), "far": (), "bindfs": (), "sshfs": (), "native": ()}
-RATIOS = (("ours", "bindfs"), ("ours", "native"), ("ours", "sshfs"), ("far", "sshfs"))
+KINDS = {"ours": (), "plain": ("--no-passthrough",), "far": (), "bindfs": (), "sshfs": (), "cat": (), "native": ()}
+FAR = {"far", "sshfs", "cat"}
+RATIOS = (("ours", "bindfs"), ("ours", "native"), ("ours", "sshfs"), ("far", "sshfs"), ("far", "cat"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,7 +58,7 @@ def measure(args: argparse.Namespace, sizes: Sizes, table: Table) -> None:
         fill(tree, source, sizes)
         kinds = args.kinds.split(",")
         with ExitStack() as stack:
-            ssh = stack.enter_context(sshd(pathlib.Path(name) / "sshd")) if {"far", "sshfs"} & set(kinds) else None
+            ssh = stack.enter_context(sshd(pathlib.Path(name) / "sshd", args.delay)) if FAR & set(kinds) else None
             for kind in [kinds[(number + i) % len(kinds)] for number in range(args.rounds) for i in range(len(kinds))]:
                 course(kind, pathlib.Path(name), tree, ssh, sizes, table)
         if args.memory:
@@ -76,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--rounds", type=int, default=5)
     it.add_argument("--kinds", default="ours,plain,bindfs,native", help=f"of {', '.join(KINDS)}")
     it.add_argument("--works", help="only those whose names begin so, by comma")
+    it.add_argument("--delay", type=float, default=0, metavar="MS", help="how far away sshd is: milliseconds, each way")
     it.add_argument("--mib", type=int, default=1024)
     it.add_argument("--names", type=int, default=20000)
     it.add_argument("--files", type=int, default=2000)
@@ -140,6 +143,15 @@ def mounted(
 def course(kind: str, place: pathlib.Path, tree: pathlib.Path, ssh: pathlib.Path | None, sizes: Sizes, table: Table) -> None:
     """All works in one place, each that is said to be cold by a mount of its own: neither kernel nor file system knows a name."""
     source = place / "source"
+    if kind == "cat":
+        assert ssh is not None
+        for name, work in piped(ssh, tree, sizes).items():
+            if any(name.startswith(word) for word in sizes.only):
+                os.sync()
+                began = time.monotonic()
+                work()
+                table.setdefault(name, {}).setdefault(kind, []).append(time.monotonic() - began)
+        return
     names = [name for name in works(tree, source, sizes) if any(name.startswith(word) for word in sizes.only)]
     with ExitStack() as stack:
         for name in names:
@@ -175,6 +187,16 @@ def works(at: pathlib.Path, source: pathlib.Path, sizes: Sizes) -> dict[str, Cal
         "cp -a": lambda: run("cp", "-a", source / "files", at / "copy"),
         "git clone": lambda: run(*GIT, "clone", "-q", "--no-hardlinks", source / "files", at / "clone"),
         "git status, cold": lambda: run(*GIT, "-C", at / "clone", "status"),
+    }
+
+
+def piped(ssh: pathlib.Path, tree: pathlib.Path, sizes: Sizes) -> dict[str, Callable[[], object]]:
+    """What `works` calls so, of one file, without a file system."""
+    far, written = ["ssh", "-F", f"{ssh}", HOST], tree / "written"
+    source = f"dd if=/dev/zero bs=1M count={sizes.data // MIB}"
+    return {
+        "read": lambda: quiet(*far, f"cat {tree}/data"),
+        "write": lambda: quiet("sh", "-c", f"{source} | {' '.join(far)} 'cat >{written}; sync {written}; rm {written}'"),
     }
 
 
