@@ -1,5 +1,6 @@
 """`HOST:PATH` in a command: a server on the far side of a real ssh."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from hosts import GOFER, fails_in_one_line, run, wait_until
 from runsc import one_file_gofer
 from sshd import HOST, Sshd, sshd
 from transport import PATIENCE
+
+from gofer import cli
+from gofer.client import remote
 
 FAR = "/usr/bin:/bin"  # the PATH of a command there
 
@@ -62,12 +66,12 @@ def test_a_gofer_of_the_same_version_that_is_there_is_used(spot: Path, one_file:
     (tools / "gofer").chmod(0o755)
     with sshd(spot / "sshd", f"SetEnv PATH={tools}:{FAR}\n") as server:
         assert there(server, "cat", f"{HOST}:/etc/hostname").returncode == 0
-        assert (spot / "ran").read_text() == "--version\nserve --stdio /\n"
+        assert (spot / "ran").read_text() == "--version\nserve --stdio --read-only /\n"
         assert there(server, "cat", "--remote-gofer=always", f"{HOST}:/etc/hostname").returncode == 0
         assert there(server, "cat", "--remote-gofer=never", f"{HOST}:/etc/hostname").returncode == 0
         assert there(server, "cat", f"--remote-gofer={tools}/gofer", f"{HOST}:/etc/hostname").returncode == 0
         assert there(server, "cat", f"--remote-command=env A=b {tools}/gofer", f"{HOST}:/etc/hostname").returncode == 0
-        assert (spot / "ran").read_text().count("serve --stdio /\n") == 4
+        assert (spot / "ran").read_text().count("serve --stdio --read-only /\n") == 4
 
 
 def test_one_of_another_version_is_not_used_unless_it_is_asked_for(spot: Path) -> None:
@@ -138,3 +142,78 @@ def test_a_session_that_is_cut_ends_the_command(far: Sshd, spot: Path) -> None:
 def test_the_far_server_ends_with_the_command(far: Sshd, spot: Path) -> None:
     assert there(far, "cat", f"{HOST}:/etc/hostname").returncode == 0
     wait_until(lambda: not far.sessions(), "ssh's session ends, and all that ran in it")
+
+
+# What only looks has a server there that cannot change anything
+
+LOOKING = (
+    "ls far:/", "stat far:/", "tree far:/", "cat far:/x", "head far:/x", "tail far:/x", "find far:/ -name x -exec true ;",
+    "du far:/", "df far:/", "sum far:/", "diff far:/ .", "readlink far:/x", "realpath far:/x",
+    "xattr list far:/x", "xattr get user.x far:/x", "sync far:/x", "get far:/x .", "get -r --delete far:/x .", "put -n . far:/x",
+    "tar -c far:/", "mount --read-only far:/ .", "mount -o ro far:/ .",
+)  # fmt: skip
+CHANGING = (
+    "find far:/ -name x -delete", "rm far:/x", "rmdir far:/x", "mkdir far:/x", "mv far:/x far:/y", "cp far:/x far:/y",
+    "ln far:/x far:/y", "chmod 0 far:/x", "chown 0 far:/x", "touch far:/x", "truncate -s 0 far:/x", "xattr set user.x 1 far:/x",
+    "xattr remove user.x far:/x", "edit far:/x", "put . far:/x", "tar -x far:/", "mount far:/ .", "shell far:/",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LOOKING + CHANGING)
+def test_a_far_server_is_read_only_unless_the_command_is_to_change_something(line: str, spot: Path) -> None:
+    only = "--read-only " if line in LOOKING else ""
+    assert asked_of_ssh(line, spot) == {f"gofer serve --stdio {only}/"}
+
+
+def asked_of_ssh(line: str, spot: Path) -> set[str]:
+    """What the command, started in spot, has had ssh run on the host."""
+    ssh, asked = spot / "ssh", spot / "asked"
+    ssh.write_text(f'#!/bin/sh\nfor last; do :; done\necho "$last" >>{asked}\nexit 255\n')
+    ssh.chmod(0o755)
+    command, *words = line.split()
+    argv = [*GOFER, command, "--ssh", str(ssh), "--remote-gofer=gofer", *words]
+    with open(spot / "archive", "wb") as out:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, text=True, cwd=spot)
+    assert "ssh could not reach far" in done.stderr, done
+    return set(asked.read_text().splitlines())
+
+
+def test_a_path_that_begins_with_a_dash_is_no_option_there(spot: Path) -> None:
+    assert asked_of_ssh("mount far:-x .", spot) == {"gofer serve --stdio ./-x"}
+
+
+def test_every_command_that_takes_a_host_is_in_one_of_the_lists() -> None:
+    takes = {command for command in cli.COMMANDS if "--ssh" in cli.parser(command)._option_string_actions}
+    assert takes == {line.split()[0] for line in LOOKING + CHANGING}
+
+
+def test_a_server_for_what_only_looks_refuses_every_change(far: Sshd, spot: Path) -> None:
+    (spot / "file").write_text("before")
+    tree = str(spot)
+    with remote.reach(HOST, tree, PATIENCE, remote.SSH(far.command, read_only=True)) as client:
+        node = client.lookup("file")
+        for change in (
+            lambda: client.mkdirat(client.root.fd, b"new", 0o755),
+            lambda: client.unlinkat(client.root.fd, b"file"),
+            lambda: client.openat(node.fd, os.O_WRONLY),
+            lambda: client.fsetxattr(node.fd, b"user.x", b"y"),
+        ):
+            with pytest.raises(OSError) as refused:
+                change()
+            assert refused.value.errno == errno.EROFS
+    with remote.reach(HOST, tree, PATIENCE, remote.SSH(far.command)) as client:
+        client.unlinkat(client.root.fd, b"file")
+    assert not (spot / "file").exists()
+
+
+def test_a_copy_from_a_host_does_not_touch_the_times_of_access_there(far: Sshd, spot: Path) -> None:
+    """Where root or a user namespace gives the server a mount of its own."""
+    (spot / "tree").mkdir()
+    file = spot / "tree/file"
+    file.write_text("contents")
+    os.utime(file, ns=(10**18, 2 * 10**18))
+    assert there(far, "get", "-r", f"{HOST}:{spot}/tree", str(spot / "copy")).returncode == 0
+    assert (spot / "copy/file").read_text() == "contents"
+    assert file.stat().st_atime_ns == 10**18
+    file.read_text()
+    assert file.stat().st_atime_ns > 10**18, "this file system keeps no times of access, so nothing was tested"

@@ -74,6 +74,7 @@ class SSH(NamedTuple):
     command: str = "ssh"
     gofer: str = "auto"  # or "never", "always", a path
     instead: str = ""  # of `gofer`: a command
+    read_only: bool = False  # whether what it serves there is not to be changed
 
 
 @contextlib.contextmanager
@@ -96,7 +97,8 @@ class Remote:
         self.host = host
         self._ssh = ssh
         self._timeout = timeout
-        self._words = ["serve", "--stdio", path]
+        path = f"./{path}" if path.startswith("-") else path
+        self._words = ["serve", "--stdio", *["--read-only"][: ssh.read_only], path]
         self.socket, theirs = socket.socketpair()
         try:
             argv = [*self._words_of_ssh(), "--", host, self._command()]

@@ -85,11 +85,11 @@ def add_ssh(parser: ArgumentParser) -> None:
     )
 
 
-def ssh_of(options: Any) -> Any:
-    """The SSH that the options of `add_ssh` mean."""
+def ssh_of(options: Any, changes: bool) -> Any:
+    """The SSH that the options of `add_ssh` mean. changes: whether what is served there is to be changed."""
     from gofer.client.remote import SSH
 
-    return SSH(options.ssh, options.remote_gofer, options.remote_command or "")
+    return SSH(options.ssh, options.remote_gofer, options.remote_command or "", not changes)
 
 
 class Kept:
@@ -119,10 +119,15 @@ def shown_at(address: Address, path: bytes) -> bytes:
 
 
 class Session:
-    """One command's connections, its output and its exit status."""
+    """One command's connections, its output and its exit status.
 
-    def __init__(self, command: str, options: Any) -> None:
+    changes: whether it is to change what is served; what only looks at another host has a read-only server there. In a shell
+    all are writable, as the next command may change something, and ssh would have to be let in once more for it.
+    """
+
+    def __init__(self, command: str, options: Any, changes: bool = False) -> None:
         self.status = 0
+        self._changes = changes or bool(_kept)
         self._command = command
         self._options = options
         self._stack, self._trees = (_kept[0]._stack, _kept[0]._trees) if _kept else (contextlib.ExitStack(), {})
@@ -148,7 +153,7 @@ class Session:
         """That of the address's server, which is reached once."""
         key = address.server, address.remote and 1 + address.path.startswith(b"/")
         if key not in self._trees:
-            ssh = ssh_of(self._options) if address.remote else None
+            ssh = ssh_of(self._options, self._changes) if address.remote else None
             self._trees[key] = self._stack.enter_context(client_tree.served(address, self._options.timeout, ssh))
         return self._trees[key]
 

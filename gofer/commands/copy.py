@@ -90,7 +90,7 @@ def run(options: Any) -> int:
         raise Failure(f"{options.subcommand}: where to? the last word is the destination; see --help")
     if options.delete and not options.recursive:
         raise Failure("--delete makes a directory like another: it needs -r")
-    with Session(options.subcommand, options) as session:
+    with Session(options.subcommand, options, changes=options.subcommand == "put" and not options.dry_run) as session:
         copier = _Get(session, options) if options.subcommand == "get" else _Put(session, options)
         before = signal.signal(signal.SIGINT, copier.interrupt)
         try:

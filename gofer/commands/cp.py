@@ -52,8 +52,8 @@ def run(options: Any) -> int:
     options.quiet = options.quiet or not os.isatty(2)
     for name, value in _SETTLED.items():
         setattr(options, name, value)
-    ssh = ssh_of(options) if target.remote else None
-    with Session("cp", options) as session, client_tree.served(target, options.timeout, ssh) as there:
+    ssh = ssh_of(options, True) if target.remote else None
+    with Session("cp", options, changes=True) as session, client_tree.served(target, options.timeout, ssh) as there:
         copier = _Cp(session, options)
         try:
             copier.copy(sources, target, there)

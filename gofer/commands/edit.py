@@ -41,7 +41,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(options: Any) -> int:
-    with Session("edit", options) as session:
+    with Session("edit", options, changes=True) as session:
         for address in operands(options.addresses):
             with session.each(address.shown):
                 _edit(session, address)

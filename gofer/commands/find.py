@@ -75,7 +75,7 @@ _LINKS = ("-P", "-H", "-L")
 
 
 def run(options: Any) -> int:
-    with Session("find", options) as session:
+    with Session("find", options, changes="-delete" in options.expression) as session:
         found = _Find(session, options)
         for address in found.addresses:
             with session.each(address.shown):

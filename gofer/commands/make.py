@@ -37,7 +37,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Any) -> int:
     command = options.subcommand
-    with Session(command, options) as session:
+    with Session(command, options, changes=command != "sync") as session:
         if command == "ln":
             _ln(session, options)
             return session.status

@@ -51,7 +51,7 @@ def add(parser: ArgumentParser) -> None:
 def run(options: Any) -> int:
     command = options.subcommand
     change = _chmod(options.what) if command == "chmod" else _chown(options.what)
-    with Session(command, options) as session:
+    with Session(command, options, changes=True) as session:
         for address in operands(options.addresses):
             with session.each(address.shown):
                 _operand(session, options, address, change)

@@ -155,7 +155,7 @@ def run(options: Any) -> int:
     place = os.path.realpath(options.place)
     plan = Plan(
         address, place, source.replace(",", "_"), chosen, tuple(words), flags, options.foreground, options.seccomp,
-        ssh_of(options) if address.remote else None, options.reconnect,
+        ssh_of(options, not options.read_only) if address.remote else None, options.reconnect,
     )  # fmt: skip
     if options.foreground:
         return guard.run(plan, lambda: None, lambda line: tell(f"gofer: {line}"))

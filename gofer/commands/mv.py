@@ -38,7 +38,7 @@ def run(options: Any) -> int:
         raise Failure(f"mv: where to? {printable(new.shown)} is what is to be moved; give its new name behind it")
     if any((source.server, source.remote) != (new.server, new.remote) for source in sources):
         raise Failure("mv: both names are on one server; get or put copies between two, rm removes")
-    with Session("mv", options) as session:
+    with Session("mv", options, changes=True) as session:
         tree = session.tree(new)
         if len(sources) > 1 and not stat.S_ISDIR(tree.resolve(new.path).stat.mode):
             raise Failure(f"mv: {printable(new.shown)} is no directory, and {len(sources)} files are to go there")

@@ -42,7 +42,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Any) -> int:
     command = options.subcommand
-    with Session(command, options) as session:
+    with Session(command, options, changes=True) as session:
         for address in operands(options.addresses):
             with session.each(address.shown):
                 if command == "rmdir":

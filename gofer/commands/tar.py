@@ -50,7 +50,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(options: Any) -> int:
-    with Session("tar", options) as session:
+    with Session("tar", options, changes=options.extract) as session:
         if options.create:
             _create(session, options)
         else:

@@ -22,7 +22,8 @@ root of what is served there; where $GOFER_SOCKET is set, it is a path in the
 tree.
 
 HOST:PATH, or USER@HOST:PATH, is a directory on another machine: `ssh HOST`
-starts a server of it there, for as long as the command takes.
+starts a server of it there, for as long as the command takes: a read-only one,
+where the command only looks or copies from there.
 
 A server follows no symbolic link. Commands do, inside the tree: an absolute
 target begins at its root, and .. stays there.

@@ -42,7 +42,7 @@ def run(options: Any) -> int:
         raise Failure(f"xattr {options.action}: give {' and '.join(('NAME', 'VALUE')[:wanted])} before the files")
     name = os.fsencode(words.pop(0)) if wanted else b""
     value = _value(words.pop(0)) if wanted > 1 else b""
-    with Session("xattr", options) as session:
+    with Session("xattr", options, changes=options.action in ("set", "remove")) as session:
         for address in operands(words):
             with session.each(address.shown):
                 tree = session.tree(address)
