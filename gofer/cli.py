@@ -177,7 +177,8 @@ def parser(command: str, prog: str = "gofer") -> argparse.ArgumentParser:
 def _options(command: str, words: list[str], prog: str) -> argparse.Namespace:
     """Where the parser has a default for `command`, that is what stands behind `--`, word for word."""
     made = parser(command, prog)
-    words = getattr(_module(command), "words", list)(words)
+    readable = getattr(_module(command), "words", None)
+    words = readable(words, made) if readable else words
     behind = None
     if "--" in words and made.get_default("command") is not None:
         at = words.index("--")

@@ -1,6 +1,7 @@
 """`gofer find`: the commands that it runs, what it prints of another tree, and a tree of 100,000 names."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 from asks import WORLD, ask, served, zoo
 from conftest import Start
-from hosts import GOFER, Server
+from hosts import GOFER, Server, ended, wait_until
+from terminal import Terminal
 
 ODD = [b"a b", b"-rf", b"new\nline", b"\xff\xfe", b"quote'\"", b"$(touch x)", b"n" * 255]
 
@@ -43,6 +45,15 @@ def test_a_gofer_in_it_finds_the_file_by_a_colon_before_the_path(start: Start) -
 def test_options_of_the_command_stay_its_own(there: Server) -> None:
     done = ask("find", ":zoo/big", "-exec", "echo", "--json", "--timeout", "-L", "{}", ";", "--timeout=9", socket=there.path)
     assert (done.out, done.status) == (b"--json --timeout -L zoo/big\n", 0)
+
+
+def test_an_option_behind_the_expression_may_have_its_value_in_a_word_of_its_own(there: Server) -> None:
+    done = ask("find", ":zoo/big", "-name", "b*", "--timeout", "9", "-print0", "--ssh", "-print", socket=there.path)
+    assert (done.out, done.status) == (b"", 2) and b"--ssh: expected one argument" in done.err
+    done = ask("find", ":zoo/big", "-name", "b*", "--timeout", "9", "-print0", socket=there.path)
+    assert (done.out, done.err, done.status) == (b"zoo/big\0", b"", 0)
+    done = ask("find", ":zoo/big", "-print", "--timeout", socket=there.path)
+    assert (done.out, done.status) == (b"", 2) and b"--timeout: expected one argument" in done.err
 
 
 def test_many_names_are_several_commands_and_none_is_none(start: Start) -> None:
@@ -102,3 +113,19 @@ def test_a_tree_of_100000_names_is_looked_at_as_the_hosts_programs_do(start: Sta
     assert ask("tree", ":", socket=server.path).out.splitlines()[-1] == b"501 directories, 100000 files"
     sums = ask("sum", *(f":d{number}" for number in range(25)), socket=server.path).out  # each file is opened
     assert sums.count(b"e3b0c44298fc1c149afbf4c8996fb924") == 10_000
+
+
+@pytest.mark.parametrize("end", [";", "+"])
+def test_ctrl_c_ends_the_command_that_runs_and_no_other_is_run(end: str, there: Server, spot: Path) -> None:
+    script = f'echo $$ >>{spot}/ran; exec sleep 1000'
+    shown = Terminal(*GOFER, "find", ":zoo", ":zoo", "-exec", "sh", "-c", script, "sh", "{}", end, GOFER_SOCKET=str(there.path))
+    try:
+        wait_until(lambda: (spot / "ran").exists() and (spot / "ran").read_text().endswith("\n"), "the first runs")
+        shown.type("\x03")
+    except BaseException:
+        os.kill(shown.pid, signal.SIGKILL)
+        shown.close()
+        raise
+    assert shown.close() == 130
+    (pid,) = map(int, (spot / "ran").read_text().split())
+    wait_until(lambda: ended(pid), "the command has ended")

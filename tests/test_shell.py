@@ -2,12 +2,8 @@
 
 import contextlib
 import os
-import pty
-import re
-import select
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import pytest
 from hosts import CALM, GOFER, Server, fails_in_one_line, run, wait_until
 from runsc import one_file_gofer
 from sshd import HOST, sshd
+from terminal import Terminal
 from transport import PATIENCE
 
 
@@ -148,46 +145,6 @@ def test_a_host_is_reached_once_for_all_commands(spot: Path) -> None:
 
 
 # At a terminal
-
-
-class Terminal:
-    """A shell on a pty. What it says is read as it comes."""
-
-    def __init__(self, *argv: str, **environment: str) -> None:
-        self.said = ""
-        env = {**os.environ, "TERM": "dumb", "INPUTRC": "/dev/null", **environment}
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execvpe(argv[0], argv, env)
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def interrupt(self, pattern: str) -> None:
-        """Ctrl-C, again where it was in vain: Python's readline does not see one that comes while it draws."""
-        for _ in range(int(PATIENCE)):
-            self.type("\x03")
-            with contextlib.suppress(AssertionError):
-                self.wait_for(pattern, 1.0)
-                return
-        self.wait_for(pattern)
-
-    def wait_for(self, pattern: str, patience: float = PATIENCE) -> str:
-        """What was said up to there; the next wait begins behind it."""
-        deadline = time.monotonic() + patience
-        while not (found := re.search(pattern, self.said)):
-            assert select.select([self.fd], [], [], max(0.0, deadline - time.monotonic()))[0], f"{pattern!r}: {self.said!r}"
-            try:
-                self.said += os.read(self.fd, 65536).decode("utf-8", "replace")
-            except OSError:  # EIO: it has ended
-                raise AssertionError(f"ended without {pattern!r}: {self.said!r}") from None
-        before, self.said = self.said[: found.end()], self.said[found.end() :]
-        return before
-
-    def close(self) -> int:
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        os.close(self.fd)
-        return status
 
 
 @contextlib.contextmanager

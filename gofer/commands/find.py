@@ -53,8 +53,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_common(parser, json="file")
 
 
-def words(argv: list[str]) -> list[str]:
-    """The expression begins at the first word that only it can have; options of two dashes may follow it."""
+def words(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The expression begins at the first word that only it can have; options of two dashes, with their values, may follow it."""
+    valued = [option for option, action in parser._option_string_actions.items() if action.nargs != 0]
     at = 0
     while at < len(argv) and not (argv[at] in ARITY or argv[at][:1] == "-" and argv[at][:2] != "--" and argv[at] not in _LINKS):
         at += 1
@@ -62,8 +63,9 @@ def words(argv: list[str]) -> list[str]:
     while at < len(argv):
         word = argv[at]
         if word.startswith("--"):
-            head.append(word)
-            at += 1
+            behind = at + 1 + (word in valued)
+            head += argv[at:behind]
+            at = behind
             continue
         count = span(argv, at)
         found += argv[at : at + count]

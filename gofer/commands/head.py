@@ -39,7 +39,7 @@ def add_counts(parser: ArgumentParser, which: str, sign: str) -> None:
     parser.add_argument("-z", "--zero-terminated", action="store_true", help="lines end with a NUL")
 
 
-def words(argv: list[str]) -> list[str]:
+def words(argv: list[str], parser: ArgumentParser) -> list[str]:
     """-5 is -n 5."""
     return [
         f"-n{word[1:]}" if word[:1] == "-" and word[1:].isdigit() and not _is_value(argv, at) else word

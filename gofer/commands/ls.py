@@ -67,7 +67,7 @@ def add(parser: ArgumentParser) -> None:
     add_common(parser, json="entry")
 
 
-def words(argv: list[str]) -> list[str]:
+def words(argv: list[str], parser: ArgumentParser) -> list[str]:
     """The command line for argparse, to which an option has a value always or never."""
     return ["--color=always" if word == "--color" else word for word in argv]
 

@@ -1,0 +1,52 @@
+"""A command as somebody at a terminal has it."""
+
+import contextlib
+import os
+import pty
+import re
+import select
+import time
+
+from transport import PATIENCE
+
+__all__ = ["Terminal"]
+
+
+class Terminal:
+    """A command on a pty. What it says is read as it comes."""
+
+    def __init__(self, *argv: str, **environment: str) -> None:
+        self.said = ""
+        env = {**os.environ, "TERM": "dumb", "INPUTRC": "/dev/null", **environment}
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(argv[0], argv, env)
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def interrupt(self, pattern: str) -> None:
+        """Ctrl-C, again where it was in vain: Python's readline does not see one that comes while it draws."""
+        for _ in range(int(PATIENCE)):
+            self.type("\x03")
+            with contextlib.suppress(AssertionError):
+                self.wait_for(pattern, 1.0)
+                return
+        self.wait_for(pattern)
+
+    def wait_for(self, pattern: str, patience: float = PATIENCE) -> str:
+        """What was said up to there; the next wait begins behind it."""
+        deadline = time.monotonic() + patience
+        while not (found := re.search(pattern, self.said)):
+            assert select.select([self.fd], [], [], max(0.0, deadline - time.monotonic()))[0], f"{pattern!r}: {self.said!r}"
+            try:
+                self.said += os.read(self.fd, 65536).decode("utf-8", "replace")
+            except OSError:  # EIO: it has ended
+                raise AssertionError(f"ended without {pattern!r}: {self.said!r}") from None
+        before, self.said = self.said[: found.end()], self.said[found.end() :]
+        return before
+
+    def close(self) -> int:
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.fd)
+        return status
