@@ -26,7 +26,6 @@ STATX_SIZE = 144
 
 MAX_MESSAGE_SIZE = (2 << 20) - 4096
 NO_ID = 0xFFFFFFFF  # a uid or gid to leave as it is
-FDID_SIZE = 8
 
 
 class Record:

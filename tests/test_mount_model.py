@@ -223,12 +223,6 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
         raise OSError(ctypes.get_errno(), "fallocate")
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 @pytest.fixture
 def there(way: str, start: "Callable[..., Server]", spot: Path) -> Iterator[Mount]:
     for name in ("tree", "plain"):
@@ -237,6 +231,7 @@ def there(way: str, start: "Callable[..., Server]", spot: Path) -> Iterator[Moun
         yield made
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_random_operations_do_what_they_do_in_a_plain_directory(there: Mount, way: str, spot: Path) -> None:
     ours, theirs, walk = Side(there.path), Side(spot / "plain"), Walk(SEED)
     done: list[str] = []

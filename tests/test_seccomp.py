@@ -32,6 +32,7 @@ FORBIDDEN = {
     "a signal to another process": "os.kill(2, 0)",
     "a signal to every process": "os.kill(-1, 0)",
     "a signal by tgkill": "call(234, 2, 2, 0)",
+    "another process's cpu": "call(203, 1, 8, ctypes.create_string_buffer(8))",
     "a barrier in all processes": "call(324, 1, 0)",
     "a pidfd": "call(434, 1, 0)",
     "new namespaces": "call(272, 0x20000)",
