@@ -21,17 +21,8 @@ import struct
 from errno import EIO, ELOOP, ENAMETOOLONG, ENOENT
 
 from gofer import wire
-from gofer.client.replies import Dirent, DirWalk, Inode, Stat, StatFS, stat_of, stats_of
-from gofer.client.transport import (
-    ChannelTransport,
-    Garbled,
-    Lost,
-    SocketTransport,
-    checked,
-    close_all,
-    connected,
-    one,
-)
+from gofer.client.replies import Dirent, DirWalk, Inode, Stat, StatFS, dirents_of, dirstats_of, stat_of, stats_of
+from gofer.client.transport import ChannelTransport, Garbled, Lost, SocketTransport, checked, close_all, connected, one
 from gofer.wire import MAX_MESSAGE_SIZE, NO_ID, STATX_SIZE, take_str
 
 TYPE_CHECKING = False
@@ -270,28 +261,12 @@ class Client:
 
     def getdents64(self, fd: int, count: int) -> list[Dirent]:
         """count: bytes of kernel dirents, negative: from the start again. An empty list is the end."""
-        payload = self.ask(wire.GETDENTS64, wire.Getdents64Req.bytes(fd, count))
-        (entries,) = wire.Count.read(payload)
-        found, at = [], wire.Count.size
-        for _ in range(entries):
-            ino, minor, major, off, kind, size = wire.Dirent.read(payload, at)
-            at += wire.Dirent.size
-            found.append(Dirent(ino, (major, minor), off, kind, payload[at : at + size]))
-            at += size
-        return found
+        return dirents_of(self.ask(wire.GETDENTS64, wire.Getdents64Req.bytes(fd, count)))
 
     def dirstat(self, fd: int, count: int) -> list[tuple[bytes, Stat]]:
         """As getdents64, with the attributes of each entry, in one message of our own. A Stat with mask 0 has nothing but type
         and inode number: walkstat of that one fails. EOPNOTSUPP: this server does not know the message."""
-        payload = self.ask(wire.DIRSTAT, wire.DirStatReq.bytes(fd, count))
-        (entries,) = wire.Count.read(payload)
-        found, at = [], wire.Count.size
-        for _ in range(entries):
-            _, raw, size = wire.DirStatEntry.read(payload, at)
-            at += wire.DirStatEntry.size
-            found.append((payload[at : at + size], stat_of(raw)))
-            at += size
-        return found
+        return dirstats_of(self.ask(wire.DIRSTAT, wire.DirStatReq.bytes(fd, count)))
 
     def dirwalk(self, fd: int, name: bytes, count: int, stats: bool = False) -> DirWalk:
         """Into the directory of that name, or fd's own where it is b"": Walk, OpenAt and Getdents64 in one message of our own.

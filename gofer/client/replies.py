@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections import namedtuple
 
+from gofer import wire
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
 
 class Stat(namedtuple("Stat", (
     "mask", "blksize", "attributes", "nlink", "uid", "gid", "mode", "ino", "size", "blocks", "attributes_mask",
@@ -97,3 +98,44 @@ def _made(v: tuple[Any, ...]) -> Stat:
 
 
 _new = tuple.__new__  # as Stat._make, without its checks: there are thousands
+
+
+def dirents_of(payload: bytes) -> list[Dirent]:
+    """Of the answer to a Getdents64."""
+    (entries,) = wire.Count.read(payload)
+    found, at = [], wire.Count.size
+    for _ in range(entries):
+        ino, minor, major, off, kind, size = wire.Dirent.read(payload, at)
+        at += wire.Dirent.size
+        found.append(Dirent(ino, (major, minor), off, kind, payload[at : at + size]))
+        at += size
+    return found
+
+
+def names_and_types_of(payload: bytes) -> tuple[list[bytes], bytes] | None:
+    """Of the answer to a Getdents64, what nearly all want of it; None where it has no entry."""
+    (count,) = wire.Count.read(payload)
+    at, head, read = wire.Count.size, wire.Dirent.size, _TYPE_AND_LENGTH.unpack_from
+    names, types = [], bytearray()
+    for _ in range(count):
+        kind, size = read(payload, at)
+        at += head
+        names.append(payload[at : at + size])
+        types.append(kind)
+        at += size
+    return (names, bytes(types)) if names else None
+
+
+_TYPE_AND_LENGTH = struct.Struct("<24xBH")  # of a Dirent
+
+
+def dirstats_of(payload: bytes) -> list[tuple[bytes, Stat]]:
+    """Of the answer to a DirStat."""
+    (entries,) = wire.Count.read(payload)
+    found, at = [], wire.Count.size
+    for _ in range(entries):
+        _, raw, size = wire.DirStatEntry.read(payload, at)
+        at += wire.DirStatEntry.size
+        found.append((payload[at : at + size], stat_of(raw)))
+        at += size
+    return found

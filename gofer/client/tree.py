@@ -17,13 +17,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import struct
 from errno import EFBIG, EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM
 
 from gofer import wire
 from gofer.client.reach import reach
 from gofer.client.replies import DirWalk as Part
-from gofer.client.replies import Stat
+from gofer.client.replies import Stat, names_and_types_of
 from gofer.client.transport import Lost
 from gofer.client.way import LONGEST_TARGET, Way
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 MOST = 1 << 22  # entries of a directory that are sorted: a hostile server's has no end
 _NO_NAMES = frozenset((b"", b".", b".."))
-_TYPE_AND_LENGTH = struct.Struct("<24xBH")  # of a Dirent
 LEAST = 280  # bytes of kernel dirents that a DirWalk is asked for: room for the longest name
 _DROPPED = 64  # FDs that wait for one Close message: each is an fd of the server's
 
@@ -177,7 +175,7 @@ class Tree:
             if not opened:
                 return
             request = wire.Getdents64Req.bytes(opened, at_once)
-            while found := _names_and_types(self.client.ask(wire.GETDENTS64, request)):
+            while found := names_and_types_of(self.client.ask(wire.GETDENTS64, request)):
                 names, types = found
                 self._check(names)
                 yield names, self._types(directory, names, types)
@@ -312,20 +310,6 @@ def _can_be(names: list[bytes]) -> bool:
     together = b"\0".join(names)
     right = b"/" not in together and together.count(b"\0") == len(names) - 1 and _NO_NAMES.isdisjoint(names)
     return not names or right and max(map(len, names)) < 256
-
-
-def _names_and_types(payload: bytes) -> tuple[list[bytes], bytes] | None:
-    """Of the answer to a Getdents64, what nearly all want of it; None where it has no entry."""
-    (count,) = wire.Count.read(payload)
-    at, head, read = wire.Count.size, wire.Dirent.size, _TYPE_AND_LENGTH.unpack_from
-    names, types = [], bytearray()
-    for _ in range(count):
-        kind, size = read(payload, at)
-        at += head
-        names.append(payload[at : at + size])
-        types.append(kind)
-        at += size
-    return (names, bytes(types)) if names else None
 
 
 def _untold(entry: Dirent) -> Stat:
