@@ -17,6 +17,7 @@ LAYERS = """
     procself
     conform: codec
     conform: transport
+    conform: caller
     conform: peer
     conform: peer2021 corpus
     conform: case ground
