@@ -1,6 +1,5 @@
 """Counters, `gofer top`, `gofer metrics`: what they say is what clients sent, and only root and the server's user are told."""
 
-import contextlib
 import json
 import os
 import pty
@@ -27,6 +26,7 @@ from peer import Mid, Peer
 from prison import USER, as_user
 from test_wire import NAMES
 
+from gofer.server.dispatch import IDLE, Table
 from gofer.watch import counters
 
 pytestmark = pytest.mark.slow
@@ -135,57 +135,102 @@ class Clock:
         return 50
 
 
-def test_what_comes_in_a_rush_is_counted_to_the_last_and_timed_once_in_sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, row, request = Clock(), counters.new_row(), memoryview(bytes(8))
-    monkeypatch.setattr(counters, "clock", clock.read)
-    call, add = counters.counted(clock.serve, row)
+class Loop:
+    """What serves by a table, as the loops of connections and channels do; FStat alone."""
 
-    def told() -> list[int]:
-        now = [*row]
-        add(now)
+    def __init__(self, handler: Callable[..., int]) -> None:
+        self.table = Table([handler] * (Mid.FSTAT + 1))
+        self.table.left, self.table.moved = [0] * (Mid.FSTAT + 1), [0] * (Mid.FSTAT + 1)
+        self.row, self.plain = counters.new_row(), handler
+        self.timed, self.add = counters.counted(handler, Mid.FSTAT, self.row, self.table, True)
+
+    def serve(self, request: bytes = bytes(8)) -> None:
+        table, view = self.table, memoryview(request)
+        assert table.left is not None
+        try:
+            if not table.left[Mid.FSTAT]:
+                self.timed(None, view, view)  # type: ignore[arg-type]
+                return
+            table.now[0] = Mid.FSTAT
+            table.moved[Mid.FSTAT] += self.plain(None, view, view) + len(view)
+        except OSError:
+            if table.now[0] == IDLE:
+                return
+            self.row[counters.ERRORS] += 1
+            table.moved[Mid.FSTAT] += len(view)
+        table.left[Mid.FSTAT] -= 1
+        table.now[0] = IDLE
+
+    def told(self) -> list[int]:
+        now = [*self.row]
+        self.add(now)
         return now
+
+
+def test_what_comes_in_a_rush_is_counted_to_the_last_and_timed_as_often_as_a_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    loop = Loop(clock.serve)
+    monkeypatch.setattr(counters, "clock", clock.read)
 
     def serve(times: int, takes: int, pause: int) -> None:
         clock.takes, clock.reads = takes, 0
         for _ in range(times):
-            call(None, request, request)  # type: ignore[arg-type]
+            loop.serve()
             clock.now += pause
 
     clock.now = 10**9
     serve(100, 2000, 10**6)
     assert clock.reads == 200, "at a thousand a second each is timed"
-    serve(1600, 5000, 1000)
-    assert 200 <= clock.reads <= 210, "where they come faster, one of sixteen"
-    total = 1700
-    before = told()
+    serve(1600, 5000, 70_000)
+    assert 150 <= clock.reads <= 170, "at 13,000 one of twenty-one"
+    serve(6400, 5000, 1000)
+    assert 200 <= clock.reads <= 210, "where they come faster, one of sixty-four"
+    total = 8100
+    before = loop.told()
     for takes in (-5000, 5000) * 20:
-        with contextlib.suppress(OSError):
-            serve(1, takes, 1000)
+        serve(1, takes, 1000)
         total += 1
-        now = told()
+        now = loop.told()
         assert all(a <= b for a, b in zip(before, now)), "nothing that was told is taken back"
         assert sum(now[counters.TOOK :]) == total
         before = now
     assert before[counters.ERRORS] == 20 and before[counters.BYTES] == total * 58 - 20 * 50
     assert before[counters.TOOK + 11] == 100 and before[counters.TOOK + 13] == total - 100
     assert before[counters.NS] == 100 * 2000 + (total - 100) * 5000
-    serve(20, 3 * 10**8, 0)
-    assert told()[counters.TOOK + 29] >= 20 - 15, "what is slow is timed again, each"
+    serve(80, 3 * 10**8, 0)
+    assert loop.told()[counters.TOOK + 29] >= 80 - 63, "what is slow is timed again, each"
 
 
 def test_a_call_in_a_rush_that_hangs_is_under_way() -> None:
     def serve(comm: Any, req: memoryview, reply: memoryview) -> int:
-        add(seen := [*row])
-        under_way.append(seen[counters.SINCE])
+        under_way.append(loop.told()[counters.SINCE])
         return 0
 
     under_way: list[int] = []
-    row = counters.new_row()
-    call, add = counters.counted(serve, row)
-    for _ in range(64):
-        call(None, memoryview(b""), memoryview(b""))  # type: ignore[arg-type]
-    add(row)
-    assert all(under_way) and counters.UNKNOWN in under_way and row[counters.SINCE] == 0
+    loop = Loop(serve)
+    for _ in range(200):
+        loop.serve(b"")
+    assert all(under_way) and counters.UNKNOWN in under_way and loop.told()[counters.SINCE] == 0
+
+
+@pytest.mark.parametrize("transport", ["socket", "channel"])
+def test_a_rush_of_good_and_bad_requests_is_counted_to_the_last(start: Start, control: Path, transport: str) -> None:
+    server = counting(start, control)
+    with server.peer(transport) as peer:
+        for turn in range(3000):
+            peer.fstat(peer.root)
+            if turn % 3 == 0:
+                with fails(9):
+                    peer.fstat(10**6)
+            if turn % 100 == 0:
+                assert peer.transport.exchange(300, bytes(7)).mid == Mid.ERROR
+        now = told(control)
+    messages = now["messages"]
+    row, unknown = messages["FStat"], messages["message 127"]
+    assert (row["count"], sum(row["log2_ns"]), row["errors"]) == (4000, 4000, 1000)
+    assert row["bytes"] == 4000 * 8 + 3000 * 144
+    assert (unknown["count"], unknown["errors"], unknown["bytes"]) == (30, 30, 30 * 7)
+    assert now["connections"][0]["errors"] == 1030 and not now["under_way"]
 
 
 def test_only_root_and_the_servers_user_are_told(start: Start, control: Path) -> None:

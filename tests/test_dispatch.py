@@ -45,7 +45,7 @@ def served(comm: Communicator, log: Log, mid: int, request: bytes) -> tuple[int,
     try:
         used = dispatch.HANDLERS[mid](comm, memoryview(request), memoryview(reply))
     except Exception as error:
-        used = dispatch.refuse(comm, mid, error, memoryview(reply), log, 7)
+        used = dispatch.refuse(comm, mid, error, memoryview(request), memoryview(reply), log, 7)
         mid = 0
     return mid, bytes(reply[:used])
 

@@ -12,12 +12,11 @@ from gofer.handlers import attributes, create, data, directory, dirwalk, names, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Union
+    from typing import Callable
 
     from gofer.server.comm import Communicator
 
     Handler = Callable[[Communicator, memoryview, memoryview], int]
-    Handlers = Union[tuple[Handler, ...], dict[int, Handler]]  # by message id; the latter where somebody looks on
 
 _REGISTER: tuple[tuple[int, Handler], ...] = (
     (wire.ERROR, session.error),

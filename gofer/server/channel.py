@@ -36,8 +36,8 @@ from time import sleep
 
 from gofer import sys
 from gofer.cdata import addressof, byref, c_char, c_uint32
-from gofer.server import dispatch
 from gofer.server.busypoll import BusyPoll, apart, change_cpu
+from gofer.server.dispatch import IDLE
 from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
 from gofer.server.fds import HostFD
 from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, Record
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, Callable
 
-    from gofer.handlers import Handlers
     from gofer.log import Log
     from gofer.server.comm import Communicator
+    from gofer.server.dispatch import Table
 
 # Window     state[4] data_len[4] reserved[8] mid[2] num_fds[1] zero[1]
 _Header = Record("Window", state="I", data_len="I", _reserved="8x", mid="H", _rest="2x")
@@ -94,7 +94,7 @@ class Channel:
     """The server's side of one channel.
 
     offset, length: of the window in the memfd. fd_socket: our end of the SEQPACKET pair; the channel owns it.
-    busy_poll: microseconds to look for a request before sleeping. handlers: by message id.
+    busy_poll: microseconds to look for a request before sleeping. table: what it serves by.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Channel:
         log: Log,
         client: int,
         busy_poll: int,
-        handlers: Handlers,
+        table: Table,
     ) -> None:
         self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
         self.ended = False
@@ -118,7 +118,7 @@ class Channel:
         self._log = log
         self._client = client
         self._busy_poll = busy_poll
-        self._handlers = handlers
+        self._table = table
         self._closing = False
         self.thread = self.ident = 0  # its ids, the kernel's and the interpreter's, once it runs
         self._over = _thread.allocate_lock()  # until the thread has ended
@@ -205,15 +205,19 @@ class Channel:
         comm, view, donated = self._comm, self._view, self._comm.donated
         read, words = _Header.read, view.cast("I")
         wait, wait_args, hand_over, hand_over_args = self._word.hot()
-        handlers, refuse = self._handlers, dispatch.refuse
-        reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
+        table, idle = self._table, IDLE
+        handlers, refuse, left, plain, moved, now = (
+            table.handlers, table.refuse, table.left, table.plain, table.moved, table.now,
+        )  # fmt: skip
+        server, length, head, rpc_head = _SERVER, _LENGTH, _HEAD, _RPC_HEAD  # cheaper so
+        request = reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
         requests: dict[int, memoryview] = {}  # by data_len
         look = BusyPoll(self._busy_poll).look if self._busy_poll else None
         least = most = apart()
         far, slept = 0, False
         while True:
             state, data_len, mid = read(view)
-            if state != _SERVER:
+            if state != server:
                 if state != _CLIENT:
                     return
                 if look is None or not look(words):
@@ -227,14 +231,21 @@ class Channel:
                 state, data_len, mid = read(view)
             try:
                 request = requests.get(data_len) or self._request(data_len, requests)
-                size = handlers[mid](comm, request, reply)
+                if left is None or not left[mid]:
+                    size = handlers[mid](comm, request, reply)
+                else:  # dispatch.Table says what
+                    now[0] = mid
+                    size = plain[mid](comm, request, reply)
+                    left[mid] -= 1
+                    moved[mid] += size + data_len - rpc_head
+                    now[0] = idle
             except Exception as error:
-                size = refuse(comm, mid, error, reply, self._log, self._client)
+                size = refuse(comm, mid, error, request, reply, self._log, self._client)
                 mid = ERROR
             if donated:
                 mid, size = self._donate(mid, size, reply)
-            words[_LENGTH] = _RPC_HEAD + size
-            words[_HEAD] = mid
+            words[length] = rpc_head + size
+            words[head] = mid
             if hand_over(*hand_over_args) and slept:  # and it woke the client
                 far += 1
                 if far >= most:

@@ -53,7 +53,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from gofer.handlers import Handlers
     from gofer.log import Log
     from gofer.server.lanes import Lanes
     from gofer.watch.hook import Watch
@@ -164,12 +163,15 @@ class Connection:
     def _serve(self, buffers: Buffers) -> None:
         """Until the client has gone, or has to go. Written out in one piece, as channel.py's loop is, and for the same reason."""
         request, first, reply, payload = buffers.request, buffers.first, buffers.reply, buffers.payload
-        comm, receive, send, table = self._comm, self.socket.recv_into, self.socket.send, self.table
-        refuse, last_served = dispatch.refuse, busypoll.last
+        comm, receive, send, fds = self._comm, self.socket.recv_into, self.socket.send, self.table
+        last_served, idle = busypoll.last, dispatch.IDLE
         at, have = 0, self._first(buffers)  # `request` holds `have` bytes of unserved requests from `at`
         most = have  # bytes of the largest message since the memory was given back
-        handlers = self.table_for(0)
-        while not table.closing:
+        table = self.table_for(0)
+        handlers, refuse, left, plain, moved, now = (
+            table.handlers, table.refuse, table.left, table.plain, table.moved, table.now,
+        )  # fmt: skip
+        while not fds.closing:
             if not have:
                 if most > _FIRST_READ:
                     most = 0
@@ -195,14 +197,23 @@ class Connection:
                 end = size + _HEAD
                 most = max(most, end)
             last_served[0] = None
+            message = request[at + _HEAD : at + end]
             try:
-                size = handlers[mid](comm, request[at + _HEAD : at + end], payload) + _HEAD
+                if left is None or not left[mid]:
+                    size = handlers[mid](comm, message, payload)
+                else:  # dispatch.Table says what
+                    now[0], asked = mid, size
+                    size = plain[mid](comm, message, payload)
+                    left[mid] -= 1
+                    moved[mid] += size + asked
+                    now[0] = idle
             except Exception as error:
-                size = refuse(comm, mid, error, payload, self.log, self.fileno) + _HEAD
+                size = refuse(comm, mid, error, message, payload, self.log, self.fileno)
                 mid = ERROR
             at += end
             have -= end
-            _pack_header(reply, 0, size - _HEAD, mid)
+            _pack_header(reply, 0, size, mid)
+            size += _HEAD
             try:
                 if comm.donated:
                     sent, size = self._send_donating(buffers, size, mid)
@@ -252,9 +263,11 @@ class Connection:
         self._lanes = Lanes(self, buffers, have)
         self._lanes.run()
 
-    def table_for(self, transport: int) -> Handlers:
-        """The handlers for one transport, 0: the socket, by message id."""
-        return self._handlers if self._watch is None else self._watch.table(self, transport, self._handlers)
+    def table_for(self, transport: int, counts: bool = True) -> dispatch.Table:
+        """What one transport serves by, 0: the socket. counts: whether its loop does as dispatch.Table says."""
+        if self._watch is None:
+            return dispatch.Table(self._handlers)
+        return self._watch.table(self, transport, self._handlers, counts)
 
     def _rest(self, buffers: Buffers, at: int, have: int) -> int:
         """Read until the message that has begun at `at` is there, at the front; returns the bytes then read, 0: it is over."""

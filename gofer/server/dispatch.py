@@ -1,4 +1,4 @@
-"""The one place where a request meets its handler, and an error becomes a reply."""
+"""What a transport serves by, and the one place where an error becomes a reply."""
 
 from __future__ import annotations
 
@@ -13,10 +13,34 @@ from gofer.wire import ErrorResp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gofer.handlers import Handler
     from gofer.log import Log
     from gofer.server.comm import Communicator
 
-__all__ = ["HANDLERS", "HANDLERS_2021", "errno_of", "refuse", "speaks_2021", "speaks_9p"]
+__all__ = ["HANDLERS", "HANDLERS_2021", "IDLE", "Table", "errno_of", "refuse", "speaks_2021", "speaks_9p"]
+
+
+IDLE = -1  # no message
+
+
+class Table:
+    """What one transport serves by. handlers: by message id. refuse: what answers where there is none, or it has raised.
+
+    left: None, unless somebody counts (watch/counters.py); then, by message id, how many of the requests to come the transport's
+    loop counts by itself: it calls `plain` for them, adds their bytes up in `moved`, and lets `now[0]` say which is under way.
+    """
+
+    __slots__ = ("handlers", "left", "moved", "now", "plain", "refuse")
+    left: list[int] | None
+
+    def __init__(self, handlers: Sequence[Handler]) -> None:
+        self.handlers = self.plain = handlers
+        self.refuse = refuse
+        self.left = None
+        self.moved: list[int] = []
+        self.now = [IDLE]
 
 
 def speaks_2021(size: int, mid: int) -> bool:
@@ -29,10 +53,12 @@ def speaks_9p(start: bytes) -> bool:
     return start[4:5] == b"d" and start[13:19] == b"9P2000"
 
 
-def refuse(comm: Communicator, mid: int, error: Exception, reply: memoryview, log: Log, client: int) -> int:
+def refuse(
+    comm: Communicator, mid: int, error: Exception, request: memoryview, reply: memoryview, log: Log, client: int
+) -> int:  # fmt: skip
     """Write the Error reply for what a handler raised; returns its size. What it meant to donate is closed.
 
-    client: the connection's number in the logs.
+    request: of no use here, but to who counts what is refused. client: the connection's number in the logs.
     """
     comm.donated.clear()
     name = wire.NAMES.get(mid) or wire.OWN_NAMES.get(mid) or mid

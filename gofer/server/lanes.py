@@ -28,7 +28,6 @@ from gofer.wire import ERROR, MAX_MESSAGE_SIZE, Count, LaneHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.handlers import Handlers
     from gofer.server.comm import Communicator
     from gofer.server.connection import Buffers, Connection
 
@@ -44,10 +43,10 @@ class Worker:
     """A thread. began: when the request that it is at was read, 0: it is at none; lane: its lane; at, have: what it has read
     beyond that; bell: released when it is to lead."""
 
-    __slots__ = ("buffers", "comm", "handlers", "bell", "began", "lane", "at", "have", "thread", "ident")
+    __slots__ = ("buffers", "comm", "table", "bell", "began", "lane", "at", "have", "thread", "ident")
 
-    def __init__(self, buffers: Buffers, comm: Communicator, handlers: Handlers) -> None:
-        self.buffers, self.comm, self.handlers = buffers, comm, handlers
+    def __init__(self, buffers: Buffers, comm: Communicator, table: dispatch.Table) -> None:
+        self.buffers, self.comm, self.table = buffers, comm, table
         self.bell = _thread.allocate_lock()
         self.bell.acquire()
         self.began = 0.0
@@ -62,7 +61,7 @@ class Lanes:
         self._conn = conn
         self._socket = conn.socket
         self._lock = _thread.allocate_lock()  # over the following
-        first = Worker(buffers, conn.communicator(), conn.table_for(0))
+        first = Worker(buffers, conn.communicator(), conn.table_for(0, False))
         first.have = have
         self.workers = [first]
         self._leader: Worker | None = first
@@ -194,9 +193,9 @@ class Lanes:
     def _serve(self, me: Worker, mid: int, lane: int, request: memoryview) -> None:
         comm, payload = me.comm, me.buffers.payload
         try:
-            size = me.handlers[mid](comm, request, payload)
+            size = me.table.handlers[mid](comm, request, payload)
         except Exception as error:
-            size = dispatch.refuse(comm, mid, error, payload, self._conn.log, self._conn.fileno)
+            size = me.table.refuse(comm, mid, error, request, payload, self._conn.log, self._conn.fileno)
             mid = ERROR
         comm.donated.clear()  # nothing can be
         me.began = 0.0
@@ -280,4 +279,5 @@ class Lanes:
             self._leader = new
 
     def _new(self) -> Worker:
-        return Worker(type(self.workers[0].buffers)(), self._conn.communicator(), self._conn.table_for(len(self.workers)))
+        buffers = type(self.workers[0].buffers)()
+        return Worker(buffers, self._conn.communicator(), self._conn.table_for(len(self.workers), False))

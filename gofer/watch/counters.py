@@ -6,9 +6,11 @@ A thread counts in lists of its own, one for each message of its transport (`ROW
 nothing is lost and nobody waits.
 
 To time a request costs more than to count it. So where a message has come on a transport more often than ten thousand times a
-second, the next `_SKIPPED` are counted, with their errors and bytes, and not timed: they are put down for as long as the one
-before them. What is slow cannot come so often, and is timed each time but for the first `_SKIPPED` after such a rush; a single
-slow one in a rush is missed most times, but not where it hangs: whoever looks is told, though its age counts from the first look.
+second, as many as would then come in `_RUSH`, but `_SKIPPED` at most, are counted, with their errors and bytes, and not timed:
+they are put down for as long as the one before them. The loop of the transport counts them (dispatch.Table), as to call one more
+function would cost as much again. What is slow cannot come so often, and is timed each time but for the first ones after such a
+rush; a single slow one in a rush is missed most times, but not where it hangs: whoever looks is told, though its age counts from
+the first look.
 
 Where somebody wants to know, the watcher asks the worker's
 loop by a pipe, which adds the lists up and writes the sums to the page (`Page`); the generation, written last, tells that it has.
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from gofer.handlers import Handler
     from gofer.server.comm import Communicator
+    from gofer.server.dispatch import Table
 
 MESSAGES = 128  # ids below it are counted apart
 # A row: ns in all, bytes of requests and replies, errors, since when one is under way (0: none), and how many took n bits of ns.
@@ -39,8 +42,9 @@ BITS = 48
 ROW = TOOK + BITS
 _LAST = BITS - 1
 UNKNOWN = 1  # as SINCE: one is under way that is not timed
-_SKIPPED = 15
+_SKIPPED = 63
 _DENSE = 100_000  # ns from one request to the next
+_RUSH = 1_500_000  # ns
 
 _GENERATION, _CONNS, _UNDER_WAY, FDS, CHANNELS, VAIN, SLOW = range(7)
 _HEAD = 16
@@ -57,43 +61,28 @@ def new_row() -> list[int]:
     return [0] * ROW
 
 
-def counted(handler: Handler, row: list[int]) -> tuple[Handler, Callable[[list[int]], None]]:
-    """handler, counted in that row, by the one thread that calls it; and what adds to a copy of the row what stands beside it, or
-    to the row itself where the handler is not called any more."""
-    skipped = left = 0  # after the last that was timed: how many are not, and how many of these are to come
-    moved = 0  # bytes of those that have come
+def counted(
+    handler: Handler, mid: int, row: list[int], table: Table, leaves: bool
+) -> tuple[Handler, Callable[[list[int]], None]]:  # fmt: skip
+    """handler, timed and counted in that row by the one thread that calls it; and what adds to a copy of the row what stands
+    beside it. leaves: whether it may leave requests to be counted by who serves by the table."""
+    assert table.left is not None
+    left, moved, now = table.left, table.moved, table.now
+    most = _SKIPPED if leaves else 0
+    skipped = 0  # how many were not timed, or shall not be, after the last that was
     last, took = TOOK, 0  # how long that one took, as an index of the row and in ns
     before = 0  # when it began
-    busy = False
-
-    def call(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-        nonlocal left, moved, busy
-        if not left:
-            return timed(comm, req, reply)
-        busy = True
-        try:
-            size = handler(comm, req, reply)
-        except Exception:
-            row[ERRORS] += 1
-            busy = False
-            left -= 1
-            moved += len(req)
-            raise
-        busy = False
-        left -= 1
-        moved += size + len(req)
-        return size
 
     def timed(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-        nonlocal skipped, left, moved, last, took, before
+        nonlocal skipped, last, took, before
         start, size = clock(), 0
-        dense = start - before < (1 + skipped) * _DENSE
+        between = (start - before) // (1 + skipped)  # ns, as a mean since the last that was timed
         before = start
         row[last] += skipped
         row[NS] += skipped * took
-        row[BYTES] += moved
+        row[BYTES] += moved[mid]
         row[SINCE] = start
-        skipped = moved = 0
+        skipped = moved[mid] = 0
         try:
             size = handler(comm, req, reply)
         except Exception:
@@ -106,19 +95,26 @@ def counted(handler: Handler, row: list[int]) -> tuple[Handler, Callable[[list[i
             row[last] += 1
             row[NS] += took
             row[BYTES] += size + len(req)
-            if dense:
-                skipped = left = _SKIPPED
+            if between < _DENSE:
+                skipped = left[mid] = min(most, _RUSH // (between + 1))
         return size
 
     def add(total: list[int]) -> None:
-        done = skipped - left
+        done = skipped - left[mid]
         total[last] += done
         total[NS] += done * took
-        total[BYTES] += moved
-        if busy:
+        total[BYTES] += moved[mid]
+        if now[0] == mid:
             total[SINCE] = UNKNOWN
 
-    return call, add
+    return timed, add
+
+
+def untimed(row: list[int], asked: int) -> None:
+    """One that no handler has served: there is none."""
+    row[ERRORS] += 1
+    row[BYTES] += asked
+    row[TOOK] += 1
 
 
 def add_to(total: list[int], row: list[int]) -> None:

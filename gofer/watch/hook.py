@@ -2,25 +2,27 @@
 
 Theory of operation
 -------------------
-A connection picks its table of handlers once for each of its transports (connection.py). Where somebody looks on it gets
-one of its own here, in which each handler is wrapped as it is first used. Where nobody does, it has the plain tables, and this
+A connection picks what it serves by once for each of its transports (connection.py). Where somebody looks on it gets a table of
+its own here, in which each handler is wrapped as it is first used. Where nobody does, it has the plain handlers, and this
 module is not imported.
 
-A table can be switched while it is in use (SIGUSR2): its entries are dropped, and the next request makes them anew. A call
-that is under way goes on as it began.
+A table can be switched while it is in use (SIGUSR2): its entries are made anew. A call that is under way goes on as it began.
 """
 
 from __future__ import annotations
 
 import _thread
 import os
+from _functools import partial
 from time import perf_counter_ns as clock
 
 from gofer import wire
 from gofer.server import busypoll, dispatch
 from gofer.server.admission import credentials
+from gofer.server.dispatch import IDLE
 from gofer.watch.counters import (
     CHANNELS,
+    ERRORS,
     FDS,
     MESSAGES,
     SINCE,
@@ -32,6 +34,7 @@ from gofer.watch.counters import (
     counted,
     new_row,
     totals,
+    untimed,
 )
 from gofer.watch.record import CLIENT, GONE, KNOWN, RPC, Client, What
 from gofer.watch.ring import SHOWN, tracer
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from gofer.handlers import Handler
+    from gofer.log import Log
     from gofer.server.comm import Communicator
     from gofer.server.connection import Connection
     from gofer.watch.ring import Ring, Rings
@@ -74,8 +78,8 @@ class Watch:
         self._step = size
         self._next = worker + 1
 
-    def table(self, conn: Connection, transport: int, handlers: tuple[Handler, ...]) -> Table:
-        """The handlers for one transport: 0 is the socket, and the first to be asked for, others are channels."""
+    def table(self, conn: Connection, transport: int, handlers: tuple[Handler, ...], counts: bool) -> Table:
+        """For one transport: 0 is the socket, and the first to be asked for, others are channels. counts: see Table."""
         with self.lock:
             seen = self.seen.get(conn)
             if seen is None:
@@ -83,7 +87,7 @@ class Watch:
                 self._next += self._step
                 if self.on:
                     self._tell(seen)
-            table = Table(self, seen, transport, handlers, self._free.pop() if self._free else None)
+            table = Table(self, seen, transport, handlers, self._free.pop() if self._free else None, counts)
             seen.tables.append(table)
         return table
 
@@ -95,8 +99,8 @@ class Watch:
             if self.on:
                 self._put(GONE, seen.number, b"")
             for table in seen.tables:
-                table.clear()  # and the views of its reply's memory with it
                 _sum(self._before, table.told())
+                table.drop()  # and the views of its reply's memory with it
                 if table.ring is not None:
                     self._free.append(table.ring)
             self._free.sort(key=lambda ring: -ring.word)
@@ -121,7 +125,7 @@ class Watch:
                     self._tell(seen)
                     self._tell_known(seen)
                 for table in seen.tables:
-                    table.clear()
+                    table.switch()
 
     def _publish(self) -> None:
         if self.page is None:
@@ -173,41 +177,64 @@ class Seen:
             self.pid = self.uid = 0
 
 
-class Table(dict):  # type: ignore[type-arg]
-    """By message id: a handler for one transport, which has that ring; None: there were no more, and what it does is lost."""
+class Table(dispatch.Table):
+    """What one transport serves by, which has that ring; None: there were no more, and what it does is lost. counts: whether its
+    loop counts what it is told to."""
 
-    __slots__ = ("_beside", "_handlers", "_looks", "_rows", "_seen", "_trace", "_watch", "ring", "thread", "transport")
+    __slots__ = (
+        "_beside", "_counts", "_handlers", "_looks", "_rows", "_seen", "_trace", "_used", "_watch", "ring", "thread", "transport",
+    )  # fmt: skip
+    handlers: list[Handler]
+    plain: list[Handler]
 
     def __init__(
-        self, watch: Watch, seen: Seen, transport: int, handlers: tuple[Handler, ...], ring: Ring | None
-    ) -> None:
-        super().__init__()
+        self, watch: Watch, seen: Seen, transport: int, handlers: tuple[Handler, ...], ring: Ring | None, counts: bool
+    ) -> None:  # fmt: skip
+        super().__init__([partial(self._first, mid) for mid in range(len(handlers))])
+        self.plain = [*handlers]
+        self.refuse = self._refuse
+        if watch.page is not None:
+            self.left, self.moved = [0] * len(handlers), [0] * len(handlers)
         self.ring = ring
         self._watch = watch
         self._seen = seen
+        self._counts = counts
         self.transport = min(transport, 255)
         self._rows: dict[int, list[int]] = {}  # by message; only ever added to
         self._beside: dict[int, Callable[[list[int]], None]] = {}  # what adds what is counted and not there yet
+        self._used: dict[int, Handler] = {}  # the handlers that were asked for, with what times them
         self._looks: dict[int, tuple[int, int]] = {}  # by message under way, not timed: how many before it, first seen when
         self.thread = 0  # that serves it, once it does
         self._handlers = handlers
         self._trace = tracer(ring) if ring is not None else None
 
-    def __missing__(self, mid: int) -> Handler:
+    def _first(self, mid: int, comm: Communicator, req: memoryview, reply: memoryview) -> int:
+        """The first request of its kind."""
         with self._watch.lock:
-            if mid < len(self._handlers):
-                self[mid] = handler = self._watched(mid, self._handlers[mid])
-                return handler
-            return self._watched(mid, _unknown)  # not kept: a client can make up 65536 of them
+            self._used[mid] = self._handlers[mid]
+            if self._watch.page is not None:
+                self.thread = _thread.get_native_id()
+                row = self._rows[mid] = new_row()
+                self._used[mid], self._beside[mid] = counted(self._handlers[mid], mid, row, self, self._counts)
+            self._make(mid)
+        return self.handlers[mid](comm, req, reply)
 
-    def _watched(self, mid: int, handler: Handler) -> Handler:
-        if self._watch.page is not None:
-            self.thread = _thread.get_native_id()
-            key = min(mid, MESSAGES - 1)
-            row = self._rows.setdefault(key, new_row())
-            if key in self._beside:  # of the handler before, which nobody calls any more
-                self._beside[key](row)
-            handler, self._beside[key] = counted(handler, row)
+    def _make(self, mid: int) -> None:
+        self.handlers[mid], self.plain[mid] = self._traced(mid, self._used[mid]), self._traced(mid, self._handlers[mid])
+
+    def switch(self) -> None:
+        """A trace begins or ends. The watch's lock is held."""
+        for mid in self._used:
+            self._make(mid)
+
+    def drop(self) -> None:
+        """It serves nobody any more."""
+        self.handlers.clear()
+        self.plain.clear()
+        self._used.clear()
+        self.refuse = dispatch.refuse  # and knows itself no more
+
+    def _traced(self, mid: int, handler: Handler) -> Handler:
         rings = self._watch.rings
         if rings is None or not self._watch.on:
             return handler
@@ -217,6 +244,25 @@ class Table(dict):  # type: ignore[type-arg]
         keep: tuple[dict[int, int], dict[int, int]] = ({}, {}) if rings.words[SHOWN] else _DATA_AFTER[self._seen.old]
         return self._trace(handler, what, mid, keep[0].get(mid), keep[1].get(mid))
 
+    def _refuse(
+        self, comm: Communicator, mid: int, error: Exception, request: memoryview, reply: memoryview, log: Log, client: int
+    ) -> int:
+        """As dispatch.refuse, and count what nobody else has: what the loop was to count, and what is no message."""
+        if self.now[0] != IDLE:
+            assert self.left is not None
+            self._rows[mid][ERRORS] += 1
+            self.moved[mid] += len(request)
+            self.left[mid] -= 1
+            self.now[0] = IDLE
+        elif mid >= len(self._handlers) and isinstance(error, IndexError):
+            if self.left is not None:
+                with self._watch.lock:
+                    untimed(self._rows.setdefault(MESSAGES - 1, new_row()), len(request))
+            try:
+                self._traced(mid, _unknown)(comm, request, reply)  # not kept: a client can make up 65536 of them
+            except IndexError:
+                pass
+        return dispatch.refuse(comm, mid, error, request, reply, log, client)
 
     def told(self) -> dict[int, list[int]]:
         """Rows by message, of now. The watch's lock is held."""
