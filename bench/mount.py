@@ -201,7 +201,11 @@ def piped(ssh: pathlib.Path, tree: pathlib.Path, sizes: Sizes) -> dict[str, Call
 
 
 def settle(at: pathlib.Path) -> None:
-    """Have git read what it wrote within the second of its index, whatever that took: how much that is is chance."""
+    """Have git read what it wrote within the second of its index, whatever that took: how much that is is chance.
+
+    The index that says so must be of a later second than all files, or the next status reads them again.
+    """
+    time.sleep(1.1)
     quiet(*GIT, "-C", at / "clone", "status")
 
 

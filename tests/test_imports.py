@@ -67,7 +67,7 @@ LAYERS = """
     client: walk content stream
     client
     fuse: kernel
-    fuse: nodes
+    fuse: nodes kept scan
     fuse: ahead fresh
     fuse: state
     fuse: names attributes directories

@@ -9,6 +9,7 @@ from errno import EACCES, EIO, EOPNOTSUPP, ERANGE, ESTALE
 from gofer import sys, wire
 from gofer.fuse import kernel
 from gofer.fuse.fresh import UTIME_NOW
+from gofer.fuse.state import NONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def statx(fs: FileSystem, request: Request) -> Reply:
 
 def look(fs: FileSystem, request: Request, node: Node, fh: int = 0) -> bytes:
     """struct statx of a node. Without an FD at hand its directory is asked, which makes none."""
-    if fh:
+    if fh and fs.handle(fh).fdid != NONE:
         return fs.pool.ask(wire.FSTAT, wire.FDID.bytes(fs.handle(fh).fdid))
     parent = node.parent
     if node.fd or parent is None or not parent.fd:

@@ -306,10 +306,11 @@ class Crew:
             if now - looked > _LOOK_AT_ALL:
                 looked = now
                 self._look_at_all(now)
+            self._fs.kept.rest(now)
             crowded = len(self._fs.nodes) > self._fs.options.node_budget
-            if (self._fs.nodes.to_close or crowded) and self._tidying.locked():
+            if (self._fs.nodes.to_close or crowded or self._fs.kept.expired) and self._tidying.locked():
                 self._tidying.release()
-            busy = self._waiting or self._interrupted or (leader is not None and leader.began)
+            busy = self._waiting or self._interrupted or self._fs.kept.pending or (leader is not None and leader.began)
             quiet = 0 if busy else quiet + 1
             if quiet >= _DROWSY:
                 self._sleep()
@@ -351,6 +352,7 @@ class Crew:
                 continue
             if len(nodes) > budget:
                 self._have_forgotten(nodes.to_forget(_FORGETS))
+            self._fs.kept.drop()
             nodes.close_now()
 
     def _have_forgotten(self, nodes: list[Node]) -> None:

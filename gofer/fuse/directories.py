@@ -1,8 +1,12 @@
 """OPENDIR, READDIR, READDIRPLUS, RELEASEDIR, FSYNCDIR.
 
-A directory is read as the server lists it, a batch at a time, and the kernel's offsets count its entries: 0 is before `.`. It
-may ask again for what did not fit into the buffer of who reads, so the last two batches are kept; whoever goes further back
-starts the listing anew. So a listing takes the same memory however long it is.
+A directory is read as the server lists it, a batch at a time, and the kernel's offsets count its entries: 0 is before `.`; see
+kept.py for what else is in an offset. The kernel may ask again for what did not fit into the buffer of who reads, so the last two
+batches are kept, so that a listing takes the same memory however long it is; whoever goes further back has what he was told
+before, or else starts the listing anew.
+
+With the names come attributes, as of when the batch was read. Where something has been done in the mount since, they may be older
+than what the kernel knows, so it gets the names alone then, and asks for what it needs.
 """
 
 from __future__ import annotations
@@ -10,55 +14,83 @@ from __future__ import annotations
 import _thread
 import os
 import stat
-from errno import EOPNOTSUPP
+from time import monotonic
 
 from gofer import wire
-from gofer.fuse import kernel
+from gofer.client.transport import close_all
+from gofer.fuse import kernel, scan
+from gofer.fuse.kept import MOST
 from gofer.fuse.kernel import padded
-from gofer.fuse.state import Handle
+from gofer.fuse.state import NONE, Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from gofer.fuse.kept import Reading
+    from gofer.fuse.nodes import Held
     from gofer.fuse.state import FileSystem, Reply, Request
 
     Entry = tuple[int, int, bytes, bytes]  # inode number, type, name, struct statx: b"" where it is not told
 
-_BATCH = 32768  # bytes of the kernel's dirents that are asked for at once: some 1000 entries
-_MOST_KNOWN = 50_000  # entries of one listing that the kernel gets to know: who lists a million may want no more than the names
+_FIRST = 4096  # bytes of the kernel's dirents that come with an open: who opens a directory may want no more of it
+_LEAST, _MOST = 2048, 32768  # of those that are asked for at once: up to some 1000 entries
+_SOON = 0.02  # seconds in which who opens a directory begins to read it
+_SHORTEST = 24  # bytes of one of the kernel's dirents
 _HEAD = kernel.Dirent.size
 _PLUS = kernel.EntryOut.size + _HEAD
 _NOTHING = bytes(kernel.EntryOut.size)
 
 
+class Batch:
+    """Entries. age: of what is known in the mount (ahead.py), as it was before they were read."""
+
+    __slots__ = ("entries", "age")
+
+    def __init__(self, entries: list[Entry], age: int) -> None:
+        self.entries = entries
+        self.age = age
+
+
 class Listing:
-    """Where an open directory is read. first: the number of the first entry of `batches`, of which there are two at most."""
+    """Where an open directory is read. reading: None as long as nobody has asked. soon: until when what came with the open is
+    new. first: the number of the first entry of `batches`, of which there are two at most. batch: bytes of dirents that the
+    kernel takes at once.
+    """
+
+    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended")
 
     def __init__(self) -> None:
         self.lock = _thread.allocate_lock()  # the kernel asks for one thing at a time, unless it is somebody else
+        self.batch = _MOST
         self.restart()
 
     def restart(self) -> None:
+        self.reading: Reading | None = None
+        self.soon = 0.0
         self.first = 2  # behind `.` and `..`
-        self.batches: list[list[Entry]] = []
-        self.begun = self.ended = False
+        self.batches: list[Batch] = []
+        self.ended = False
 
     @property
     def next(self) -> int:
-        return self.first + sum(map(len, self.batches))
+        return self.first + sum([len(batch.entries) for batch in self.batches])
 
 
 def opendir(fs: FileSystem, request: Request) -> Reply:
     node = fs.nodes.by_id(request.nodeid)
-    payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fs.fd(request), os.O_RDONLY))
-    for fd in fds:
-        os.close(fd)
-    (fdid,) = wire.OpenAtResp.unpack(payload)
-    handle = Handle(node, fdid, -1, 0)
+    handle = Handle(node, NONE, -1, 0)
     handle.listing = Listing()
+    kept = fs.kept.has(node)
+    if kept is None:
+        _begin(fs, request.held, handle)
+        handle.listing.soon = monotonic() + _SOON
     fs.pass_through(handle)
-    return kernel.OpenOut.bytes(fs.opened(request, handle), 0, 0)
+    fh = fs.opened(request, handle)
+    if kept is not None and node.use is not None:
+        fs.kept.goes_on(node.use, kept)
+        return kernel.OpenOut.bytes(fh, kernel.FOPEN_CACHE_DIR | kernel.FOPEN_KEEP_CACHE, 0)
+    return kernel.OpenOut.bytes(fh, kernel.FOPEN_CACHE_DIR if fs.valid else 0, 0)
 
 
 def releasedir(fs: FileSystem, request: Request) -> Reply:
@@ -67,23 +99,31 @@ def releasedir(fs: FileSystem, request: Request) -> Reply:
 
 
 def fsyncdir(fs: FileSystem, request: Request) -> Reply:
+    handle = fs.handle(kernel.FsyncIn.read(request.body)[0])
     request.aside()
-    fs.pool.fsync(fs.handle(kernel.FsyncIn.read(request.body)[0]).fdid)
+    with handle.listing.lock:
+        if handle.fdid == NONE:
+            payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fs.nodes.fd(handle.node, request.held), os.O_RDONLY))
+            close_all(fds)
+            (handle.fdid,) = wire.OpenAtResp.unpack(payload)
+    fs.pool.fsync(handle.fdid)
     return b""
 
 
 def readdir(fs: FileSystem, request: Request) -> Reply:
     fh, offset, size, *_ = kernel.ReadIn.read(request.body)
     handle = fs.handle(fh)
-    parts: list[bytes] = []
     with handle.listing.lock:
-        for ino, kind, name, _ in _entries(fs, handle, offset):
+        handle.listing.batch = size * 3 // 4
+        by, index, entries = _from(fs, request, handle, offset)
+        dirents: list[bytes] = []
+        for ino, kind, name, _ in entries:
             size -= _HEAD + len(name) + (-len(name) % 8)
             if size < 0:
                 break
-            offset += 1
-            parts.append(kernel.Dirent.bytes(ino, offset, len(name), kind) + padded(name))
-    return parts or b""
+            dirents.append(_dirent(by, index + len(dirents), ino, kind, name))
+        _told(fs, handle, by, index, dirents)
+    return dirents or b""
 
 
 def readdirplus(fs: FileSystem, request: Request) -> Reply:
@@ -92,78 +132,128 @@ def readdirplus(fs: FileSystem, request: Request) -> Reply:
     handle = fs.handle(fh)
     parts: list[bytes] = []
     with handle.listing.lock:
-        for ino, kind, name, raw in _entries(fs, handle, offset):
+        handle.listing.batch = size * _SHORTEST // (_PLUS + 8)
+        by, index, entries = _from(fs, request, handle, offset)
+        dirents: list[bytes] = []
+        for ino, kind, name, raw in entries:
             size -= _PLUS + len(name) + (-len(name) % 8)
             if size < 0:
                 break
-            offset += 1
-            entry = _NOTHING
-            if raw and offset < _MOST_KNOWN:
+            entry, at = _NOTHING, index + len(dirents)
+            if raw and at < MOST:  # who lists a million may want no more than the names
                 node = fs.told(request, handle.node, name, raw)
                 ino, entry = node.ino, fs.entry(node, raw)
-            parts.append(entry + kernel.Dirent.bytes(ino, offset, len(name), kind) + padded(name))
+            dirents.append(_dirent(by, at, ino, kind, name))
+            parts.append(entry + dirents[-1])
+        _told(fs, handle, by, index, dirents)
     return parts or b""
 
 
-def _entries(fs: FileSystem, handle: Handle, offset: int) -> Iterator[Entry]:
-    """Those behind the first `offset`, up to the end of a batch."""
+def _dirent(by: Reading, index: int, ino: int, kind: int, name: bytes) -> bytes:
+    return kernel.Dirent.bytes(ino, (by.number << 32) + index + 1, len(name), kind) + padded(name)
+
+
+def _told(fs: FileSystem, handle: Handle, by: Reading, index: int, dirents: list[bytes]) -> None:
+    if by is not handle.listing.reading:
+        return
+    if dirents:
+        by.add(index, dirents)
+    else:
+        fs.kept.ends(handle, by, index)
+
+
+def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tuple[Reading, int, Iterable[Entry]]:
+    """(the reading that the offset is of, the number of an entry, it and those behind it as far as there are some at once)."""
+    listing, use = handle.listing, handle.node.use
+    assert use is not None
+    number, index = offset >> 32, offset & 0xFFFFFFFF
+    if not offset:
+        if listing.reading is not None or listing.soon < monotonic() or _is_old(fs, listing.batches):
+            _begin(fs, request.held, handle)  # rewinddir(3) shows what is new
+        listing.reading = fs.kept.begins(use)
+    elif listing.reading is None or listing.reading.number != number or max(index, 2) < listing.first:
+        before = fs.kept.find(use, number)
+        if before is not None and (index < before.count or before.whole):
+            return before, index, [(*entry, b"") for entry in before.entries(index)]
+        _begin(fs, request.held, handle)
+        listing.reading = fs.kept.begins(use)
+    fresh = None
+    while index >= listing.next and not listing.ended:
+        fresh = _more(fs, handle)
+    return listing.reading, index, _entries(fs, handle, index, fresh)
+
+
+def _is_old(fs: FileSystem, batches: list[Batch]) -> bool:
+    return any(batch.age != fs.ahead.age for batch in batches)
+
+
+def _entries(fs: FileSystem, handle: Handle, index: int, fresh: Batch | None) -> Iterator[Entry]:
+    """From that one up to the end of its batch. fresh: one that was read just now."""
     node, listing = handle.node, handle.listing
-    if offset < 2:
+    if index < 2:
         above = node.parent or node
-        yield from [(node.ino, 4, b".", b""), (above.ino, 4, b"..", b"")][offset:]
-        if offset == 0 and listing.begun:  # rewinddir(3) shows what is new
-            listing.restart()
-        offset = 2
-    if offset < listing.first:
-        listing.restart()
-    while offset >= listing.next and not listing.ended:
-        _more(fs, handle)
+        yield from [(node.ino, 4, b".", b""), (above.ino, 4, b"..", b"")][index:]
+        index = 2
     at = listing.first
     for batch in listing.batches:
-        if offset < at + len(batch):
-            yield from batch[offset - at :]
+        if index < at + len(batch.entries):
+            rest = batch.entries[index - at :]
+            if batch is fresh:
+                yield from rest
+            else:
+                known = batch.age == fs.ahead.age
+                for entry in rest:
+                    yield entry if known and entry[3] and not fs.nodes.in_use(entry[3]) else (*entry[:3], b"")
             return
-        at += len(batch)
+        at += len(batch.entries)
 
 
-def _more(fs: FileSystem, handle: Handle) -> None:
+def _begin(fs: FileSystem, held: Held, handle: Handle) -> None:
+    """From the beginning. One that is open goes on being read, whatever became of the right to open it."""
     listing = handle.listing
-    count = _BATCH if listing.begun else -_BATCH
-    listing.begun = True
-    batch = _with_stats(fs, handle, count) if fs.lists_stats else None
-    if batch is None:
-        batch = [
-            (entry.ino, entry.type, entry.name, b"")
-            for entry in fs.pool.getdents64(handle.fdid, count)
-            if _is_name(entry.name)
-        ]
-    listing.ended = not batch
+    listing.restart()
+    if handle.fdid != NONE:
+        _take(fs, handle, _batch(fs, handle, -1))
+        return
+    age = fs.ahead.age
+    fdid, told, listing.ended = scan.begin(fs, handle.node, held, _FIRST if fs.behind is None else _MOST)
+    handle.fdid = fdid or NONE
+    if told:
+        listing.batches.append(Batch(_good(told), age))
+
+
+def _more(fs: FileSystem, handle: Handle) -> Batch:
+    batch = _batch(fs, handle, 1)
+    _take(fs, handle, batch)
+    return batch
+
+
+def _take(fs: FileSystem, handle: Handle, batch: Batch) -> None:
+    listing = handle.listing
+    listing.ended = not batch.entries
     if len(listing.batches) == 2:
-        listing.first += len(listing.batches.pop(0))
+        listing.first += len(listing.batches.pop(0).entries)
     listing.batches.append(batch)
 
 
-def _with_stats(fs: FileSystem, handle: Handle, count: int) -> list[Entry] | None:
-    """By one message of our own; None where the server does not know it."""
-    try:
-        payload = fs.pool.ask(wire.DIRSTAT, wire.DirStatReq.bytes(handle.fdid, count))
-    except OSError as error:
-        if error.errno != EOPNOTSUPP:
-            raise
-        fs.lists_stats = False
-        return None
-    (entries,) = wire.Count.read(payload)
-    found: list[Entry] = []
-    at, read, head = wire.Count.size, wire.DirStatEntry.read, wire.DirStatEntry.size
-    for _ in range(entries):
-        _, raw, length = read(payload, at)
-        at += head
-        name = payload[at : at + length]
-        at += length
-        mode, ino = int.from_bytes(raw[28:30], "little"), int.from_bytes(raw[32:40], "little")
-        if len(name) == length and _is_name(name):
-            found.append((ino, stat.S_IFMT(mode) >> 12, name, raw if raw[0] else b""))
-    return found
+def _batch(fs: FileSystem, handle: Handle, sign: int) -> Batch:
+    """sign -1: from the beginning. No more than the kernel takes at once, so that all of it is new; more of a far server."""
+    count = sign * (_MOST if fs.behind is not None else min(max(handle.listing.batch, _LEAST), _MOST))
+    age = fs.ahead.age
+    told = scan.go_on(fs, handle.fdid, count) if fs.lists_stats else None
+    if told is not None:
+        return Batch(_good(told), age)
+    entries = fs.pool.getdents64(handle.fdid, count)
+    return Batch([(entry.ino, entry.type, entry.name, b"") for entry in entries if _is_name(entry.name)], age)
+
+
+def _good(told: list[tuple[bytes, bytes]]) -> list[Entry]:
+    read = int.from_bytes
+    return [
+        (read(raw[32:40], "little"), stat.S_IFMT(read(raw[28:30], "little")) >> 12, name, raw if raw[0] else b"")
+        for name, raw in told
+        if _is_name(name)
+    ]
 
 
 def _is_name(name: bytes) -> bool:

@@ -117,6 +117,8 @@ InitOut = Record(
     "init_out", major=U32, minor=U32, max_readahead=U32, flags=U32, max_background=U16, congestion_threshold=U16,
     max_write=U32, time_gran=U32, max_pages=U16, map_alignment=U16, flags2=U32, max_stack_depth=U32, _unused="24x",
 )  # fmt: skip
+# notify_inval_inode_out ino[8] off[8] len[8]
+NotifyInvalInodeOut = Record("notify_inval_inode_out", ino=U64, off=I64, len=I64)
 # notify_inval_entry_out parent[8] namelen[4] flags[4], and the name, and NUL
 NotifyInvalEntryOut = Record("notify_inval_entry_out", parent=U64, namelen=U32, flags=U32)
 # notify_prune_out count[4] (padding[4]) (spare[8]), and so many nodeid[8]
@@ -159,7 +161,7 @@ FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PASSTHROUGH = 1 << 0, 1 << 1, 1 << 7
 FOPEN_CACHE_DIR = 1 << 3
 FSYNC_FDATASYNC = 1
 
-NOTIFY_INVAL_ENTRY, NOTIFY_PRUNE = 3, 9
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_PRUNE = 2, 3, 9
 
 # ioctl(2) of /dev/fuse: _IOW(229, 1, struct fuse_backing_map), _IOW(229, 2, uint32_t)
 DEV_IOC_BACKING_OPEN = 0x40000000 | BackingMap.size << 16 | 229 << 8 | 1

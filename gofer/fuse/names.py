@@ -35,6 +35,7 @@ def lookup(fs: FileSystem, request: Request) -> Reply:
     payload = fs.exchange(wire.WALK, body)[0]
     status, count = wire.WalkResp.read(payload)
     if not count:
+        fs.ahead.lacks(parent)
         if status == wire.WALK_MISSING and fs.negative:
             return kernel.EntryOut.bytes(0, 0, fs.negative, 0, 0, 0, b"")
         raise OSError(ENOENT, os.strerror(ENOENT))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from gofer.client.pool import Pool
     from gofer.fuse.fresh import Made
+    from gofer.fuse.kept import Reading
 
     Held = list["Node"]
     T = TypeVar("T")
@@ -44,10 +45,11 @@ _BTIME = 0x800
 class Node:
     """known: how often the kernel was told of it and has not forgotten. fd: its control FD; 0: none is held. use: see Use.
 
-    passed: written past the kernel's page cache since that was last used.
+    passed: written past the kernel's page cache since that was last used. reading: of a directory that the kernel has listed, see
+    kept.py.
     """
 
-    __slots__ = ("id", "parent", "name", "ino", "born", "mode", "known", "fd", "pins", "touched", "use", "passed")
+    __slots__ = ("id", "parent", "name", "ino", "born", "mode", "known", "fd", "pins", "touched", "use", "passed", "reading")
 
     def __init__(self, number: int, parent: Node | None, name: bytes, ino: int, born: int, mode: int) -> None:
         self.id = number
@@ -60,20 +62,22 @@ class Node:
         self.touched = True
         self.passed = False
         self.use: Use | None = None
+        self.reading: Reading | None = None
 
 
 class Use:
     """Of a node that is open: how often; the id of what the kernel reads and writes in our place, 0: nothing; what that is.
 
-    host: a donated fd of one of those that have it open, -1: none. made: see fresh.py.
+    host: a donated fd of one of those that have it open, -1: none. made: see fresh.py; readings: of a directory, see kept.py.
     """
 
-    __slots__ = ("opens", "cached", "passing", "backing", "file", "host", "made")
+    __slots__ = ("opens", "cached", "passing", "backing", "file", "host", "made", "readings")
 
     def __init__(self) -> None:
         self.opens = self.cached = self.passing = self.backing = 0
         self.file = (0, 0)
         self.made: Made | None = None
+        self.readings: list[Reading] = []
         self.host = -1
 
 
@@ -216,6 +220,30 @@ class Nodes:
             if node.fd:
                 return node.fd
         return self._walk_again(node, held)
+
+    def way_into(self, node: Node, held: Held) -> tuple[int, bytes]:
+        """An FD, pinned, and the name below it that is that directory; b"": it is its own."""
+        with self.lock:
+            parent = node.parent
+            if not node.fd and parent is not None and parent.fd:
+                parent.pins += 1
+                held.append(parent)
+                parent.touched = True
+                return parent.fd, node.name
+        return self.fd(node, held), b""
+
+    def found(self, node: Node, fd: int, raw: bytes) -> None:
+        """A control FD on what is where the node was seen: ESTALE where that is something else."""
+        ino, born, mode = self.identity(raw)
+        with self.lock:
+            same = ino == node.ino and born == node.born and not (mode ^ node.mode) & 0o170000
+            if same:
+                self._give(node, fd)
+            else:
+                self._closing.append(fd)
+        self._settle()
+        if not same:
+            raise OSError(ESTALE, "something else is there now")
 
     def unpin(self, held: Held) -> None:
         with self.lock:

@@ -15,6 +15,7 @@ from gofer.client.transport import close_all
 from gofer.fuse import kernel
 from gofer.fuse.ahead import Ahead
 from gofer.fuse.fresh import Fresh
+from gofer.fuse.kept import Kept
 from gofer.fuse.nodes import Nodes, Use
 from gofer.sys import O_PATH
 from gofer.wire import NO_ID
@@ -37,6 +38,7 @@ _BLOCKS = frozenset(1 << bits for bits in range(9, 21))  # sizes that the kernel
 YEAR = 365 * 86400
 FD_BUDGET = 10_000  # what is held costs the host some 2 KiB each; a server that has not so many says so
 GONE = 0  # in place of an open FD: the file it was is not there any more
+NONE = -1  # the same of a directory: there is none, it is read without
 
 
 class Options:
@@ -122,13 +124,14 @@ class FileSystem:
         self.device = -1
         self.minor = 0
         self.passthrough = False
-        self.lists_stats = not options.plain_listing
+        self.lists_stats = self.walks_in = not options.plain_listing  # whether the server knows DirStat, and DirWalk
         self.behind = pool if isinstance(pool, Stream) else None
         self.posting: set[Handle] = set()  # with something behind
         self.hides_security: bool | None = None  # see attributes.py
         self.valid = {"none": 0, "auto": 1, "always": YEAR}[options.cache]
         self.negative = self.valid if options.cache == "always" else 0
         self.ahead = Ahead(self)
+        self.kept = Kept(self)
         self.fresh = Fresh(self.valid if self.behind is not None else 0)
         self._handles: dict[int, Handle] = {}
         self._next = 1
@@ -235,16 +238,18 @@ class FileSystem:
         self.pool = pool
         self.behind = pool if isinstance(pool, Stream) else None
         self.keeps_ids = pool.peer_uid == 0
-        self.lists_stats = not self.options.plain_listing
+        self.lists_stats = self.walks_in = not self.options.plain_listing
         for handle in list(self._handles.values()):
             held: list[Node] = []
             try:
+                if handle.listing is not None:
+                    handle.listing.restart()
+                    if handle.fdid == NONE:
+                        continue
                 flags = handle.flags & ~os.O_TRUNC
                 payload, fds = pool.exchange(wire.OPENAT, wire.OpenAtReq.bytes(self.nodes.fd(handle.node, held), flags))
                 (handle.fdid,) = wire.OpenAtResp.unpack(payload)
                 close_all(fds)  # what was donated before is still the same file
-                if handle.listing is not None:
-                    handle.listing.restart()
             except (OSError, struct.error):
                 handle.fdid = GONE
                 if handle.node.use is not None:
@@ -302,7 +307,7 @@ class FileSystem:
             self._ioctl(kernel.DEV_IOC_BACKING_CLOSE, bytearray(struct.pack("=I", backing)))
         if handle.host >= 0:
             os.close(handle.host)
-        if handle.fdid != GONE:
+        if handle.fdid not in (GONE, NONE):
             self.nodes.close_later(handle.fdid)
         if node.known <= 0:
             self.nodes.forget(node, 0)

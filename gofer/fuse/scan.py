@@ -1,0 +1,84 @@
+"""A directory of the server's, read a part at a time with the attributes of each entry: for listings, and for looking ahead.
+
+By messages of our own: DirWalk goes into a directory and brings its beginning, which is all of most; DirStat brings what follows.
+A server that knows neither is asked what any server is.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from errno import EOPNOTSUPP
+
+from gofer import wire
+from gofer.client.transport import close_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.fuse.nodes import Held, Node
+    from gofer.fuse.state import FileSystem
+
+    Told = tuple[bytes, bytes]  # name, struct statx: one that has no mask tells nothing but type and inode number
+
+STATX_SIZE = wire.STATX_SIZE
+
+
+def begin(fs: FileSystem, node: Node, held: Held, count: int) -> tuple[int, list[Told], bool]:
+    """(open FD, 0: none; the beginning, some `count` bytes of the kernel's dirents; whether that is all).
+
+    What DirWalk fails for, the messages that it stands for tell why.
+    """
+    if fs.walks_in:
+        fd, name = fs.nodes.way_into(node, held)
+        try:
+            payload, _ = fs.exchange(wire.DIRWALK, wire.DirWalkReq.bytes(fd, count, 1) + wire.Count.bytes(len(name)) + name)
+        except OSError as error:
+            if error.errno is None:  # Lost
+                raise
+            if error.errno == EOPNOTSUPP:
+                fs.walks_in = False
+        else:
+            return _entered(fs, node, name, payload)
+    payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fs.nodes.fd(node, held), os.O_RDONLY))
+    close_all(fds)
+    (fdid,) = wire.OpenAtResp.unpack(payload)
+    return fdid, [], False
+
+
+def _entered(fs: FileSystem, node: Node, name: bytes, payload: bytes) -> tuple[int, list[Told], bool]:
+    control, fdid, raw, entries, size = wire.DirWalkResp.read(payload)
+    try:
+        if name:
+            fs.nodes.found(node, control, raw)
+        at = wire.DirWalkResp.size
+        end = at + entries * STATX_SIZE
+        names = payload[end : at + size].split(b"\0")
+        if len(names) != entries + 1 or names.pop():
+            raise struct.error("another number of names than it says")
+    except BaseException:
+        if fdid:
+            fs.nodes.close_later(fdid)
+        raise
+    return fdid, [(each, payload[i : i + STATX_SIZE]) for each, i in zip(names, range(at, end, STATX_SIZE))], not fdid
+
+
+def go_on(fs: FileSystem, fdid: int, count: int) -> list[Told] | None:
+    """What follows, nothing at the end; count < 0: from the beginning. None where the server has no such message."""
+    try:
+        payload = fs.pool.ask(wire.DIRSTAT, wire.DirStatReq.bytes(fdid, count))
+    except OSError as error:
+        if error.errno != EOPNOTSUPP:
+            raise
+        fs.lists_stats = False
+        return None
+    (entries,) = wire.Count.read(payload)
+    told: list[Told] = []
+    at, read, head = wire.Count.size, wire.DirStatEntry.read, wire.DirStatEntry.size
+    for _ in range(entries):
+        _, raw, length = read(payload, at)
+        at += head + length
+        name = payload[at - length : at]
+        if len(name) != length:
+            raise struct.error("a name that is cut off")
+        told.append((name, raw))
+    return told
