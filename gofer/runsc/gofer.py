@@ -31,7 +31,7 @@ from gofer.jail.posture import Policy, Posture
 from gofer.runsc.errors import Fault, UsageFault
 from gofer.runsc.features import Features
 from gofer.runsc.flags import Globals, GoferFlags, MountConf, parse_globals, parse_gofer
-from gofer.runsc.logs import SPEAKS_9P, RunscLog
+from gofer.runsc.logs import SPEAKS_9P, RunscLog, open_logs
 from gofer.runsc.resolve import resolve
 from gofer.runsc.rootfs import Builder, adjusted_options, naming
 from gofer.runsc.spec import Spec, mount_list, proxied, read_spec
@@ -61,18 +61,18 @@ def main(argv: list[str]) -> int:
     flags, log = Globals(), RunscLog(False, "text", -1, -1)
     try:
         flags, words = parse_globals(argv)
-        log = _open_logs(flags)
+        log = open_logs(flags)
         gofer = parse_gofer(words)
         return _Start(flags, gofer, log).run()
     except UsageFault as fault:
         if isinstance(fault.so_far, Globals):
-            log = _open_logs(fault.so_far)
+            log = open_logs(fault.so_far)
         log.fatal(f"{fault} (arguments as of `runsc gofer`)")
     except Fault as fault:
         log.fatal(str(fault))
     except Exception as error:
         log.fatal(f"the gofer failed: {type(error).__name__}: {error}")
-        _trace(log, error)
+        log.trace(error)
     return FAILED
 
 
@@ -319,22 +319,6 @@ class _Start:
             self.log.info(line)
 
 
-def _open_logs(flags: Globals) -> RunscLog:
-    error_fd, own_fd = flags.log_fd, -1
-    if error_fd < 0 and flags.log:
-        # started by hand: runsc hands over the fd
-        try:
-            error_fd = own_fd = os.open(flags.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise Fault(f"--log={flags.log}: {error.strerror}") from None
-    if flags.debug_log_fd >= 0:
-        try:
-            os.dup2(flags.debug_log_fd, 2, inheritable=False)  # where a traceback, if it comes to that, can be found
-        except OSError:
-            raise Fault(f"--debug-log-fd={flags.debug_log_fd}: no such file descriptor is open") from None
-    return RunscLog(flags.debug, flags.debug_log_format, flags.debug_log_fd, error_fd, own_fd)
-
-
 def _unix_socket(fd: int, name: str) -> socket:
     try:
         if stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -355,12 +339,3 @@ def _wait_for_end(fd: int, name: str) -> None:
         os.close(fd)
     if said:
         raise Fault(f"{name}: data came where only the end was expected")
-
-
-def _trace(log: RunscLog, error: BaseException) -> None:
-    """Where it happened, innermost last. The module `traceback` may be out of reach by now, and its source lines too."""
-    step = error.__traceback__
-    while step:
-        code = step.tb_frame.f_code
-        log.info(f"  {code.co_filename}:{step.tb_lineno} {code.co_name}")
-        step = step.tb_next

@@ -10,8 +10,13 @@ import os
 import time
 
 from gofer.log import Log
+from gofer.runsc.errors import Fault
 from gofer.runsc.gojson import encode_string, go_string
 from gofer.sink import Sink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gofer.runsc.flags import Globals
 
 _LETTERS = {"debug": "D", "info": "I", "warning": "W", "error": "W"}  # Go's log has no level above warning
 _NAMES = {"D": "debug", "I": "info", "W": "warning"}
@@ -63,6 +68,31 @@ class RunscLog(Log):
         self._errors.put(_encoded("{" + members + "}\n"))
         for output in (self._out, self._stderr, self._errors):
             output.finish()
+
+    def trace(self, error: BaseException) -> None:
+        """Where it happened, innermost last. The module `traceback` may be out of reach by now, and its source lines too."""
+        step = error.__traceback__
+        while step:
+            code = step.tb_frame.f_code
+            self.info(f"  {code.co_filename}:{step.tb_lineno} {code.co_name}")
+            step = step.tb_next
+
+
+def open_logs(flags: Globals) -> RunscLog:
+    """As runsc's own flags say. Fault: where they cannot be."""
+    error_fd, own_fd = flags.log_fd, -1
+    if error_fd < 0 and flags.log:
+        # started by hand: runsc hands over the fd
+        try:
+            error_fd = own_fd = os.open(flags.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Fault(f"--log={flags.log}: {error.strerror}") from None
+    if flags.debug_log_fd >= 0:
+        try:
+            os.dup2(flags.debug_log_fd, 2, inheritable=False)  # where a traceback, if it comes to that, can be found
+        except OSError:
+            raise Fault(f"--debug-log-fd={flags.debug_log_fd}: no such file descriptor is open") from None
+    return RunscLog(flags.debug, flags.debug_log_format, flags.debug_log_fd, error_fd, own_fd)
 
 
 def _encoded(line: str) -> bytes:
