@@ -16,7 +16,7 @@ from gofer.output import Unread, fill_standard_fds, put, tell
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any, NoReturn
 
 FAILED = 1
@@ -241,10 +241,14 @@ def _listed() -> str:
 
 def _known(command: str) -> str:
     from argparse import ArgumentTypeError
+
+    raise ArgumentTypeError(f"there is no {command!r}{_meant(command, COMMANDS) or ': --help lists the commands'}")
+
+
+def _meant(word: str, words: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(command, COMMANDS, 1)
-    raise ArgumentTypeError(f"there is no {command!r}{f'; did you mean {close[0]}?' if close else ': --help lists the commands'}")
+    return "".join(f"; did you mean {close}?" for close in get_close_matches(word, words, 1, 0.7))
 
 
 def _formatter(kind: type[argparse.HelpFormatter]) -> Any:
@@ -267,6 +271,9 @@ def _parser_class() -> type[argparse.ArgumentParser]:
 
         def error(self, message: str) -> NoReturn:
             self.fd = 2
+            what, colon, words = message.partition(": ")
+            if what == "unrecognized arguments":
+                message += _meant(words.split()[0].partition("=")[0], self._option_string_actions)
             super().error(message)
 
         def _print_message(self, message: str, file: Any = None) -> None:

@@ -61,6 +61,16 @@ def test_what_is_wrong_with_a_commands_words_is_told_with_its_own_usage(command:
     assert done.stderr.splitlines()[-1].endswith(f" {command}: error: unrecognized arguments: --nonsense")
 
 
+@pytest.mark.parametrize("line,meant", [("ls . --tmeout=3", "--timeout"), ("serve --red-only", "--read-only"), ("catt", "cat")])
+def test_a_slip_of_the_fingers_is_told_with_what_may_have_been_meant(line: str, meant: str) -> None:
+    done = run(*line.split())
+    assert done.returncode == 2 and done.stderr.endswith(f"; did you mean {meant}?\n")
+
+
+def test_a_host_without_its_colon_is_told_how_it_is_written() -> None:
+    fails_in_one_line(run("ls", "far-host"), "cannot connect to far-host: ", "Another host's is far-host: with a colon.")
+
+
 @pytest.mark.parametrize("value", ["soon", "-1", "nan"])
 def test_a_wrong_timeout_is_told(value: str) -> None:
     done = run("ls", "s", f"--timeout={value}")

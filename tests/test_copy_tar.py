@@ -162,6 +162,12 @@ def test_an_archive_is_not_written_to_a_terminal(server: Server) -> None:
     assert done.returncode == 1 and "an archive is nothing for a terminal" in done.stdout
 
 
+def test_an_archive_is_not_read_from_a_terminal(server: Server) -> None:
+    words = " ".join([*GOFER, "tar", "-x", f"{server.path}:/"])
+    done = subprocess.run(["script", "-qec", words, "/dev/null"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1 and "an archive comes from a file or a program" in done.stdout
+
+
 def test_what_a_server_lies_about_is_told_and_the_archive_is_whole(spot: Path) -> None:
     nodes = {
         b"../up": Node(b"x"), b"short": Node(b"short", size=3000), b"good": Node(b"good"),
@@ -176,12 +182,12 @@ def test_what_a_server_lies_about_is_told_and_the_archive_is_whole(spot: Path) -
     assert "tar /d/short: it ended before the size" in said and "tar /d/sock: it is a socket, which no archive has" in said
 
 
-def test_an_interruption_leaves_nothing_half(server: Server) -> None:
+def test_an_interruption_leaves_nothing_half_as_nothing_could_go_on_with_it(server: Server) -> None:
     process = subprocess.Popen([*GOFER, "tar", "-x", f"{server.path}:/"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin
-    process.stdin.write(made(("first", b"1" * 10_000), ("second", b"2" * 100_000))[:80_000])
+    process.stdin.write(made(("first", b"1" * 10_000), ("second", b"2" * 12_000_000))[:10_000_000])
     process.stdin.flush()
-    wait_until(lambda: len(parts(server.tree)) == 2, "the second is begun")
+    wait_until(lambda: any((server.tree / name).stat().st_size > 1 << 20 for name in parts(server.tree)), "the second is begun")
     process.send_signal(signal.SIGINT)
     wait_until(lambda: process.poll() is not None or not process.send_signal(signal.SIGINT), "it ends")  # type: ignore[func-returns-value]
     process.communicate(timeout=CALM)

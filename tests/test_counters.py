@@ -240,7 +240,10 @@ def test_only_root_and_the_servers_user_are_told(start: Start, control: Path) ->
     os.chmod(control.parent, 0o755)
     with as_user(USER) as (command, popen):
         done = subprocess.run([*command, "top", "--once", str(control)], capture_output=True, text=True, **popen)
-    fails_in_one_line(done, "no answer")
+        os.chmod(control, 0o600)
+        refused = subprocess.run([*command, "top", "--once", str(control)], capture_output=True, text=True, **popen)
+    fails_in_one_line(done, "no answer", "only root and the server's user may ask")
+    fails_in_one_line(refused, "Permission denied; only root and the server's user may ask")
 
 
 def test_the_socket_goes_with_the_server_and_one_that_was_left_is_taken(start: Start, control: Path, spot: Path) -> None:
@@ -259,6 +262,7 @@ def test_a_process_id_finds_the_socket(start: Start, control: Path) -> None:
     assert run("top", "--once", str(server.process.pid)).stdout.startswith("gofer: ")
     fails_in_one_line(run("top", "--once", str(os.getpid())), "does not tell", "--control PATH")
     fails_in_one_line(run("metrics", "/nowhere"), "cannot ask /nowhere", "--control PATH")
+    fails_in_one_line(run("top", "--once", str(server.path)), f"{server.path}: no answer: it is not the socket of a --control")
 
 
 # Prometheus

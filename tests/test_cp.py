@@ -1,13 +1,14 @@
 """`gofer cp`: copies inside a served tree, compared with what `cp -a` makes of the same."""
 
 import os
+import signal
 import stat
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import Server, fails_in_one_line, run
+from hosts import CALM, GOFER, Server, fails_in_one_line, run, wait_until
 
 
 def looks(place: Path) -> dict[str, tuple[Any, ...]]:
@@ -93,9 +94,27 @@ def test_no_clobber_and_update_leave_what_is_there(server: Server, tree: Path) -
         ([":/source/plain", ":/source/dir/small", ":/source/link"], "it is no directory to copy into"),
         ([":/source", ":/new"], "it is a directory: -r copies it"),
         ([":/missing", ":/new"], "No such file or directory"),
-        ([":/source/plain", ":/missing/new"], "No such file or directory"),
+        ([":/source/plain", ":/missing/new"], "cp: there is no place for /missing/new on the server: No such file or directory"),
     ],
 )
 def test_what_cannot_be_copied_is_one_line(server: Server, tree: Path, words: list[str], said: str) -> None:
     fails_in_one_line(run("cp", *[f"{server.path}{word}" if word.startswith(":") else word for word in words]), said)
     assert sorted(os.listdir(tree)) == ["source"]
+
+
+@pytest.mark.serve("--donate=no")
+def test_an_interruption_leaves_nothing_as_nothing_could_go_on_with_it(server: Server) -> None:
+    (server.tree / "big").write_bytes(b"x" * (256 << 20))
+    process = subprocess.Popen([*GOFER, "cp", f"{server.path}:/big", f"{server.path}:/new"], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: process.poll() is not None or _begun(server.tree), "it is at it")
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=CALM)[1]
+    done = process.returncode == 0  # before it was told
+    assert (process.returncode, said, sorted(os.listdir(server.tree))) == (0 if done else 130, "", ["big", "new"][: 1 + done])
+
+
+def _begun(place: Path) -> bool:
+    try:
+        return any(path.stat().st_size > 32 << 20 for path in place.glob(".gofer-*"))
+    except FileNotFoundError:  # it has its name by now
+        return False

@@ -95,6 +95,8 @@ def test_the_shell_begins_where_it_is_told(served: Server) -> None:
     assert run("shell", "-c", "pwd", env={**os.environ, "GOFER_SOCKET": str(served.path)}).stdout == "/\n"
     fails_in_one_line(run("shell", f"{served.path}:/file", "-c", "pwd"), "Not a directory")
     fails_in_one_line(run("shell", f"{served.path}x", "-c", "pwd"), "is the server running")
+    fails_in_one_line(run("shell", f"{served.path}:/file", "-c", "pwd"), "gofer: shell: /file: Not a directory\n")
+    fails_in_one_line(run("shell", f"{served.path}:/none", "-c", "pwd"), "gofer: shell: /none: No such file or directory\n")
 
 
 def test_help_lists_the_commands_and_tells_of_one(served: Server) -> None:
@@ -190,6 +192,15 @@ def test_ctrl_c_ends_a_line_or_a_command_and_not_the_shell(served: Server, spot:
         shown.wait_for("contents\r\n")
         shown.wait_for("> ")
         shown.type("exit\n")
+
+
+def test_ctrl_c_a_moment_before_ctrl_d_does_not_make_the_end_a_failure(served: Server, spot: Path) -> None:
+    with terminal(served, spot) as shown:
+        shown.type("\x03\x04")
+        with contextlib.suppress(AssertionError):  # it has ended
+            while True:
+                shown.wait_for("> ", 1.0)
+                shown.type("\x04")
 
 
 def _has(command: str) -> bool:

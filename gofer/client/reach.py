@@ -93,7 +93,8 @@ def _unreached(path: str, error: OSError, timeout: float) -> str:
     if error.errno == ECONNREFUSED:
         return f"{cause}: the server that made this socket has ended; start it again (gofer serve)"
     if error.errno == ENOENT:
-        return f"{cause}; is the server running (gofer serve)?"
+        host = "" if "/" in path else f" Another host's is {path}: with a colon."
+        return f"{cause}; is the server running (gofer serve)?{host}"
     return f"{cause}; give the path that gofer serve has told"
 
 

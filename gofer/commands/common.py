@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gofer.client.content import Content
+    from gofer.client.replies import Inode
     from gofer.client.tree import Tree
 
 __all__ = [
-    "Address", "Session", "add_addresses", "add_common", "below", "confirmed", "open_content", "operands", "shown_at", "why",
+    "Address", "Session", "add_addresses", "add_common", "below", "confirmed", "open_content", "operands", "place_for",
+    "shown_at", "why",
 ]  # fmt: skip
 
 _BUFFERED = 1 << 16
@@ -223,6 +225,16 @@ def open_content(session: Session, address: Address) -> Iterator[Content]:
             yield content
     finally:
         tree.drop(node.fd)
+
+
+def place_for(tree: Tree, path: bytes, command: str) -> tuple[Inode, bytes]:
+    """The directory in which something is to get that path, and its name there."""
+    try:
+        return tree.parent(path)
+    except Lost:
+        raise
+    except OSError as error:
+        raise Failure(f"{command}: there is no place for {printable(path)} on the server: {error.strerror}") from None
 
 
 def confirmed(question: str) -> bool:

@@ -11,7 +11,7 @@ from errno import EDQUOT, EEXIST, EISDIR, ENOENT, ENOSPC
 from gofer import Failure
 from gofer.client.address import parse
 from gofer.client.transport import Lost
-from gofer.commands.common import Session, add_common, why
+from gofer.commands.common import Session, add_common, place_for, why
 from gofer.copy.engine import Copy
 from gofer.copy.files import FD
 from gofer.copy.local import Fd, LocalTree
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from gofer.client.replies import Inode
     from gofer.client.tree import Tree
 
 _HELP = {
@@ -105,6 +104,7 @@ class Copier:
     """One run of either command. In `bad` and `progress` it meets what all its copies, one for each server, have to tell."""
 
     served_target: bool
+    resumable = True  # whether there is a --resume
 
     def __init__(self, session: Session, options: Any) -> None:
         self.session = session
@@ -172,7 +172,7 @@ class Copier:
         self.progress.clear()
         self.session.flush()
         try:
-            kept = sum(copy.commit.abandon() for copy in self._copies.values())
+            kept = sum(copy.commit.abandon(self.resumable) for copy in self._copies.values())
         except Lost:
             return
         if kept:
@@ -246,14 +246,6 @@ class _Put(Copier):
                 self._one(copy, tree, os.fsencode(word), into, address.path)
         self.finish()
 
-    def _parent(self, tree: Tree, path: bytes) -> tuple[Inode, bytes]:
-        try:
-            return tree.parent(path)
-        except Lost:
-            raise
-        except OSError as error:
-            raise Failure(f"put: there is no place for {printable(path)} on the server: {error.strerror}") from None
-
     def _one(self, copy: Copy, tree: Tree, word: bytes, into: FD | None, path: bytes) -> None:
         itself = word.rstrip(b"/").rpartition(b"/")[2] in _ITSELF
         place = word if itself or self.recursive and not word.endswith(b"/") else os.path.realpath(word)
@@ -270,7 +262,7 @@ class _Put(Copier):
         elif into is not None:
             copy.entry(parent, node, into, os.path.basename(word.rstrip(b"/")), word)
         else:
-            directory, own = self._parent(tree, path)
+            directory, own = place_for(tree, path, "put")
             copy.entry(parent, node, FD(directory.fd, []), own, word)
 
 

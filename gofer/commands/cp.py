@@ -7,7 +7,7 @@ import stat as modes
 
 from gofer import Failure
 from gofer.client import tree as client_tree
-from gofer.commands.common import Session, add_common, operands, ssh_of
+from gofer.commands.common import Session, add_common, operands, place_for, ssh_of
 from gofer.commands.copy import Copier, directory_at
 from gofer.copy.files import FD
 from gofer.copy.remote import RemoteTree
@@ -69,6 +69,7 @@ class _Cp(Copier):
     """Each side has a connection of its own: either sends requests ahead of their answers."""
 
     served_target = True
+    resumable = False
 
     def __init__(self, session: Session, options: Any) -> None:
         super().__init__(session, options)
@@ -105,7 +106,7 @@ class _Cp(Copier):
         copy.entry(None, node, directory, own, source.shown)
 
     def _parent(self, there: Tree, target: Address) -> tuple[FD, bytes]:
-        directory, own = there.parent(target.path)
+        directory, own = place_for(there, target.path, "cp")
         return FD(directory.fd, []), own
 
     def _not_into_itself(self, tree: Tree, source: Address, there: Tree, target: Address) -> None:

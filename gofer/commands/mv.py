@@ -6,7 +6,7 @@ import stat
 from errno import EEXIST, EXDEV
 
 from gofer import Failure, sys
-from gofer.commands.common import Session, add_common, confirmed, operands
+from gofer.commands.common import Session, add_common, confirmed, operands, place_for
 from gofer.commands.make import into
 from gofer.output import printable
 
@@ -51,7 +51,7 @@ def run(options: Any) -> int:
 def _move(session: Session, options: Any, tree: Tree, source: Address, new: Address) -> None:
     above, name = tree.parent(source.path)
     there = into(tree, new, name, options)
-    directory, called = tree.parent(there.path)
+    directory, called = place_for(tree, there.path, "mv")
     try:
         flags = sys.RENAME_EXCHANGE if options.exchange else sys.RENAME_NOREPLACE if options.no_clobber else 0
         if options.interactive and not flags and tree.client.walkstat(directory.fd, [called]):

@@ -17,7 +17,7 @@ from gofer import Failure
 from gofer.client import address
 from gofer.client.address import Address
 from gofer.commands import typed
-from gofer.commands.common import Kept, Session, add_common, operands
+from gofer.commands.common import Kept, Session, add_common, operands, why
 from gofer.output import printable, put, tell
 
 TYPE_CHECKING = False
@@ -70,16 +70,21 @@ class Shell:
         self.ended = False
         self._start = start._replace(path=_clean(start.path, start.remote))
         self._before = self._start
-        self._go(self._start)
+        self._go(self._start, f"shell: {printable(start.shown)}")
 
-    def _go(self, where: Address) -> None:
-        """Failure, OSError: it is no directory that can be had."""
-        with Session("cd", self._options) as session:
-            tree = session.tree(where)
-            node = tree.resolve(where.path)
-            tree.drop(node.fd)
-            if not stat.S_ISDIR(node.stat.mode):
-                raise OSError(ENOTDIR, os.strerror(ENOTDIR))
+    def _go(self, where: Address, told: str) -> None:
+        """Failure: it is no directory that can be had. told: how it is called then."""
+        try:
+            with Session("cd", self._options) as session:
+                tree = session.tree(where)
+                node = tree.resolve(where.path)
+                tree.drop(node.fd)
+                if not stat.S_ISDIR(node.stat.mode):
+                    raise OSError(ENOTDIR, os.strerror(ENOTDIR))
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise Failure(f"{told}: {why(error)}") from None
         self._here = where
         address.enter(where)
 
@@ -99,15 +104,14 @@ class Shell:
             while not self.ended:
                 try:
                     line = asked.line(f"{self._here.server}:{printable(self._here.path or b'/')}> ")
-                except KeyboardInterrupt:
+                    if line is None:
+                        put(b"\n")
+                        break
+                    self.line(line)
+                    if self._options.errexit and self.status:
+                        break
+                except KeyboardInterrupt:  # also one that comes a moment after the line
                     put(b"\n")
-                    continue
-                if line is None:
-                    put(b"\n")
-                    break
-                self.line(line)
-                if self._options.errexit and self.status:
-                    break
         return self.status
 
     def line(self, line: str) -> None:
@@ -197,12 +201,7 @@ class Shell:
         there = self._before if word == "-" else address.parse(word) if word else self._start
         there = there._replace(path=_clean(there.path, there.remote))
         before = self._here
-        try:
-            self._go(there)
-        except OSError as error:
-            if error.errno is None:
-                raise
-            raise Failure(f"cd: {word or printable(there.path)}: {error.strerror}") from None
+        self._go(there, f"cd: {word or printable(there.path)}")
         self._before = before
         return 0
 

@@ -82,6 +82,8 @@ def _create(session: Session, options: Any) -> None:
 def _extract(session: Session, options: Any) -> None:
     if len(options.addresses) != 1:
         raise Failure("tar: -x needs one directory of a server to make things in")
+    if os.isatty(0):
+        raise Failure("tar: an archive comes from a file or a program (< srv.tar, zstdcat srv.tar.zst |), not from a terminal")
     address = parse(options.addresses[0])
     tree = session.tree(address)
     with session.each(address.path or b"/"):

@@ -112,16 +112,16 @@ class Commit:
         """One that is being made, and will not be."""
         discard(self._tree, self.making.pop(part)[0], part)
 
-    def abandon(self) -> int:
-        """The copy ends here: what is small is not worth being kept. Returns how many are."""
+    def abandon(self, resumable: bool = False) -> int:
+        """The copy ends here. Returns how many large files are kept for another that goes on with them, where one can."""
         making, self.making = self.making, {}
         left = [(part, *state) for part, state in making.items()]
         left += [(each.part, each.directory, each.stat.size) for each in self._line if isinstance(each, Complete)]
         self._line = []
         for part, directory, size in left:
-            if size < WORTH:
+            if size < WORTH or not resumable:
                 discard(self._tree, directory, part)
-        return sum(size >= WORTH for _, _, size in left)
+        return sum(size >= WORTH for _, _, size in left) if resumable else 0
 
 
 def discard(tree: Tree, directory: Any, part: bytes) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from errno import EACCES, EPERM
 
 from gofer import Failure
 
 _PATIENCE = 10.0  # seconds
+_WHO = "only root and the server's user may ask"
 _REMEDY = "give the control socket, or the process id, of a server that was started with --control PATH"
 
 
@@ -27,9 +29,10 @@ def ask(where: str, word: bytes) -> bytes:
                 found.clear()
     except OSError as e:
         why = e.strerror or str(e)
-        raise Failure(f"cannot ask {path}: {why}; {_REMEDY}") from None
+        remedy = _WHO if e.errno in (EACCES, EPERM) else _REMEDY
+        raise Failure(f"cannot ask {path}: {why}; {remedy}") from None
     if not found:
-        raise Failure(f"{path}: no answer; it is for root and the server's user, and the server may be ending")
+        raise Failure(f"{path}: no answer: it is not the socket of a --control, the server is ending, or {_WHO}")
     return bytes(found)
 
 
