@@ -11,7 +11,9 @@ order. A lane is that of the control FD that is asked about; an open FD has that
 asked about one file is done in the order in which it was sent, whoever waits for it, and what hangs holds up its own file. An
 older server answers everything in order.
 
-Nobody waits for a post, which is how writes are sent: what becomes of it is told to who asks later.
+Nobody waits for a post, which is how writes are sent: what becomes of it is told to who asks later. Each message costs four
+processes a turn, so small posts are kept back until something is sent that somebody waits for, there are many of them, or
+`push` is called: by who has nothing to do, and every few milliseconds.
 
 That nothing comes any more is noticed by a heartbeat: where nothing has come for a while, something is asked, on a lane of
 its own, that needs no file system; of a server without lanes only when nothing else is asked, as it would have to wait. A line
@@ -44,6 +46,7 @@ _BEAT_LANE = 0xFFFF
 _LANES = 0xFFF0  # how many others there are
 _AT_ONCE = 1 << 18  # bytes of one read
 _SLOWEST = 1 << 16  # bytes a second that a line must take, of what we have sent
+_KEPT = 1 << 15  # bytes of posts that are kept back
 _HEAD = LaneHeader.size
 _FD_AT = {wire.PREAD: 8, wire.PWRITE: 8, wire.FSYNC: wire.Count.size}  # else it is the first thing that a request says
 _OF_NONE = (wire.CLOSE, wire.MOUNT)
@@ -97,6 +100,8 @@ class Stream(Pool):
         self._sending = _thread.allocate_lock()
         self._due: dict[int, collections.deque[_Call | _Posted]] = {}
         self._due_bytes = 0
+        self._kept: list[bytes] = []  # what is to be sent before anything else
+        self._kept_bytes = 0
         self._opened: dict[int, int] = {}  # lanes of open FDs
         self._moved = monotonic()  # when something last went over the line, either way
         super().__init__(sock, channel=False, timeout=timeout)
@@ -125,7 +130,7 @@ class Stream(Pool):
             raise OSError(EIO, "request above the message size")
         call, lane = _Call(len(request)), self._lane(mid, request)
         try:
-            self._send(call, mid, lane, request)
+            self._send(call, mid, lane, request, b"")
             call.bell.acquire()
             if isinstance(call.answer, Lost):
                 raise call.answer
@@ -140,9 +145,25 @@ class Stream(Pool):
     def borrow(self, mid: int, request: bytes) -> tuple[bytes, None]:
         return self.ask(mid, request), None
 
-    def post(self, mid: int, request: bytes, done: Callable[[bytes | OSError], None]) -> None:
-        """Send, and go on. What is asked about that file later is done later: who has its answer knows that this one is done."""
-        self._send(_Posted(mid, len(request), done), mid, self._lane(mid, request), request)
+    def post(
+        self, mid: int, request: bytes, done: Callable[[bytes | OSError], None], data: bytes | memoryview = b""
+    ) -> None:  # fmt: skip
+        """Send, and go on. What is asked about that file later is done later: who has its answer knows that this one is done.
+
+        data: what follows the request; it is the caller's again afterwards.
+        """
+        size = len(request) + len(data)
+        self._send(_Posted(mid, size, done), mid, self._lane(mid, request), request, data, size < _KEPT)
+
+    def push(self) -> None:
+        """Send what is kept back; where somebody sends, he does. An end of the line is told to who asks."""
+        if self._kept and self._sending.acquire(False):
+            try:
+                self._send_all([])
+            except OSError:
+                pass
+            finally:
+                self._sending.release()
 
     def close_fds(self, *fds: int) -> None:
         for fd in fds:
@@ -151,6 +172,7 @@ class Stream(Pool):
 
     def drain(self, seconds: float) -> None:
         """Wait until all is answered, or for so long."""
+        self.push()
         until = monotonic() + seconds
         while self._due and not self.lost and monotonic() < until:
             sleep(0.002)
@@ -184,8 +206,10 @@ class Stream(Pool):
 
     # The line
 
-    def _send(self, call: _Call | _Posted, mid: int, lane: int, request: bytes) -> None:
-        left = memoryview(LaneHeader.bytes(len(request), mid, lane) + request)
+    def _send(
+        self, call: _Call | _Posted, mid: int, lane: int, request: bytes, data: bytes | memoryview, keep: bool = False
+    ) -> None:  # fmt: skip
+        head = LaneHeader.bytes(call.size, mid, lane) + request
         with self._sending:
             with self._book:
                 if self.lost:
@@ -193,11 +217,28 @@ class Stream(Pool):
                 self._due.setdefault(lane, collections.deque()).append(call)
                 self._due_bytes += call.size
             try:
-                while left:
-                    left = left[self._sock.send(left) :]
-                    self._moved = monotonic()
+                if keep:
+                    self._kept += head, bytes(data)
+                    self._kept_bytes += _HEAD + call.size
+                    if self._kept_bytes > _KEPT:
+                        self._send_all([])
+                else:
+                    self._send_all([head, data])
             except OSError:
                 raise self.lost or HungUp("the server closed the connection") from None
+
+    def _send_all(self, parts: list[bytes | memoryview]) -> None:
+        """What is kept, and parts. _sending is held."""
+        if self._kept:
+            parts = [b"".join(self._kept), *parts]
+            self._kept, self._kept_bytes = [], 0
+        while parts:
+            sent = self._sock.sendmsg(parts)
+            self._moved = monotonic()
+            while parts and sent >= len(parts[0]):
+                sent -= len(parts.pop(0))
+            if parts:
+                parts[0] = memoryview(parts[0])[sent:]
 
     def _read(self) -> None:
         """The thread that takes replies, until there are no more; whoever still waits is told."""
@@ -277,6 +318,7 @@ class Stream(Pool):
                     self.lost = self.lost or Silent(f"nothing has come for {timeout:g} s")
                 self._line.end()
                 return
+            self.push()
             if silent > timeout / 3 and _BEAT_LANE not in self._due and (self.lanes or not self._due):
                 self._ask_for_life()
 

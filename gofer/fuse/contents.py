@@ -210,8 +210,8 @@ def _write_behind(fs: FileSystem, stream: Stream, handle: Handle, data: memoryvi
         handle.node.use.made.wrote(offset + len(data))
     for at in range(0, len(data), _READ_ROOM):
         part = data[at : at + _READ_ROOM]
-        body = b"".join((wire.PWriteReq.bytes(offset + at, handle.fdid, len(part)), part))
-        stream.post(wire.PWRITE, body, partial(done, len(part)))
+        body = wire.PWriteReq.bytes(offset + at, handle.fdid, len(part))
+        stream.post(wire.PWRITE, body, partial(done, len(part)), part)
 
 
 def _tell(handle: Handle) -> None:

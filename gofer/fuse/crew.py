@@ -160,6 +160,8 @@ class Crew:
                     look.missed()
                     break
                 before = now
+        if self._fs.behind is not None:
+            self._fs.behind.push()
         come.poll()
         return os.readv(device, parts)
 
@@ -303,6 +305,8 @@ class Crew:
             now, leader = time.monotonic(), self._leader
             if leader is not None and leader.began and now - leader.began > _SLOW:
                 self._lead_on(leader)
+            if self._fs.behind is not None:
+                self._fs.behind.push()
             if now - looked > _LOOK_AT_ALL:
                 looked = now
                 self._look_at_all(now)

@@ -10,6 +10,9 @@ has another thread lead, with what was read already. Then the lane is `busy`: wh
 it. What is kept is bounded; beyond that nobody reads. A leader that waits for its reply to be taken is not relieved, so a client
 that takes none gets no more threads at work either.
 
+A reply is kept back while the next request is there already: many small ones go as one. Who has nothing to do sends what is
+kept, and so does who takes the lead, as then something takes long.
+
 Nobody but a client over stdin and stdout can ask for this (Options.lanes): there is one, and it has come by ssh.
 """
 
@@ -36,6 +39,7 @@ _SLOW = 0.01  # seconds at one request, after which another thread leads
 _DROWSY = 20  # looks at nothing, after which the sentinel sleeps until there is something
 _KEPT = 8 << 20  # bytes of requests that wait for their lane
 _NAG = 0.05
+_SMALL = 1 << 14  # bytes of replies that are kept back
 _HEAD = LaneHeader.size
 
 
@@ -43,7 +47,7 @@ class Worker:
     """A thread. began: when the request that it is at was read, 0: it is at none; lane: its lane; at, have: what it has read
     beyond that; bell: released when it is to lead."""
 
-    __slots__ = ("buffers", "comm", "table", "bell", "began", "lane", "at", "have", "thread", "ident")
+    __slots__ = ("buffers", "comm", "table", "bell", "began", "lane", "at", "have", "thread", "ident", "takes_over")
 
     def __init__(self, buffers: Buffers, comm: Communicator, table: dispatch.Table) -> None:
         self.buffers, self.comm, self.table = buffers, comm, table
@@ -51,6 +55,7 @@ class Worker:
         self.bell.acquire()
         self.began = 0.0
         self.lane = self.at = self.have = self.thread = self.ident = 0
+        self.takes_over = False
 
 
 class Lanes:
@@ -70,6 +75,8 @@ class Lanes:
         self._kept = 0
         self._over = False
         self._sending = _thread.allocate_lock()
+        self._replies: list[bytes] = []  # that are kept back
+        self._replies_size = 0
         self._asleep = False
         self._alarm = _thread.allocate_lock()
         self._alarm.acquire()
@@ -117,6 +124,9 @@ class Lanes:
     def _work(self, me: Worker) -> None:
         me.thread, me.ident = _thread.get_native_id(), _thread.get_ident()
         while self._leads(me):
+            if me.takes_over:
+                me.takes_over = False
+                self._push()
             if not self._fetch(me):
                 self._end()
                 return
@@ -204,14 +214,39 @@ class Lanes:
 
     def _send(self, me: Worker, size: int, mid: int, lane: int) -> bool:
         LaneHeader.pack(me.buffers.reply, 0, size, mid, lane)
-        left = me.buffers.reply[: _HEAD + size]
+        reply = me.buffers.reply[: _HEAD + size]
         with self._sending:
-            try:
+            if size < _SMALL and self._replies_size < _SMALL and self._has_another(me):
+                self._replies.append(bytes(reply))
+                self._replies_size += len(reply)
+                return True
+            return self._send_all(reply)
+
+    def _push(self) -> bool:
+        """Send what is kept back."""
+        if not self._replies:
+            return True
+        with self._sending:
+            return self._send_all(None)
+
+    def _send_all(self, reply: memoryview | None) -> bool:
+        """What is kept, and that. _sending is held."""
+        kept = b"".join(self._replies)
+        self._replies.clear()
+        self._replies_size = 0
+        try:
+            for left in (memoryview(kept), reply) if kept else (reply,):
                 while left:
                     left = left[self._socket.send(left, MSG_NOSIGNAL) :]
-            except OSError:
-                return False
+        except OSError:
+            return False
         return True
+
+    def _has_another(self, me: Worker) -> bool:
+        """Whether it leads, and has read all of the next request."""
+        if self._leader is not me or me.have < _HEAD:
+            return False
+        return me.have >= _HEAD + int(LaneHeader.read(me.buffers.request, me.at)[0])
 
     def _fetch(self, me: Worker) -> bool:
         """Read until a whole message lies at `at`; False: it is over."""
@@ -226,6 +261,8 @@ class Lanes:
                 wanted = size + _HEAD
                 if me.have >= wanted:
                     return not self._conn.table.closing
+            if not self._push():
+                return False
             if me.at:
                 request[: me.have] = request[me.at : me.at + me.have]
                 me.at = 0
@@ -245,8 +282,8 @@ class Lanes:
             sleep(_SLOW / 2)
             leader = self._leader
             began = leader.began if leader is not None else 0.0
-            if leader is not None and began and monotonic() - began > _SLOW:
-                self._relieve(leader)
+            if leader is not None and began and monotonic() - began > _SLOW and not self._relieve(leader):
+                self._push()
             quiet = 0 if began else quiet + 1
             if quiet >= _DROWSY:
                 quiet = 0
@@ -258,25 +295,27 @@ class Lanes:
                         continue
                 self._alarm.acquire()
 
-    def _relieve(self, old: Worker) -> None:
-        """Somebody else leads from now on, unless the leader has just finished."""
+    def _relieve(self, old: Worker) -> bool:
+        """Somebody else leads from now on, unless the leader has just finished, or there is nobody else."""
         with self._lock:
             if self._leader is not old or not old.began or self._over or len(self.workers) >= MOST:
-                return
+                return False
             new = self._idle.pop() if self._idle else None
             if new is None:
                 try:
                     new = self._new()
                     _thread.start_new_thread(self._start, (new,))
                 except (OSError, RuntimeError):  # no memory, no thread
-                    return
+                    return False
                 self.workers.append(new)
             else:
                 new.bell.release()
             self._busy.setdefault(old.lane, deque())
             new.buffers.request[: old.have] = old.buffers.request[old.at : old.at + old.have]
             new.at, new.have, old.have = 0, old.have, 0
+            new.takes_over = True
             self._leader = new
+            return True
 
     def _new(self) -> Worker:
         buffers = type(self.workers[0].buffers)()

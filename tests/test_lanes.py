@@ -1,0 +1,221 @@
+"""Lanes: what `serve --stdio` offers in place of channels, spoken by hand as docs/lisafs.md has it."""
+
+import contextlib
+import os
+import random
+import select
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import faulty
+import pytest
+from hosts import GOFER, run, wait_until
+from mounting import mounted
+from peer import Mid
+from transport import CALM, PATIENCE
+
+LANES = 72
+PAGE = 4096
+MIB = 1 << 20
+ROOT = 1
+IN_VAIN = 1.0  # seconds in which nobody reads: too short a time takes less to be bounded than there is
+FSTAT = struct.pack("<Q", ROOT)
+
+
+class Line:
+    """A client that has lanes. errors: what the server says in the end."""
+
+    def __init__(self, tree: Path, *options: str) -> None:
+        self.sock, theirs = socket.socketpair()
+        argv = [*GOFER, "serve", "--stdio", str(tree), *options]
+        with theirs:
+            self.process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
+        self.sock.settimeout(CALM)
+        self._came = b""
+        self.send(LANES, 0)
+        assert self.answer() == (LANES, 0, struct.pack("<H", 64))
+        self.send(Mid.MOUNT, 0)
+        assert self.answer()[0] == Mid.MOUNT
+
+    def send(self, mid: int, lane: int, body: bytes = b"") -> None:
+        self.sock.sendall(message(mid, lane, body))
+
+    def answer(self) -> "tuple[int, int, bytes]":
+        """(message id, lane, payload) of the next one."""
+        size, mid, lane = struct.unpack("<IHH", self._take(8))
+        return mid, lane, self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._came) < size:
+            more = self.sock.recv(MIB)
+            assert more, "the server hung up"
+            self._came += more
+        taken, self._came = self._came[:size], self._came[size:]
+        return taken
+
+    def made(self, name: bytes) -> "tuple[int, int]":
+        """A new file's control FD and open FD."""
+        request = struct.pack("<QIIH6xI", ROOT, 0xFFFFFFFF, 0xFFFFFFFF, 0o600, os.O_RDWR)
+        self.send(Mid.OPENCREATEAT, 0, request + struct.pack("<H", len(name)) + name)
+        mid, _, payload = self.answer()
+        assert mid == Mid.OPENCREATEAT, payload
+        return struct.unpack_from("<Q144xQ", payload)
+
+    def hangs(self, slow: faulty.Faulty, lane: int) -> bytes:
+        """A request that will, and that it does."""
+        slow.hang(faulty.LOOKUP)
+        name = slow.path.name.encode()
+        return message(Mid.WALKSTAT, lane, struct.pack("<QHH", ROOT, 2, len(name)) + name + struct.pack("<H", 4) + b"none")
+
+
+def message(mid: int, lane: int, body: bytes = b"") -> bytes:
+    return struct.pack("<IHH", len(body), mid, lane) + body
+
+
+def write(fd: int, data: bytes) -> bytes:
+    return struct.pack("<QQI", 0, fd, len(data)) + data
+
+
+@contextlib.contextmanager
+def line(tree: Path, *options: str) -> Iterator[Line]:
+    """It ends in order, with nothing to say but what was asked for."""
+    it = Line(tree, *options)
+    with it.process, it.sock, contextlib.ExitStack() as stack:
+        stack.callback(it.process.kill)
+        yield it
+        with contextlib.suppress(OSError):  # it has hung up
+            it.sock.shutdown(socket.SHUT_WR)
+        assert it.process.stderr
+        assert (it.process.wait(PATIENCE), it.process.stderr.read()) == (0, b"")
+
+
+def test_a_reply_does_not_wait_for_the_request_that_came_with_its_own_and_hangs(spot: Path) -> None:
+    """It would go with the next one's, if that were quick."""
+    with faulty.faulty(spot) as slow, line(spot) as client:
+        hanging = client.hangs(slow, 7)
+        client.sock.sendall(message(Mid.FSTAT, 5, FSTAT) + hanging + message(Mid.FSTAT, 6, FSTAT))
+        assert [client.answer()[:2] for _ in range(2)] == [(Mid.FSTAT, 5), (Mid.FSTAT, 6)]
+        wait_until(lambda: slow.hangs(faulty.LOOKUP), "it hangs")
+        client.send(Mid.FSTAT, 7, FSTAT)
+        client.send(Mid.FSTAT, 8, FSTAT)
+        assert client.answer()[:2] == (Mid.FSTAT, 8), "lane 7 has to wait"
+        slow.vanish()
+        assert [client.answer()[1] for _ in range(2)] == [7, 7]
+
+
+def test_many_small_requests_are_answered_together_and_in_the_order_of_their_lanes(spot: Path) -> None:
+    with line(spot) as client:
+        count = 3000
+        client.sock.sendall(b"".join([message(Mid.FSTAT, 1 + number % 3, FSTAT) for number in range(count)]))
+        reads = 0
+        came = b""
+        while len(came) < count * (8 + 144):
+            came += client.sock.recv(MIB)
+            reads += 1
+        assert reads < count / 4
+        heads = [struct.unpack_from("<IHH", came, at) for at in range(0, len(came), 8 + 144)]
+        assert heads == [(144, Mid.FSTAT, 1 + number % 3) for number in range(count)]
+
+
+def test_what_is_kept_for_a_lane_that_hangs_is_bounded_and_done_in_the_end(spot: Path) -> None:
+    with faulty.faulty(spot) as slow, line(spot) as client:
+        _, fd = client.made(b"file")
+        client.sock.sendall(client.hangs(slow, 9))
+        wait_until(lambda: slow.hangs(faulty.LOOKUP), "it hangs")
+        left = memoryview(message(Mid.PWRITE, 9, write(fd, bytes(MIB))) * 40)
+        while select.select([], [client.sock], [], IN_VAIN)[1]:
+            left = left[client.sock.send(left[:MIB], socket.MSG_DONTWAIT) :]
+        taken = 40 - len(left) / MIB
+        assert 4 < taken < 16, taken
+        sender = threading.Thread(target=client.sock.sendall, args=[left])
+        sender.start()
+        slow.vanish()
+        assert client.answer()[:2] == (Mid.ERROR, 9)
+        assert [client.answer() for _ in range(40)] == [(Mid.PWRITE, 9, struct.pack("<Q", MIB))] * 40
+        sender.join()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        struct.pack("<IHH", 0xFFFFFFFF, Mid.FSTAT, 3),
+        struct.pack("<IHH", 2 * MIB, Mid.FSTAT, 3) + bytes(100),
+        struct.pack("<IHH", 50, Mid.FSTAT, 3) + bytes(10),
+        b"\0\0\0",
+    ],
+    ids=["too long", "just too long", "cut off", "half a header"],
+)
+def test_a_header_that_lies_ends_the_connection_and_the_server_in_order(spot: Path, bad: bytes) -> None:
+    with line(spot, "--log-level=error") as client:
+        client.sock.sendall(message(Mid.FSTAT, 1, FSTAT) + bad)
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.answer()[:2] == (Mid.FSTAT, 1)
+        assert client.sock.recv(1) == b""
+
+
+def test_whatever_a_hostile_client_sends_in_lanes_is_answered_and_the_next_as_well(spot: Path) -> None:
+    """Every lane there is, messages that there are not, Lanes and Mount again, bodies of noise: one answer each, in its lane."""
+    chance = random.Random(72)
+    with line(spot) as client:
+        for number in range(60):
+            sent = []
+            for _ in range(40):
+                mid = chance.choice([LANES, Mid.MOUNT, Mid.CHANNEL, 0xFFFF, 0, chance.randrange(80), chance.randrange(1 << 16)])
+                sent.append((mid, chance.choice([0, 1, 0xFFFF, chance.randrange(1 << 16)])))
+            bodies = [chance.randbytes(chance.choice([0, 1, 8, 20, 200])) for _ in sent]
+            client.sock.sendall(b"".join([message(mid, lane, body) for (mid, lane), body in zip(sent, bodies)]))
+            lanes = sorted(client.answer()[1] for _ in sent)
+            assert lanes == sorted(lane for _, lane in sent), number
+        client.send(Mid.FSTAT, 3, FSTAT)
+        assert client.answer()[:2] == (Mid.FSTAT, 3)
+
+
+def test_requests_in_lanes_are_traced_and_one_that_hangs_is_warned_of(spot: Path) -> None:
+    said: list[bytes] = []
+    with faulty.faulty(spot) as slow, contextlib.ExitStack() as stack:
+        it = Line(spot, "--trace", "--slow=0.2", "--log-level=warning")
+        stack.enter_context(it.process)
+        stack.enter_context(it.sock)
+        stack.callback(it.process.kill)
+        assert it.process.stderr
+        lines = it.process.stderr
+        reader = threading.Thread(target=lambda: said.extend(lines))
+        reader.start()
+        it.sock.sendall(it.hangs(slow, 4))
+        wait_until(lambda: b"WalkStat has been in one system call" in b"".join(said), "it is warned of")
+        it.send(Mid.FSTAT, 5, FSTAT)
+        assert it.answer()[:2] == (Mid.FSTAT, 5)
+        slow.vanish()
+        assert it.answer()[1] == 4
+        it.sock.shutdown(socket.SHUT_WR)
+        assert it.process.wait(PATIENCE) == 0
+        reader.join()
+    names = [name for line in said for name in (b"WalkStat(", b"FStat(") if name in line]
+    assert sorted(names) == [b"FStat(", b"WalkStat("], said
+
+
+def test_a_far_server_that_has_no_lanes_is_mounted_and_answers_in_order(spot: Path) -> None:
+    """As one of before: here, one to which stdin is a socket like any other."""
+    (spot / "tree").mkdir()
+    (spot / "here").mkdir()
+    older = f"sh -c 'exec {' '.join(GOFER)} serve --quiet --fd 0 {spot}/tree' --"
+    done = run("mount", "--ssh", older, "--remote-command", "gofer", f"far:{spot}/tree", str(spot / "here"))
+    assert (done.returncode, done.stderr) == (0, "")
+    try:
+        data = os.urandom(3_000_000)
+        for number in range(20):
+            (spot / f"here/{number}").write_bytes(data)
+        threads = [threading.Thread(target=(spot / f"here/{number}").read_bytes) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all((spot / f"tree/{number}").read_bytes() == data for number in range(20))
+        assert sorted(os.listdir(spot / "here")) == sorted(map(str, range(20)))
+    finally:
+        assert run("umount", str(spot / "here")).returncode == 0
+    assert not mounted(spot / "here")
