@@ -231,31 +231,72 @@ def test_it_goes_ever_more_seldom_up_to_a_limit() -> None:
     code = (
         "apart = [busypoll.apart()]; [apart.append(busypoll.change_cpu(apart[-1])) for _ in range(12)]; print(*apart)"
     )
-    expected = "3 6 12 24 48 96 192 384 768 1536 3072 4096 4096"
+    expected = "2 4 8 16 32 64 128 256 512 1024 2048 4096 4096"
     assert in_a_process(code, set(sorted(os.sched_getaffinity(0))[:2])) == expected
 
 
+@pytest.mark.parametrize(
+    ("woken", "seconds", "judged"), [(1, 20e-6, True), (1, 8e-6, False), (1, 2e-6, False), (0, 20e-6, False)]
+)
+def test_a_wake_is_dear_where_it_costs_the_waker_what_a_sleeping_cpu_does(
+    monkeypatch: pytest.MonkeyPatch, woken: int, seconds: float, judged: bool
+) -> None:
+    clock, given = Clock(seconds), []
+    monkeypatch.setattr(busypoll, "used", clock)
+
+    def wake(*args: int) -> int:
+        given.append(args)
+        return woken
+
+    assert busypoll.dear(wake, (1, 2)) is judged
+    assert given == [(1, 2)], "whatever it costs, it is called, once"
+
+
+def calls(log: Path) -> Iterator[str]:
+    """What strace has written, those that it began, left and came back to in one piece."""
+    begun: dict[str, str] = {}
+    for line in log.read_text().splitlines():
+        task, text = line.split(maxsplit=1)
+        if text.endswith(" <unfinished ...>"):
+            begun[task] = text[: -len(" <unfinished ...>")]
+        elif text.startswith("<... "):
+            yield begun.pop(task, "") + text.partition(" resumed>")[2]
+        else:
+            yield text
+
+
 @TWO_CPUS
-def test_a_channels_thread_changes_its_cpu_behind_the_filter_too(start: Start) -> None:
-    """Where it then is, is the scheduler's business as well: what it asks for is not."""
+def test_a_channels_thread_goes_to_the_other_cpu_where_the_wake_was_dear_and_only_there(start: Start) -> None:
+    """Behind the filter, too. Where it then is, is the scheduler's business as well: what it asks for is not."""
     cpus = os.sched_getaffinity(0)
     two = set(sorted(cpus)[:2])
     os.sched_setaffinity(0, two)
     try:
         server = start("--busy-poll", "0", "--channels", "1")
         log = server.place / "strace"
-        with traced(server, log, "sched_setaffinity"), server.peer("channel") as peer:
+        with traced(server, log, "sched_setaffinity,clock_gettime,futex"), server.peer("channel") as peer:
 
-            def asked() -> "list[set[int]]":
-                return [{*map(int, cpus.split())} for cpus in re.findall(r"\[([\d ]+)\]\) += 0", log.read_text())]
-
-            def goes() -> bool:
+            def looked() -> bool:
                 for _ in range(40):
                     peer.fstat(1)
-                return len(asked()) > 1
+                return log.read_text().count("CLOCK_THREAD_CPUTIME_ID") >= 8
 
-            wait_until(goes, "it goes to the other cpu")
-        one, both = asked()[:2]
-        assert len(one) == 1 and one < two and both == two, log.read_text()
+            wait_until(looked, "it times a wake")
+        before: int | None = None  # what it had used when it began to time a wake, ns
+        asked: list[set[int]] = []
+        expected = 0
+        for call in calls(log):
+            if found := re.search(r"CLOCK_THREAD_CPUTIME_ID, +{tv_sec=(\d+), tv_nsec=(\d+)}", call):
+                assert len(asked) == 2 * expected, "it goes before it times another"
+                used = int(found[1]) * 10**9 + int(found[2])
+                expected += before is not None and used - before > busypoll._DEAR * 1e9
+                before = used if before is None else None
+            elif call.startswith("futex(") and "FUTEX_WAKE_OP" in call and call.endswith("= 0"):
+                before = None  # nobody was woken: what that cost does not matter
+            elif found := re.search(r"\[([\d ]+)\]\) += 0", call):
+                asked.append({*map(int, found[1].split())})
+        assert asked[::2] == [cpu for cpu in asked[::2] if len(cpu) == 1 and cpu < two], log.read_text()
+        assert asked[1::2] == [two] * len(asked[1::2]), log.read_text()
+        assert 0 <= expected - len(asked[1::2]) <= 1, f"strace may have left before the last: {log.read_text()}"
     finally:
         os.sched_setaffinity(0, cpus)

@@ -14,25 +14,29 @@ with the interpreter's lock, which it holds meanwhile. So it does not look
 **Going to the client.** The kernel wakes a thread where it ran last, if that cpu is idle. So two threads that take turns and
 once were on one cpu stay there, and their hand-over costs 2 microseconds; once apart they stay apart, both cpus go idle between
 any two requests, and each hand-over costs 23 (a virtual machine's, which leave the guest for it). A request for which the
-thread slept, and whose reply woke the client, is how it looks apart. After `APART` of these in a row the thread goes to the
-other cpu; where that did not help, it does so ever more seldom. With more cpus than two nobody can tell it where.
+thread slept, and whose reply woke the client, is how it looks apart; but so it may look on one cpu, and where somebody else
+keeps the other one busy, which is woken at no such price. What tells is what it costs the waker: so after `APART` in a row
+that look so the next wake is timed, by the clock of what the thread itself has used, and if it was `dear` the thread goes to
+the other cpu; where that did not help, ever more seldom. With more cpus than two nobody can tell it where.
 """
 
 from __future__ import annotations
 
 import os
 from time import monotonic as now
+from time import thread_time as used
 
 from gofer.sys import sched_getcpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
 DEFAULT = 150  # microseconds; docs/performance.md says what others gave
 _HOLE = 15e-6  # seconds between two looks, which are a tenth of a microsecond apart where nobody else has the cpu
 _REST = 1023
-APART, _MOST_APART = 3, 4096
+APART, _MOST_APART = 2, 4096
+_DEAR = 12e-6  # seconds: a cpu that sleeps takes 16 to 40 microseconds of the waker's, another that is busy 4 to 10
 NEVER = 1 << 29  # requests: what a C long has room for
 
 vain: list[float] = [0.0]  # seconds that threads of this process have looked in vain
@@ -47,8 +51,15 @@ def microseconds(asked: int | None) -> int:
 
 
 def apart() -> int:
-    """How many requests in a row that look as if the client were on another cpu make a thread go there."""
+    """How many requests in a row that look as if the client were on another cpu make a thread find out, and go there."""
     return APART if len(os.sched_getaffinity(0)) == 2 else NEVER
+
+
+def dear(wake: Callable[..., int], args: tuple[Any, ...]) -> bool:
+    """Call it. Whether somebody was woken, on another cpu that slept: on this one he may run before the call returns, at his
+    own expense."""
+    before = used()
+    return wake(*args) > 0 and used() - before > _DEAR
 
 
 def change_cpu(apart: int) -> int:

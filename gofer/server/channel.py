@@ -36,7 +36,7 @@ from time import sleep
 
 from gofer import sys
 from gofer.cdata import addressof, byref, c_char, c_uint32
-from gofer.server.busypoll import BusyPoll, apart, change_cpu
+from gofer.server.busypoll import BusyPoll, apart, change_cpu, dear
 from gofer.server.dispatch import IDLE
 from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
 from gofer.server.fds import HostFD
@@ -246,10 +246,12 @@ class Channel:
                 mid, size = self._donate(mid, size, reply)
             words[length] = rpc_head + size
             words[head] = mid
-            if hand_over(*hand_over_args) and slept:  # and it woke the client
+            if slept and far >= most:
+                far = 0
+                if dear(hand_over, hand_over_args):
+                    most = change_cpu(most)
+            elif hand_over(*hand_over_args) and slept:  # and it woke the client
                 far += 1
-                if far >= most:
-                    far, most = 0, change_cpu(most)
             else:
                 far = 0
                 if most > least:
