@@ -104,9 +104,12 @@ def _run(argv: list[str], prog: str) -> int:
             from gofer.runsc import gofer
 
             return gofer.main(argv)
-        gc.enable()
         if argv[:1] and argv[0] in COMMANDS:
-            return int(_module(argv[0]).run(_options(argv[0], argv[1:], prog)))
+            run, options = _module(argv[0]).run, _options(argv[0], argv[1:], prog)
+            gc.freeze()
+            gc.enable()
+            return int(run(options))
+        gc.enable()
         _all(prog).parse_args(argv)  # --help, --version, or what is wrong
         return FAILED
     except Failure as e:

@@ -227,6 +227,34 @@ U32Field = Record("U32Field", value=U32)
 # Messages of our own. Their ids are beyond the protocol's, and Mount does not offer them, so that no other client sees one; who
 # asks all the same takes EOPNOTSUPP for no.
 
+# DirRead    dir_fd[8] each[4] most[4] str* -> n[4] num_bytes[4] data[num_bytes]
+# data: of each name a DirReadEntry, and then the contents of each of which there are. size 0xffffffff: they are not told
+DIRREAD = 67
+DirReadReq = Record("DirReadReq", dir_fd=U64, each=U32, most=U32)
+DirReadResp = Record("DirReadResp", n=U32, num_bytes=U32)
+# DirReadEntry errno[4] size[4] statx[144]
+DirReadEntry = Record("DirReadEntry", errno=U32, size=U32, statx=STATX)
+UNTOLD = 0xFFFFFFFF
+
+# DirWrite   dir_fd[8] flags[4] n[4] num_bytes[4] data[num_bytes] -> n[4] num_bytes[4] data[num_bytes]
+# data: n times DirWriteEntry, then the names, then the contents; of the reply: n times DirWriteDone. flags 1: all is on the disk
+DIRWRITE = 68
+DirWriteReq = Record("DirWriteReq", dir_fd=U64, flags=U32, n=U32, num_bytes=U32)
+DirWriteResp = DirReadResp
+# DirWriteEntry mode[4] uid[4] gid[4] size[4] atime_sec[8] atime_nsec[8] mtime_sec[8] mtime_nsec[8] name_len[2]
+DirWriteEntry = Record(
+    "DirWriteEntry", mode=U32, uid=U32, gid=U32, size=U32,
+    atime_sec=I64, atime_nsec=I64, mtime_sec=I64, mtime_nsec=I64, name_len=U16,
+)  # fmt: skip
+# DirWriteDone errno[4] failure_mask[4] failure_errno[4]
+DirWriteDone = Record("DirWriteDone", errno=U32, failure_mask=U32, failure_errno=U32)
+
+# DirRename  dir_fd[8] str* -> n[4] num_bytes[4] data[num_bytes]
+# str*: an old name and its new one, and so on; data: of each errno[4]
+DIRRENAME = 69
+DirRenameReq = WalkReq
+DirRenameResp = DirReadResp
+
 # DirWalk    dir_fd[8] count[4] what[4] str -> control_fd[8] open_fd[8] statx[144] n[4] num_bytes[4] data[num_bytes]
 # data: of each of n entries its type (DT_*, a byte) or, where what is 1, its statx as in DirStat; then their names, each with a NUL
 DIRWALK = 70
@@ -335,4 +363,6 @@ NAMES = {
     BINDAT: "BindAt", LISTEN: "Listen", ACCEPT: "Accept", CONNECTWITHCREDS: "ConnectWithCreds",
     RENAMEAT2: "RenameAt2",
 }  # fmt: skip
-OWN_NAMES = {DIRWALK: "DirWalk", DIRSTAT: "DirStat"}
+OWN_NAMES = {
+    DIRREAD: "DirRead", DIRWRITE: "DirWrite", DIRRENAME: "DirRename", DIRWALK: "DirWalk", DIRSTAT: "DirStat",
+}  # fmt: skip

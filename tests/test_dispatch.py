@@ -70,7 +70,7 @@ def test_a_fault_inside_is_eremoteio_logged_with_its_place_and_the_next_request_
     [
         (0, b"", errno.EINVAL),
         (34, b"", errno.EOPNOTSUPP),
-        (Mid.DIRWALK - 1, b"", errno.EOPNOTSUPP),
+        (Mid.DIRREAD - 1, b"", errno.EOPNOTSUPP),
         (Mid.DIRSTAT + 1, b"", errno.EOPNOTSUPP),
         (65535, b"xxxx", errno.EOPNOTSUPP),
         (Mid.FSTAT, b"", errno.EIO),

@@ -18,6 +18,7 @@ LAYERS = """
     conform: codec
     conform: transport
     conform: caller
+    conform: many
     conform: peer
     conform: peer2021 corpus
     conform: case ground
@@ -78,10 +79,13 @@ LAYERS = """
     fuse: process
     fuse: guard
     fuse
-    copy: data names sides progress
+    copy: sides
+    copy: data names progress
     copy: commit places posts settle
+    copy: small
     copy: local files archive
     copy: messages
+    copy: together
     copy: remote
     copy: remove transfer measure
     copy: links mend pack prune unpack

@@ -4,7 +4,7 @@ import errno
 from pathlib import Path
 
 import pytest
-from codec import Mid
+from codec import OWN, Mid
 from hosts import Server, fails
 from looks import assert_stat_is
 from peer import Peer
@@ -14,7 +14,7 @@ def test_mount_tells_the_root_the_largest_message_and_every_message_there_is(pee
     mounted = peer.mount()
     assert_stat_is(mounted.root.stat, tree)
     assert mounted.max_message_size == 2 * 1024 * 1024 - 4096
-    unoffered = (Mid.ERROR, Mid.FLUSH, Mid.DIRSTAT, Mid.DIRWALK)  # none; which would only cost a call; which are ours alone
+    unoffered = (Mid.ERROR, Mid.FLUSH, *OWN)  # none; which would only cost a call; which are ours alone
     assert mounted.supported == [mid for mid in Mid if mid not in unoffered]
     assert mounted.donated == []
 

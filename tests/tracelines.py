@@ -80,6 +80,7 @@ REQUESTS = {
     "FRemoveXattr": "fd:Q str", "BindAt": "dir_fd:Q uid:I gid:I mode:H6x sock_type:I str", "Listen": "bound_fd:Q backlog:i4x",
     "Accept": "fd:Q", "ConnectWithCreds": "fd:Q sock_type:I4x uid:I gid:I",
     "RenameAt2": "old_dir:Q new_dir:Q str str flags:I", "DirStat": "open_fd:Q count:i4x",
+    "DirRead": "dir_fd:Q each:I most:I strs", "DirWrite": "dir_fd:Q flags:I n:I num_bytes:I data", "DirRename": "dir_fd:Q strs",
     "DirWalk": "dir_fd:Q count:I what:I str",
 }  # fmt: skip
 _FLAGS = {"O_RDONLY": 0, "O_WRONLY": 1, "O_RDWR": 2}

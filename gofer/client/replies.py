@@ -88,6 +88,10 @@ def stat_of(raw: Any) -> Stat:
     return _made(_STATX.unpack(raw))
 
 
+def stat_at(raw: Any, at: int) -> Stat:
+    return _made(_STATX.unpack_from(raw, at))
+
+
 def stats_of(raw: Any) -> list[Stat]:
     """Of one statx after the other."""
     return [*map(_made, _STATX.iter_unpack(raw))]

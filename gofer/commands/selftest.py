@@ -140,7 +140,8 @@ class _Course:
             (wire.SYMLINKAT, self._symlinkat), (wire.READLINKAT, self._readlinkat), (wire.LINKAT, self._linkat),
             (wire.WALK, self._walk), (wire.WALKSTAT, self._walkstat), (wire.GETDENTS64, self._getdents64),
             (wire.DIRSTAT, self._dirstat),
-            (wire.DIRWALK, self._dirwalk),
+            (wire.DIRWALK, self._dirwalk), (wire.DIRREAD, self._dirread), (wire.DIRWRITE, self._dirwrite),
+            (wire.DIRRENAME, self._dirrename),
             (wire.FSETXATTR, self._fsetxattr), (wire.FGETXATTR, self._fgetxattr),
             (wire.FLISTXATTR, self._flistxattr), (wire.FREMOVEXATTR, self._fremovexattr),
             (wire.BINDAT, self._bindat), (wire.LISTEN, self._listen), (wire.CONNECT, self._connect),
@@ -259,6 +260,29 @@ class _Course:
     def _dirwalk(self) -> None:
         found = self.client.dirwalk(self.root, b"", 65536)
         _expect(sorted(map(os.fsdecode, found.names)) == sorted(os.listdir(self.folder)), "other names")
+
+    def _dirread(self) -> None:
+        with open(os.path.join(self.folder, "read"), "wb") as file:
+            file.write(b"contents")
+        names = wire.Count.bytes(1) + wire.Count.bytes(4) + b"read"
+        found = self.client.ask(wire.DIRREAD, wire.DirReadReq.bytes(self.root, 65536, 65536) + names)
+        _expect(found.endswith(b"contents") and wire.DirReadResp.read(found)[0] == 1, "other contents")
+        os.unlink(os.path.join(self.folder, "read"))
+
+    def _dirwrite(self) -> None:
+        data = wire.DirWriteEntry.bytes(0o640, wire.NO_ID, wire.NO_ID, 8, 1, 2, 3, 4, 5) + b"writtcontents"
+        told = self.client.ask(wire.DIRWRITE, wire.DirWriteReq.bytes(self.root, 0, 1, len(data)) + data)
+        _expect(wire.DirWriteDone.read(told, wire.DirReadResp.size) == (0, 0, 0), "the file was not made as asked for")
+        here = self._host("writt")
+        _expect((here.st_mode & 0o7777, here.st_size, here.st_mtime_ns) == (0o640, 8, 3 * 10**9 + 4), "not as asked for")
+
+    def _dirrename(self) -> None:
+        with open(os.path.join(self.folder, "before"), "wb"):
+            pass
+        names = wire.Count.bytes(2) + wire.Count.bytes(6) + b"before" + wire.Count.bytes(5) + b"after"
+        self.client.ask(wire.DIRRENAME, wire.DirRenameReq.bytes(self.root) + names)
+        _expect(os.path.exists(os.path.join(self.folder, "after")), "it has its old name")
+        os.unlink(os.path.join(self.folder, "after"))
 
     def _fsetxattr(self) -> None:
         self.client.fsetxattr(self.file, b"user.gofer", b"value")

@@ -66,8 +66,14 @@ class Mid(enum.IntEnum):
     ACCEPT = 31
     CONNECTWITHCREDS = 32
     RENAMEAT2 = 33
-    DIRWALK = 70  # gofer's own, as is
+    DIRREAD = 67  # gofer's own, as are all that follow
+    DIRWRITE = 68
+    DIRRENAME = 69
+    DIRWALK = 70
     DIRSTAT = 71
+
+
+OWN = frozenset(mid for mid in Mid if mid >= Mid.DIRREAD)
 
 
 class Stat(NamedTuple):

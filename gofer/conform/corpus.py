@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from gofer.conform.codec import MODE, Mid, NotOffered, Reader, expect
+from gofer.conform.codec import MODE, OWN, Mid, NotOffered, Reader, expect
 from gofer.conform.peer import Peer
 from gofer.conform.transport import Reply
 
@@ -79,6 +79,9 @@ def _later(peer: Peer, root: int, directory: int) -> None:
         peer.dirstat(peer.openat(directory).fd, -4096)
         peer.dirwalk(root, "dir")
         peer.dirwalk(directory, "", stats=True)
+        peer.dirread(root, "dir", "file", "missing")
+        peer.dirwrite(root, ("many", b"contents"), ("more", b""))
+        peer.dirrename(root, ("many", "several"), ("missing", "more"))
 
 
 @contextlib.contextmanager
@@ -108,7 +111,7 @@ def recorded(peer: Peer, root: int = 0) -> list[Request]:
     finally:
         peer.transport.exchange = exchange  # type: ignore[method-assign]
     if peer.offered is None:
-        own = {int(Mid.DIRSTAT), int(Mid.DIRWALK)} if peer.last_mid >= Mid.BINDAT else set()
+        own = {*map(int, OWN)} if peer.last_mid >= Mid.BINDAT else set()
         expect({mid for mid, _ in sent} == {*range(1, peer.last_mid + 1)} | own, "a message was left out")
     return sent
 
@@ -142,6 +145,11 @@ def _dirwalk(r: Reader) -> None:
     expect(len(r.rest()) == size and size >= 3 * count, "data of another length than told")
     if size:
         expect(bytes(r.data[-1:]) == b"\0", "a last name without its end")
+
+
+def _many(r: Reader, each: int) -> None:
+    count, size = r.take("II")
+    expect(len(r.rest()) == size and size >= each * count, "data of another length than told")
 
 
 def _data(r: Reader) -> None:
@@ -187,6 +195,9 @@ SHAPES: dict[int, Callable[[Reader], Any]] = {
     Mid.FSTATFS: lambda r: r.take("8Q"),
     Mid.READLINKAT: lambda r: r.string(),
     Mid.GETDENTS64: lambda r: _count(r, _dirent),
+    Mid.DIRREAD: lambda r: _many(r, 152),
+    Mid.DIRWRITE: lambda r: _many(r, 12),
+    Mid.DIRRENAME: lambda r: _many(r, 4),
     Mid.DIRWALK: _dirwalk,
     Mid.DIRSTAT: lambda r: _count(r, _dirstat),
     Mid.FGETXATTR: lambda r: r.string(),

@@ -12,7 +12,6 @@ import os
 import socket
 import struct
 
-from gofer.conform.caller import Caller
 from gofer.conform.codec import (
     NO_ID,
     Created,
@@ -31,10 +30,11 @@ from gofer.conform.codec import (
     string,
     strings,
 )
+from gofer.conform.many import Many
 from gofer.conform.transport import ChannelTransport, SocketTransport
 
 
-class Peer(Caller):
+class Peer(Many):
     """Mount and Channel work over either transport."""
 
     # Mount: -> Inode max_message_size[4] u16* supported_mids

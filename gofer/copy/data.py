@@ -7,6 +7,8 @@ import os
 from contextlib import closing
 from errno import EBADF, EINVAL, EIO, ENOSYS, ENOTTY, ENXIO, EOPNOTSUPP, EPERM, EXDEV
 
+from gofer.copy.sides import SMALL
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     Moved = Callable[[int], None]
 
 PIECE = 1 << 20
-SMALL = 1 << 16  # up to here one read and one write are the cheapest
 _STEP = 1 << 25  # bytes of one system call, so that somebody sees how far it is, and may interrupt
 _FICLONE = 0x40049409
 _CANNOT = (EBADF, EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EXDEV)

@@ -12,9 +12,9 @@ it gets when all in it has its name.
 from __future__ import annotations
 
 import stat as modes
+from collections import namedtuple
 from errno import EIO, ELOOP, EPERM
 from functools import partial
-from typing import NamedTuple
 
 from gofer.client.address import below
 from gofer.copy import data
@@ -25,7 +25,7 @@ from gofer.copy.names import part_name, possible
 from gofer.copy.places import Options, Place, some
 from gofer.copy.prune import cleared, prune, stays
 from gofer.copy.settle import privileged
-from gofer.copy.sides import SET_ID, Node
+from gofer.copy.sides import FAR, SET_ID, Node
 from gofer.copy.transfer import Job, Parts, Transfers
 
 TYPE_CHECKING = False
@@ -46,9 +46,10 @@ _KINDS = {
 }  # fmt: skip
 
 
-class _Asked(NamedTuple):
+class _Asked(namedtuple("_Asked", "names nodes olds trouble")):
     """Names of a directory, and what they are, as it comes. olds: at the target; trouble: what has ended the list."""
 
+    __slots__ = ()
     names: list[bytes]
     nodes: Callable[[], list[Found]]
     olds: Callable[[], list[Found]] | None
@@ -162,8 +163,10 @@ class Copy:
         asked = self._ask(place, names)
         xattrs = self._listed(listed, place.shown)
         while asked:
+            if self.target.lazy:
+                self.transfers.catch_up()
             directories, jobs = self._planned(place, asked, parts)
-            self.transfers.add(place.source, place.target, jobs, parts)
+            self._transfer(place, jobs, parts)
             trouble = asked.trouble
             ahead = None if directories or trouble else self._ask(place, names)
             self.transfers.step()
@@ -180,6 +183,18 @@ class Copy:
             prune(self, place)
         if not self.options.dry_run:
             self.transfers.then(place.shown, partial(self._links.keep_open, place, stat, xattrs))
+
+    def _transfer(self, place: Place, jobs: Sequence[Job], parts: Parts | None) -> None:
+        """Begin with their contents, and with all but the last so far that only a step is missing."""
+        whole = [job for job in jobs if job.node.content is not None and not job.node.stat.mode & SET_ID]
+        if whole:
+            self.transfers.make(place.target, whole)
+            jobs = [job for job in jobs if job.node.content is None or job.node.stat.mode & SET_ID]
+        while len(jobs) > self.ahead:
+            self.transfers.add(place.source, place.target, jobs[: self.ahead], parts)
+            self.transfers.step()
+            jobs = jobs[self.ahead :]
+        self.transfers.add(place.source, place.target, jobs, parts)
 
     def _again(self, place: Place, names: Sequence[bytes]) -> Iterator[tuple[Node, Node | None]]:
         """One after the other: far down not even these are kept for each directory on the way."""
@@ -199,7 +214,8 @@ class Copy:
     def _ask(self, place: Place, names: Iterator[bytes]) -> _Asked | None:
         """What the next of them are, on both sides; None: there are no more."""
         self.progress.moved(0)
-        chunk, trouble = some(names, self.ahead)
+        whole = place.fresh and not self.options.dry_run and not self.options.verify
+        chunk, trouble = some(names, FAR if whole and len(place.names) < _KEPT else self.ahead)
         if not chunk and not trouble:
             return None
         chosen = []
@@ -209,7 +225,7 @@ class Copy:
             elif not self.options.exclude((place.path + b"/" + name)[1:]):
                 chosen.append(name)
         olds = None if place.fresh else self.target.looking(place.target, chosen)
-        return _Asked(chosen, self.source.looking(place.source, chosen), olds, trouble)
+        return _Asked(chosen, self.source.looking(place.source, chosen, whole), olds, trouble)
 
     def _planned(
         self, place: Place, asked: _Asked, parts: Parts | None
@@ -220,7 +236,9 @@ class Copy:
         directories, jobs = [], []
         for name, node, old in zip(asked.names, nodes, olds):
             shown = below(place.shown, name)
-            if isinstance(node, OSError):
+            if isinstance(node, Node) and node.content is not None:  # to a directory that is new: nothing is to be asked
+                jobs.append(Job(node, name, shown))
+            elif isinstance(node, OSError):
                 self.complain(shown, node, False)
             elif isinstance(old, OSError):
                 self.complain(shown, old, True)
@@ -308,7 +326,7 @@ class Copy:
         xattrs = self._listed(self.source.listing(place.source, [(node, None)]), job.shown)
         for error in self.target.settle_node(place.target, made, self.attributes(node.stat), xattrs):
             self.complain(job.shown, error, True)
-        self.commit.add(Complete(place.target, part, job.name, job.shown, node.stat, None))
+        self.commit.add(Complete(place.target, part, job.name, job.shown, node.stat), None)
 
     # Attributes
 

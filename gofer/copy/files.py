@@ -10,10 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import stat as modes
-from ctypes import byref
 from errno import EIO
 
 from gofer import sys, wire
+from gofer.cdata import byref
 from gofer.client.ahead import many
 from gofer.client.transport import close_all
 from gofer.copy.data import ENDLESS, SHORT, UNSIZED
@@ -37,9 +37,10 @@ _reference = byref(_statfs)
 
 
 class FD:
-    """The owner of one FD of a connection, `key`; the next message takes it back."""
+    """The owner of one FD of a connection, `key`; the next message takes it back. device: of a directory that we have made."""
 
-    __slots__ = ("key", "_trash")
+    __slots__ = ("key", "device", "_trash")
+    device: tuple[int, int]
 
     def __init__(self, key: int, trash: list[int]) -> None:
         self.key, self._trash = key, trash

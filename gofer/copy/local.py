@@ -11,19 +11,21 @@ import os
 import stat as modes
 from errno import EIO, ENOENT, EPERM, ESTALE
 from functools import partial
+from os import rename
 
 from gofer import sys
 from gofer.client.replies import Stat
 from gofer.copy.data import ENDLESS, PIECE, UNSIZED, extents
 from gofer.copy.settle import ACLS, failure, listed_at, settle, settle_pinned, value, xattrs_at
-from gofer.copy.sides import FAR, Node
+from gofer.copy.sides import FAR, TOGETHER, Node
+from gofer.copy.small import made, read, small
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
     from typing import Callable
 
-    from gofer.copy.sides import Found, Listed, Xattrs
+    from gofer.copy.sides import Found, Listed, New, Xattrs
 
 _CLOEXEC = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC
@@ -32,12 +34,15 @@ _libc_syncfs = sys.libc["syncfs"]
 
 
 class Fd:
-    """The owner of one fd, `key`."""
+    """The owner of one fd, `key`. device: what it is on, -1 where that was not asked for; as: of a directory that we have made,
+    owner, group and device of what is made in it.
+    """
 
-    __slots__ = ("key",)
+    __slots__ = ("key", "device", "inside")
 
-    def __init__(self, key: int) -> None:
-        self.key = key
+    def __init__(self, key: int, device: int = -1) -> None:
+        self.key, self.device = key, device
+        self.inside: tuple[int, int, int] | None = None
 
     def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]  # bound early: runs at interpreter exit too
         if self.key >= 0:
@@ -97,12 +102,13 @@ class LocalTree:
     """See sides.Tree; a Directory is an Fd."""
 
     ahead = FAR
+    lazy = True
 
     def look(self, directory: Fd, names: Sequence[bytes]) -> list[Found]:
         return [_look(directory.key, name) for name in names]
 
-    def looking(self, directory: Fd, names: Sequence[bytes]) -> Callable[[], list[Found]]:
-        return partial(self.look, directory, names)
+    def looking(self, directory: Fd, names: Sequence[bytes], contents: bool = False) -> Callable[[], list[Found]]:
+        return partial(_look_into if contents else self.look, directory, names)
 
     def names(self, directory: Fd) -> Iterator[bytes]:
         own = os.open(".", _DIRECTORY, dir_fd=directory.key)  # with an offset of its own
@@ -144,6 +150,11 @@ class LocalTree:
 
     def create(self, directory: Fd, names: Sequence[bytes]) -> Callable[[], list[LocalFile | OSError]]:
         return lambda: [_open(directory.key, name, os.O_RDWR | os.O_CREAT | os.O_EXCL) for name in names]
+
+    def make(
+        self, directory: Fd, items: Sequence[New], sync: bool
+    ) -> Callable[[], list[tuple[Fd | None, list[OSError]]]]:
+        return lambda: [_made(directory, item) for item in items]
 
     def reopen(self, directory: Fd, name: bytes) -> LocalFile:
         """To go on with it; one that others have an eye on, or a name for, is not."""
@@ -195,13 +206,24 @@ class LocalTree:
     def settle_directory(self, directory: Fd, stat: Stat, xattrs: Xattrs) -> list[OSError]:
         return settle(directory.key, stat, xattrs)
 
-    def sync(self, files: Sequence[LocalFile]) -> list[OSError | None]:
+    def sync(self, files: Sequence[Fd]) -> list[OSError | None]:
         if len(files) <= FEW:
             return [failure(os.fsync, file.key) for file in files]
-        return sync_systems([file.key for file in files])
+        return sync_systems([(file.key, file.device) for file in files])
+
+    def renaming(self, moves: Sequence[tuple[Fd, bytes, bytes]]) -> Callable[[], list[OSError | None]]:
+        told = self.rename(moves)  # at once: whoever is killed later has so many more that are whole
+        return lambda: told
 
     def rename(self, moves: Sequence[tuple[Fd, bytes, bytes]]) -> list[OSError | None]:
-        return [failure(_rename, directory.key, old, new) for directory, old, new in moves]
+        told: list[OSError | None] = []
+        for directory, old, new in moves:
+            try:
+                rename(old, new, src_dir_fd=directory.key, dst_dir_fd=directory.key)
+                told.append(None)
+            except OSError as error:
+                told.append(error)
+        return told
 
     def remove(self, directory: Fd, name: bytes, is_directory: bool) -> None:
         (os.rmdir if is_directory else os.unlink)(name, dir_fd=directory.key)
@@ -213,10 +235,10 @@ class LocalTree:
         """Nothing here is done later."""
 
 
-def sync_systems(fds: Sequence[int]) -> list[OSError | None]:
-    """The file systems that they are on; for each what has failed."""
-    devices = [os.fstat(fd).st_dev for fd in fds]
-    failed = {device: failure(_syncfs, fd) for device, fd in dict(zip(devices, fds)).items()}
+def sync_systems(fds: Sequence[tuple[int, int]]) -> list[OSError | None]:
+    """The file systems that they are on (with the device, or -1); for each what has failed."""
+    devices = [os.fstat(fd).st_dev if device < 0 else device for fd, device in fds]
+    failed = {device: failure(_syncfs, fd) for device, (fd, _) in dict(zip(devices, fds)).items()}
     return [failed[device] for device in devices]
 
 
@@ -246,6 +268,30 @@ def _look(directory: int, name: bytes) -> Found:
         return error
 
 
+def _look_into(directory: Fd, names: Sequence[bytes]) -> list[Found]:
+    found: list[Found] = []
+    room = TOGETHER
+    for name in names:
+        try:
+            status = os.stat(name, dir_fd=directory.key, follow_symlinks=False)
+            content = read(directory.key, name, status) if small(status, room) else None
+            room -= len(content or b"")
+            found.append(Node(name, local_stat(status), None, content))
+        except FileNotFoundError:
+            found.append(None)
+        except OSError as error:
+            found.append(error)
+    return found
+
+
+def _made(directory: Fd, item: New) -> tuple[Fd | None, list[OSError]]:
+    try:
+        fd, troubles, directory.inside = made(directory.key, item, directory.inside)
+    except OSError as error:
+        return None, [error]
+    return Fd(fd, directory.inside[2]), troubles
+
+
 def _open(directory: int, name: bytes, flags: int) -> LocalFile | OSError:
     try:
         return LocalFile(os.open(name, flags | _CLOEXEC, 0o600, dir_fd=directory), bool(flags & os.O_EXCL))
@@ -269,9 +315,3 @@ def _write(fd: int, data: bytes) -> None:
 def _syncfs(fd: int) -> None:
     if _libc_syncfs(fd):
         sys.raise_errno()
-
-
-def _rename(directory: int, old: bytes, new: bytes) -> None:
-    os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
-
-

@@ -7,10 +7,10 @@ import struct
 from errno import EINVAL, EPERM
 
 from gofer import sys, wire
-from gofer.copy.data import SMALL
 from gofer.copy.files import payload_of, written
 from gofer.copy.names import possible
 from gofer.copy.settle import kept
+from gofer.copy.sides import SMALL
 from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
@@ -83,9 +83,12 @@ def setting(fd: int, stat: Stat, mask: int) -> bytes:
 def troubles_of(outcome: Outcome) -> list[OSError]:
     """What was to be set and is not; an owner may stay another."""
     try:
-        failed, code = wire.SetStatResp.unpack(payload_of(outcome))
+        return troubles_told(*wire.SetStatResp.unpack(payload_of(outcome)))
     except OSError as error:
         return [error]
+
+
+def troubles_told(failed: int, code: int) -> list[OSError]:
     if failed & ~OWNER or failed and code not in NOT_OURS:
         return [OSError(code, os.strerror(code))]
     return []
@@ -101,3 +104,7 @@ def name_of(name: bytes) -> bytes:
 
 def names_of(name: bytes) -> bytes:
     return b"\1\0" + wire.Count.bytes(len(name)) + name
+
+
+def names_of_all(names: Sequence[bytes]) -> bytes:
+    return b"".join([wire.Count.bytes(len(names)), *map(name_of, names)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from itertools import islice
-from typing import NamedTuple
 
 from gofer.copy.names import Exclude
 
@@ -14,27 +14,32 @@ if TYPE_CHECKING:
 
 
 
-class Options(NamedTuple):
+class Options(namedtuple(
+    "Options", "recursive update delete exclude dry_run verify resume sync trusted",
+    defaults=(False, False, False, Exclude(()), False, False, False, True, True),
+)):  # fmt: skip
     """recursive, update, delete, exclude, dry_run, verify, resume, sync: as on the command line. trusted: --set-id."""
 
-    recursive: bool = False
-    update: bool = False
-    delete: bool = False
-    exclude: Exclude = Exclude(())
-    dry_run: bool = False
-    verify: bool = False
-    resume: bool = False
-    sync: bool = True
-    trusted: bool = True
+    __slots__ = ()
+    recursive: bool
+    update: bool
+    delete: bool
+    exclude: Exclude
+    dry_run: bool
+    verify: bool
+    resume: bool
+    sync: bool
+    trusted: bool
 
 
-class Place(NamedTuple):
+class Place(namedtuple("Place", "source target fresh path shown root names")):
     """A directory on both sides. target: None where it is not there, and would be made.
 
     fresh: there is nothing in it. path: its names below what is copied, shown: as people see it. root, names: how to get there on
     the target's side.
     """
 
+    __slots__ = ()
     source: Any
     target: Any
     fresh: bool

@@ -100,6 +100,8 @@ class Asking:
     def __init__(self, client: Client) -> None:
         self._client, self._posts = client, Posts(client)
         self._donates = client.transport is not client.base  # else it has no channel: another host's never has
+        if self._donates:
+            client.base.widen()
         self.ahead = AHEAD if self._donates else FAR
         self.trash: list[int] = []  # FDs that nobody has use for any more
 
@@ -108,6 +110,11 @@ class Asking:
         """For any request: nothing that was posted is on its way."""
         self._posts.settle()
         return self._client
+
+    @property
+    def beside(self) -> Client:
+        """For what has nothing to do with what is on its way: over the channel, where there is one, nothing is waited for."""
+        return self._client if self._donates else self.client
 
     def begin(self) -> None:
         self._posts.send()

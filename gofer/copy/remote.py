@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import stat as modes
-import struct
 from errno import EIO, ELOOP, ENODATA, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM
 
 from gofer import sys, wire
 from gofer.client.replies import Inode, stat_of
 from gofer.client.transport import Lost, close_all
-from gofer.copy.data import PIECE, SHORT, SMALL
+from gofer.copy.data import PIECE, SHORT
 from gofer.copy.files import FD, RemoteFile, payload_of
-from gofer.copy.local import FEW, sync_systems
 from gofer.copy.messages import (
     NOT_OURS,
     OWNER,
@@ -29,9 +27,9 @@ from gofer.copy.messages import (
     unwritten,
     walks,
 )
-from gofer.copy.posts import Asking
 from gofer.copy.settle import ACLS
-from gofer.copy.sides import SET_ID, Node
+from gofer.copy.sides import SET_ID, SMALL, Node
+from gofer.copy.together import Together
 from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
@@ -46,11 +44,14 @@ if TYPE_CHECKING:
 
 _OVERHEAD = 64  # at most, of a message beside its data
 _MOST_NAMES = 1 << 26  # in one directory
+_AT_ONCE = 65536  # bytes of kernel dirents
 _inode = wire.Inode.read
 
 
-class RemoteTree(Asking):
+class RemoteTree(Together):
     """See sides.Tree; a Directory is an FD. root: that of what is served."""
+
+    lazy = False
 
     def __init__(self, client: Client) -> None:
         super().__init__(client)
@@ -64,7 +65,9 @@ class RemoteTree(Asking):
     def look(self, directory: FD, names: Sequence[bytes]) -> list[Found]:
         return [self._found(name, outcome) for name, outcome in zip(names, self.ask(walks(directory, names)))]
 
-    def looking(self, directory: FD, names: Sequence[bytes]) -> Callable[[], list[Found]]:
+    def looking(self, directory: FD, names: Sequence[bytes], contents: bool = False) -> Callable[[], list[Found]]:
+        if contents and self._knows:
+            return self._posted_read(directory, names)
         posted = self._post(walks(directory, names))
         return lambda: [self._found(name, outcome) for name, outcome in zip(names, posted())]
 
@@ -81,12 +84,27 @@ class RemoteTree(Asking):
 
     def names(self, directory: FD) -> Iterator[bytes]:
         """Of which each may be no name at all: see names.possible."""
-        return self._names(self._post([(wire.OPENAT, wire.OpenAtReq.bytes(directory.key, os.O_RDONLY))]))
+        if not self._knows:
+            return self._listing(directory, None)
+        request = wire.DirWalkReq.bytes(directory.key, _AT_ONCE, 0) + name_of(b"")
+        return self._listing(directory, self._post([(wire.DIRWALK, request)]))
 
-    def _names(self, posted: Batch) -> Iterator[bytes]:
-        (opened,) = posted()
-        listing, count = FD(wire.OpenAtResp.unpack(payload_of(opened))[0], self.trash), 0
-        request = wire.Getdents64Req.bytes(listing.key, 65536)
+    def _listing(self, directory: FD, posted: Batch | None) -> Iterator[bytes]:
+        payload = self._knowing(posted()[0]) if posted else None
+        count = 0
+        if payload is not None:
+            _, opened, _, number, _ = wire.DirWalkResp.read(payload)
+            names = payload[wire.DirWalkResp.size + number :].split(b"\0")
+            if len(names) != number + 1 or names.pop():
+                raise self._client.give_up("a DirWalk with another number of names than it says")
+            listing = FD(opened, self.trash) if opened else None
+            yield from names
+            if not listing:
+                return
+        else:
+            (answer,) = self.ask([(wire.OPENAT, wire.OpenAtReq.bytes(directory.key, os.O_RDONLY))])
+            listing = FD(wire.OpenAtResp.unpack(payload_of(answer))[0], self.trash)
+        request = wire.Getdents64Req.bytes(listing.key, _AT_ONCE)
         while True:
             for outcome in self.ask([(wire.GETDENTS64, request)] * 2):  # most directories end with the second
                 names = names_in(payload_of(outcome))
@@ -147,9 +165,26 @@ class RemoteTree(Asking):
             return None if error.errno == EOPNOTSUPP else error
 
     def open(self, directory: FD, nodes: Sequence[Node]) -> Callable[[], list[RemoteFile | OSError]]:
-        calls = [(wire.OPENAT, wire.OpenAtReq.bytes(node.key.key, os.O_RDONLY)) for node in nodes]
+        known = self._keyed(directory, nodes)
+        calls = [
+            (wire.OPENAT, wire.OpenAtReq.bytes(node.key.key, os.O_RDONLY))
+            for node in known
+            if not isinstance(node, OSError)
+        ]
         posted = self._post(calls, donating=True)
-        return lambda: [self._opened(node, outcome, False) for node, outcome in zip(nodes, posted())]
+
+        def opened() -> list[RemoteFile | OSError]:
+            outcomes = iter(posted())
+            return [node if isinstance(node, OSError) else self._opened(node, next(outcomes), False) for node in known]
+
+        return opened
+
+    def _keyed(self, directory: FD, nodes: Sequence[Node]) -> list[Node | OSError]:
+        """What has come with its contents has no FD yet."""
+        without = [node.name for node in nodes if node.key is None]
+        found = iter(self.look(directory, without) if without else ())
+        known = [next(found) if node.key is None else node for node in nodes]
+        return [node or FileNotFoundError(ENOENT, os.strerror(ENOENT)) for node in known]
 
     def _opened(self, node: Node, outcome: Outcome, writing: bool) -> RemoteFile | OSError:
         if isinstance(outcome, OSError):
@@ -193,7 +228,9 @@ class RemoteTree(Asking):
         return opened
 
     def mkdir(self, directory: FD, name: bytes) -> FD:
-        made: FD = self._node(name, self.client.mkdirat(directory.key, name, 0o700)).key
+        node = self._node(name, self.beside.mkdirat(directory.key, name, 0o700))
+        made: FD = node.key
+        made.device = node.stat.dev
         if self._inheriting(directory):
             self._disinherit(made.key)
         return made
@@ -260,11 +297,12 @@ class RemoteTree(Asking):
     def listing(self, directory: FD, files: Sequence[tuple[Node, RemoteFile | None]]) -> Callable[[], list[Xattrs | OSError]]:
         """An fd tells that there are none, as nearly always; else the server tells what it shows."""
         asked = [self._xattrs and not (file and file.host >= 0 and none_kept(file.host)) for _, file in files]
-        posted = self._post([listing(node) for (node, _), one in zip(files, asked) if one])
+        nodes = [file.node if file else node for node, file in files]
+        posted = self._post([listing(node) for node, one in zip(nodes, asked) if one])
 
         def listed() -> list[Xattrs | OSError]:
             outcomes = iter(posted())
-            return [self._values(node, next(outcomes)) or {} if one else {} for (node, _), one in zip(files, asked)]
+            return [self._values(node, next(outcomes)) or {} if one else {} for node, one in zip(nodes, asked)]
 
         return listed
 
@@ -304,42 +342,35 @@ class RemoteTree(Asking):
         return self._settle(node.key.key, node.stat, stat, xattrs)
 
     def settle_directory(self, directory: FD, stat: Stat, xattrs: Xattrs) -> list[OSError]:
-        return self._settle(directory.key, self.client.fstat(directory.key), stat, xattrs)
+        return self._settle(directory.key, self.beside.fstat(directory.key), stat, xattrs, self.beside)
 
-    def _settle(self, fd: int, now: Stat, stat: Stat, xattrs: Xattrs | None) -> list[OSError]:
+    def _settle(
+        self, fd: int, now: Stat, stat: Stat, xattrs: Xattrs | None, client: Client | None = None
+    ) -> list[OSError]:
         """As local._settle: owner, xattrs, mode, times."""
+        client = client or self.client
         troubles: list[OSError] = []
         if (now.uid, now.gid) != (stat.uid, stat.gid):
-            failed, code = self.client.setstat(fd, OWNER, uid=stat.uid, gid=stat.gid)
+            failed, code = client.setstat(fd, OWNER, uid=stat.uid, gid=stat.gid)
             if failed:
                 stat = stat._replace(mode=stat.mode & ~SET_ID)
                 troubles += [] if code in NOT_OURS else [OSError(code, os.strerror(code))]
         for name, value in (xattrs or {}).items():
             try:
-                self.client.fsetxattr(fd, name, value)
+                client.fsetxattr(fd, name, value)
             except Lost:
                 raise
             except OSError as error:
                 troubles.append(OSError(error.errno, f"xattr {os.fsdecode(name)}: {error.strerror}"))
         mask = (0 if modes.S_ISLNK(now.mode) else sys.STATX_MODE) | (0 if xattrs is None else TIMES)
         if mask:
-            troubles += troubles_of(self.ask([(wire.SETSTAT, setting(fd, stat, mask))])[0])
+            try:
+                troubles += troubles_of(client.exchange(wire.SETSTAT, setting(fd, stat, mask)))
+            except Lost:
+                raise
+            except OSError as error:
+                troubles.append(error)
         return troubles
-
-    # Names
-
-    def sync(self, files: Sequence[RemoteFile]) -> list[OSError | None]:
-        if len(files) > FEW and all(file.host >= 0 for file in files):  # it is on this machine
-            return sync_systems([file.host for file in files])
-        calls = [(wire.FSYNC, struct.pack("<HQ", 1, file.key)) for file in files]
-        return [outcome if isinstance(outcome, OSError) else None for outcome in self.ask(calls)]
-
-    def rename(self, moves: Sequence[tuple[FD, bytes, bytes]]) -> list[OSError | None]:
-        calls = [
-            (wire.RENAMEAT, wire.RenameAtReq.bytes(directory.key, directory.key) + name_of(old) + name_of(new))
-            for directory, old, new in moves
-        ]
-        return [outcome if isinstance(outcome, OSError) else None for outcome in self.ask(calls)]
 
     def remove(self, directory: FD, name: bytes, is_directory: bool) -> None:
         self.client.unlinkat(directory.key, name, sys.AT_REMOVEDIR if is_directory else 0)

@@ -6,7 +6,7 @@ What one entry fails with is a value, an OSError in its place, as there are othe
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,11 +35,14 @@ if TYPE_CHECKING:
         def truncate(self, size: int) -> None: ...
 
     class Tree(Protocol):
-        """key: of a Directory or Node: for its side alone.
+        """key: of a Directory or Node: for its side alone. lazy: whether what has begun is done when its outcome is asked for.
 
-        `looking`, `open`, `create`, `reading`, `listing`, `writing` and `settle`, of `ahead` at most, may have just begun: what
-        they return is called for the outcome, once. `begin`: by now all of them have; `rest`: none is on its way. What is
+        What ends in -ing, `open`, `create`, `make` and `settle` may have just begun: what they return is called for the outcome,
+        once. Of `ahead` at most, but for what is small. `begin`: by now all of them have; `rest`: none is on its way. What is
         written is there for what is asked later.
+
+        looking: with contents of what is small, where asked for: see Node. make: files in a directory that `mkdir` has made, with
+        all that they are to have; File None: it is not there, and the error says why. sync: `sync` of it will be asked for.
 
         reading: contents of those that are small, and to be had by messages only. listing: xattrs that a copy keeps, of what
         is open or is not. writing: all that a
@@ -47,9 +50,12 @@ if TYPE_CHECKING:
         """
 
         ahead: int
+        lazy: bool
 
         def look(self, directory: Any, names: Sequence[bytes]) -> list[Found]: ...
-        def looking(self, directory: Any, names: Sequence[bytes]) -> Callable[[], list[Found]]: ...
+        def looking(
+            self, directory: Any, names: Sequence[bytes], contents: bool = False
+        ) -> Callable[[], list[Found]]: ...
         def names(self, directory: Any) -> Iterator[bytes]: ...
         def enter(self, directory: Any, node: Node) -> Any: ...
         def resolve(self, directory: Any, path: Sequence[bytes]) -> Node: ...
@@ -58,6 +64,9 @@ if TYPE_CHECKING:
         def open(self, directory: Any, nodes: Sequence[Node]) -> Callable[[], list[File | OSError]]: ...
 
         def create(self, directory: Any, names: Sequence[bytes]) -> Callable[[], list[File | OSError]]: ...
+        def make(
+            self, directory: Any, items: Sequence[New], sync: bool
+        ) -> Callable[[], list[tuple[File | None, list[OSError]]]]: ...
         def reopen(self, directory: Any, name: bytes) -> File: ...
         def mkdir(self, directory: Any, name: bytes) -> Any: ...
         def symlink(self, directory: Any, name: bytes, target: bytes) -> Node: ...
@@ -72,20 +81,36 @@ if TYPE_CHECKING:
         ) -> list[OSError]: ...
         def settle_directory(self, directory: Any, stat: Stat, xattrs: Xattrs) -> list[OSError]: ...
         def sync(self, files: Sequence[File]) -> list[OSError | None]: ...
+        def renaming(self, moves: Sequence[tuple[Any, bytes, bytes]]) -> Callable[[], list[OSError | None]]: ...
         def rename(self, moves: Sequence[tuple[Any, bytes, bytes]]) -> list[OSError | None]: ...
         def remove(self, directory: Any, name: bytes, is_directory: bool) -> None: ...
         def begin(self) -> None: ...
         def rest(self) -> None: ...
 
 
-class Node(NamedTuple):
-    """What has that name in a directory. key: its control FD, on a server."""
+class Node(namedtuple("Node", "name stat key content", defaults=(None, None))):
+    """What has that name in a directory. key: its control FD, on a server. content: all that a small file has, where that came
+    along; then it has nothing beside that and its attributes, and no key.
+    """
 
+    __slots__ = ()
     name: bytes
     stat: Stat
-    key: Any = None
+    key: Any
+    content: bytes | None
+
+
+class New(namedtuple("New", "name stat content")):
+    """A file that is to be made, without set-id bits."""
+
+    __slots__ = ()
+    name: bytes
+    stat: Stat
+    content: bytes
 
 
 SET_ID = 0o6000
+SMALL = 1 << 16  # bytes of a file whose contents come along with others'
+TOGETHER = 1 << 19  # and of all of those
 AHEAD = 16  # as many fds as a server donates ahead
 FAR = 64  # where no fds come: the way may be long

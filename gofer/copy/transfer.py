@@ -7,13 +7,14 @@ of which file it was to become which version: so --resume goes on with it, and a
 from __future__ import annotations
 
 import os
+from collections import namedtuple
 from errno import EIO
-from typing import NamedTuple
 
 from gofer.client.transport import Lost
 from gofer.copy import data, names
 from gofer.copy.commit import Complete, discard
 from gofer.copy.names import WORTH
+from gofer.copy.sides import SMALL, New
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ _MOST_AFTER = 64  # what waits for one batch
 CHANGED = "the two sides differ after the copy: it was changed meanwhile, or one of them does not keep what it gets"
 
 
-class Job(NamedTuple):
+class Job(namedtuple("Job", "node name shown")):
     """A file to be copied: node of the source, to be `name`."""
 
+    __slots__ = ()
     node: Node
     name: bytes
     shown: bytes
@@ -84,9 +86,18 @@ class Batch:
         self.after: list[tuple[bytes, Callable[[], None]]] = []
 
 
+class Made:
+    """Files of one directory that are made in one go, as all that they have is known. files: with their parts' names."""
+
+    def __init__(self, target: Any, files: Sequence[tuple[Job, bytes]], done: Callable[[], list[Any]]) -> None:
+        self.target, self.files, self.done = target, files, done
+        self.after: list[tuple[bytes, Callable[[], None]]] = []
+
+
 class Transfers:
     """Three batches at a time, so that a server has something to do while contents are moved: one is being opened (`add`), one
-    is open, one is written and gets what its files are to have beside contents. Each `step` takes all of them further.
+    is open, one is written and gets what its files are to have beside contents. Each `step` takes all of them further. What is
+    made in one go (`make`) is done a step after the next.
     """
 
     def __init__(self, copy: Copy) -> None:
@@ -95,6 +106,38 @@ class Transfers:
         self._open: Batch | None = None
         self._written: Batch | None = None
         self._settling: Callable[[], list[list[OSError]]] | None = None  # of what is written
+        self._making: list[Made] = []
+        self._begun = False  # whether the last of these since the last step
+
+    def make(self, target: Any, jobs: Sequence[Job]) -> None:
+        """Of as many as came together with their contents, to a new directory; a step follows."""
+        copy = self._copy
+        files = [(job, names.part_name(job.name, job.node.stat)) for job in jobs]
+        copy.commit.making.update((part, (target, 0)) for _, part in files)
+        items = [New(part, job.node.stat, job.node.content or b"") for job, part in files]
+        self._begun = True
+        self._making.append(Made(target, files, copy.target.make(target, items, copy.options.sync)))
+
+    def catch_up(self) -> None:
+        """Make all that there is to be made, while the source answers."""
+        self._copy.source.begin()
+        while self._making:
+            self._finish(self._making.pop(0))
+
+    def _finish(self, made: Made) -> None:
+        copy, target, moved = self._copy, made.target, 0
+        for (job, part), (file, troubles) in zip(made.files, made.done()):
+            for error in troubles:
+                copy.complain(job.shown, error, True)
+            if file:
+                (_, stat, _, _), name, shown = job
+                moved += stat.size
+                copy.commit.add(Complete(target, part, name, shown, stat), file)
+            else:
+                copy.commit.discard(part)
+        copy.progress.moved(moved)
+        for shown, call in made.after:
+            copy.commit.then(shown, call)
 
     def add(self, source: Any, target: Any, jobs: Sequence[Job], parts: Parts | None) -> None:
         """AHEAD at most; a step follows. parts: of the target directory; None where it is new."""
@@ -129,6 +172,9 @@ class Transfers:
     def step(self) -> None:
         self._copy.source.begin()
         self._copy.target.begin()
+        while len(self._making) > (1 if self._begun else 0):
+            self._finish(self._making.pop(0))
+        self._begun = False
         filled, self._open = self._open, None
         if filled:
             self._fill(filled)
@@ -175,13 +221,15 @@ class Transfers:
                 continue
             for error in troubles:
                 self._copy.complain(job.shown, error, True)
-            self._copy.commit.add(Complete(written.target, part, job.name, job.shown, job.node.stat, writer))
+            self._copy.commit.add(Complete(written.target, part, job.name, job.shown, job.node.stat), writer)
         for shown, call in written.after:
             self._copy.commit.then(shown, call)
 
     def then(self, shown: bytes, call: Callable[[], None]) -> None:
         """As Commit.then, behind all that is on its way."""
-        newest = self._opening[0] if self._opening else self._open or self._written
+        newest: Batch | Made | None = self._opening[0] if self._opening else self._open or self._written
+        if not newest and self._making:
+            newest = self._making[-1]
         if not newest:
             self._copy.commit.then(shown, call)
             return
@@ -191,7 +239,7 @@ class Transfers:
 
     def end(self) -> None:
         """Nothing is on its way any more."""
-        while self._opening or self._open or self._written:
+        while self._opening or self._open or self._written or self._making:
             self.add(None, None, (), None)
             self.step()
 
@@ -255,7 +303,7 @@ def _filled(
 
 def _small(reader: File, writer: File, content: bytes | None) -> bytes | None:
     """All that the file has, where it goes in one piece, and there is no fd to both sides."""
-    if content is None and writer.host < 0 <= reader.host and reader.size <= data.SMALL and not reader.sparse:
+    if content is None and writer.host < 0 <= reader.host and reader.size <= SMALL and not reader.sparse:
         content = os.pread(reader.host, reader.size or 1, 0)
         if content and not reader.size:  # as the kernel's own files have
             return None

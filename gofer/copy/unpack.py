@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gofer.copy.sides import Tree, Xattrs
 
 _DEEPEST = 2000
+_MOST_LINKS = 1000
 _PLAIN = 0o755  # of a directory that the archive does not mention
 
 
@@ -55,6 +56,7 @@ class Unpack:
         self._tree, self._progress, self._complain, self._exclude = tree, progress, complain, exclude
         self.commit = Commit(tree, complain, lambda _: progress.file(), sync)
         self._way = [_Level(b"", root, b"./")]
+        self._links: set[tuple[bytes, ...]] = set()  # names of hard links that are to be made, and of what they are of
 
     def run(self, stream: Any) -> None:
         """stream: with read(count). What is no archive, or ends early, is a Failure, when all before has its name."""
@@ -145,14 +147,18 @@ class Unpack:
         if isinstance(old, Node) and modes.S_ISDIR(old.stat.mode):
             raise OSError(EEXIST, "a directory of that name is in its place, and stays")
         part = part_name(name, stat)
+        if tuple(path) in self._links or len(self._links) > _MOST_LINKS:
+            self._links.clear()
+            self.commit.flush()  # what comes now would be linked, or be replaced by a link, that came before it
         if info.islnk():
             first = path_of(info.linkname)
             if not first:
                 raise OSError(ENOENT, "a hard link to nothing")
+            self._links.update((tuple(first), tuple(path)))
             self.commit.then(shown, partial(self._link, first, directory, part, name))
             return
         if kind == modes.S_IFREG:
-            self._regular(tar, info, Complete(directory, part, name, shown, stat, None))
+            self._regular(tar, info, Complete(directory, part, name, shown, stat))
             return
         if kind == modes.S_IFLNK:
             made = self._tree.symlink(directory, part, os.fsencode(info.linkname))
@@ -165,7 +171,7 @@ class Unpack:
             raise OSError(EPERM, "it is a device, or of a type that is not known: left out")
         for error in self._tree.settle_node(directory, made, stat, xattrs_of_member(info)):
             self._complain(shown, error, True)
-        self.commit.add(Complete(directory, part, name, shown, stat, None))
+        self.commit.add(Complete(directory, part, name, shown, stat), None)
 
     def _link(self, first: list[bytes], directory: Any, part: bytes, name: bytes) -> None:
         self._tree.link(self._way[0].directory, first, directory, part)
@@ -193,7 +199,7 @@ class Unpack:
             raise
         for error in self._tree.settle([(file, new.stat, xattrs_of_member(info))])()[0]:
             self._complain(new.shown, error, True)
-        self.commit.add(new._replace(file=file))
+        self.commit.add(new, file)
 
     def _pieces(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> Generator[tuple[int, bytes], None, None]:
         source, at = tar.extractfile(info), 0

@@ -8,7 +8,20 @@ is not as long as it says. req and reply may be the same memory: read all of the
 from __future__ import annotations
 
 from gofer import wire
-from gofer.handlers import attributes, create, data, directory, dirwalk, names, open, session, unix, walk, xattr
+from gofer.handlers import (
+    attributes,
+    create,
+    data,
+    directory,
+    dirfiles,
+    dirwalk,
+    names,
+    open,
+    session,
+    unix,
+    walk,
+    xattr,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,9 +68,15 @@ _REGISTER: tuple[tuple[int, Handler], ...] = (
     (wire.RENAMEAT2, names.renameat2),
 )
 
-_OWN: tuple[tuple[int, Handler], ...] = ((wire.DIRWALK, dirwalk.dirwalk), (wire.DIRSTAT, directory.dirstat))
+_OWN: tuple[tuple[int, Handler], ...] = (
+    (wire.DIRREAD, dirfiles.dirread),
+    (wire.DIRWRITE, dirfiles.dirwrite),
+    (wire.DIRRENAME, dirfiles.dirrename),
+    (wire.DIRWALK, dirwalk.dirwalk),
+    (wire.DIRSTAT, directory.dirstat),
+)
 
-_GAP = (session.unknown,) * (wire.DIRWALK - len(_REGISTER))
+_GAP = (session.unknown,) * (_OWN[0][0] - len(_REGISTER))
 HANDLERS: tuple[Handler, ...] = (
     *(handler for _, handler in _REGISTER), *_GAP, *(handler for _, handler in _OWN),
 )  # fmt: skip

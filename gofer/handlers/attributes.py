@@ -8,7 +8,6 @@ from errno import EINVAL, EISDIR, EOPNOTSUPP, EPERM
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISGID
 
 from gofer import sys
-from gofer.procself import proc_path
 from gofer.server import attrs
 from gofer.server.comm import MASK_BYTE1, STATX_MASK
 from gofer.server.fds import HostFD, reopen
@@ -95,7 +94,7 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview, request: Rec
                 mnsec = UTIME_OMIT
             times = timespecs(asec, ansec, msec, mnsec)
             if utimensat(node.host, b"", times, AT_EMPTY_PATH):
-                _set_times_otherwise(node.host, times)
+                attrs.set_times_otherwise(node.host, times)
         except OSError as e:
             failed, errno = failed | mask & _TIMES, e.errno
     SetStatResp.pack(reply, 0, failed, errno or 0)
@@ -125,12 +124,6 @@ def _open_writer(comm: Communicator, node: ControlFD) -> int:
         return reopen(node.host, os.O_WRONLY | os.O_NONBLOCK)
     except BlockingIOError:
         return comm.open_leased(node.host, os.O_WRONLY | os.O_NONBLOCK)
-
-
-def _set_times_otherwise(host: int, times: bytes) -> None:
-    """Where utimensat(2) on the fd itself has failed: Linux before 5.8 has none."""
-    if sys.get_errno() != EINVAL or utimensat(sys.AT_FDCWD, proc_path(host), times, 0):
-        sys.raise_errno()
 
 
 def fstatfs(comm: Communicator, req: memoryview, reply: memoryview, request: Record = FStatFSReq) -> int:

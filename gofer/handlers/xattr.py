@@ -6,6 +6,7 @@ from errno import E2BIG, EINVAL, EOPNOTSUPP, ERANGE
 
 from gofer import sys
 from gofer.procself import proc_path
+from gofer.server.attrs import shows_xattr
 from gofer.server.comm import SCRATCH_SIZE
 from gofer.wire import (
     Count,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from gofer.server.comm import Communicator
 
 _MOST = 65535  # what the u16 before a value or list can say
-_PRIVILEGED = (b"security.", b"trusted.")
 
 
 def fgetxattr(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -78,7 +78,7 @@ def names_of(comm: Communicator, fdid: int, size: int) -> list[bytes]:
     node = comm.control[fdid]
     buffer, found = comm.scratch()
     length = sys.listxattr(proc_path(node.host), buffer, SCRATCH_SIZE)
-    names = [name for name in bytes(found[:length]).split(b"\0")[:-1] if _visible(comm, name)]
+    names = [name for name in bytes(found[:length]).split(b"\0")[:-1] if shows_xattr(comm.options, name)]
     total = sum(len(name) + 1 for name in names)
     if total > _MOST:
         raise OSError(E2BIG, "list of xattrs above 65535 bytes")
@@ -100,16 +100,11 @@ def remove(comm: Communicator, fdid: int, name: bytes) -> int:
     return 0
 
 
-def _visible(comm: Communicator, name: bytes) -> bool:
-    allowed = comm.options.xattrs
-    return allowed == "all" or (allowed == "user" and not name.startswith(_PRIVILEGED))
-
-
 def _check_name(comm: Communicator, name: bytes) -> None:
     """Whether the name may pass: ERANGE as xattr(7) for a length, EINVAL for a NUL, EOPNOTSUPP for what is switched off."""
     if not 0 < len(name) <= 255:
         raise OSError(ERANGE, "length of an xattr's name")
     if 0 in name:
         raise OSError(EINVAL, "NUL in an xattr's name")
-    if not _visible(comm, name):
+    if not shows_xattr(comm.options, name):
         raise OSError(EOPNOTSUPP, "xattr not served: see --xattrs")

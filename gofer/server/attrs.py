@@ -1,9 +1,9 @@
-"""Owner and mode of a file by its O_PATH fd: what SetStat and the creating messages share."""
+"""Owner and mode of a file by its O_PATH fd: what SetStat and the creating messages share; which xattrs an export shows."""
 
 from __future__ import annotations
 
 import stat
-from errno import ENOSYS, EPERM, ESTALE
+from errno import EINVAL, ENOSYS, EPERM, ESTALE
 
 from gofer import sys
 from gofer.procself import proc_path
@@ -11,8 +11,14 @@ from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.server.comm import Communicator
+    from gofer.server.comm import Communicator, Options
     from gofer.server.fds import ControlFD
+
+_PRIVILEGED = (b"security.", b"trusted.")
+
+
+def shows_xattr(options: Options, name: bytes) -> bool:
+    return options.xattrs == "all" or (options.xattrs == "user" and not name.startswith(_PRIVILEGED))
 
 
 def drop_fsetid() -> None:
@@ -52,6 +58,19 @@ def chown(host: int, uid: int, gid: int) -> None:
     """chown(2) of the inode of an O_PATH fd, symlinks included. NO_ID leaves an id as it is."""
     if uid != NO_ID or gid != NO_ID:
         sys.fchownat(host, b"", uid, gid, sys.AT_EMPTY_PATH | sys.AT_SYMLINK_NOFOLLOW)
+
+
+def set_times(host: int, *times: int) -> None:
+    """Seconds and nanoseconds of the access, then of the modification; UTIME_NOW and UTIME_OMIT as in utimensat(2)."""
+    packed = sys.timespecs(*times)
+    if sys.utimensat(host, b"", packed, sys.AT_EMPTY_PATH):
+        set_times_otherwise(host, packed)
+
+
+def set_times_otherwise(host: int, times: bytes) -> None:
+    """Where utimensat(2) on the fd itself has failed: Linux before 5.8 has none."""
+    if sys.get_errno() != EINVAL or sys.utimensat(sys.AT_FDCWD, proc_path(host), times, 0):
+        sys.raise_errno()
 
 
 def settle(comm: Communicator, node: ControlFD, mode: int, uid: int, gid: int) -> None:

@@ -52,7 +52,10 @@ if TYPE_CHECKING:
 TELL_AGAIN, COUNTERS = b"t", b"c"  # what the watcher asks for: who is connected, with which FDs; the page
 _MOST_KNOWN = 20000  # FDs told of one connection, where a trace starts in the middle
 _DATA_AFTER = {  # where data begins, which a trace leaves out: in the request, in the reply; by dialect
-    False: ({wire.PWRITE: wire.PWriteReq.size}, {wire.PREAD: wire.PReadResp.size}),
+    False: (
+        {wire.PWRITE: wire.PWriteReq.size, wire.DIRWRITE: wire.DirWriteReq.size},
+        {wire.PREAD: wire.PReadResp.size, wire.DIRREAD: wire.DirReadResp.size},
+    ),
     True: ({wire.PWRITE: 16}, {wire.PREAD: 4}),  # as wire2021.py has them, which a test compares
 }
 

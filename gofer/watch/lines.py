@@ -39,6 +39,7 @@ _KINDS = {
 _STATUS = {wire.WALK_MISSING: "missing", wire.WALK_SYMLINK: "symlink"}
 _ERRORS = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN", errno.EDEADLK: "EDEADLK"}  # not the other names of these
 _UNITS = {"us": 1e3, "ms": 1e6, "s": 1e9}
+_UNSHOWN = (wire.PREAD, wire.DIRREAD, wire.DIRWRITE, wire.DIRRENAME, wire.DIRWALK)  # what comes last in their answers
 _TAILS = {wire.WALK: "inode", wire.WALKSTAT: "file", wire.GETDENTS64: "entry", wire.DIRSTAT: "entry", wire.MOUNT: "message"}
 
 
@@ -156,7 +157,7 @@ def _answer(seen: Seen) -> str:
     words = []
     fields: list[tuple[str, Any]] = seen.answer
     for name, value in fields:
-        if name in ("count", "n") and entry.mid in _TAILS or isinstance(value, Data) and entry.mid in (wire.PREAD, wire.DIRWALK):
+        if name in ("count", "n") and entry.mid in _TAILS or isinstance(value, Data) and entry.mid in _UNSHOWN:
             continue
         if name == "status":
             words += [_STATUS[value]] if value in _STATUS else []

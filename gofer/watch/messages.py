@@ -57,6 +57,9 @@ SHAPES: dict[int, tuple[str, str, str, str]] = {
     wire.ACCEPT: ("AcceptReq", "", "", "str"),
     wire.CONNECTWITHCREDS: ("ConnectWithCredsReq", "", "", ""),
     wire.RENAMEAT2: ("RenameAt2Req", "str str flags[4]", "", ""),
+    wire.DIRREAD: ("DirReadReq", "str*", "DirReadResp", "data"),
+    wire.DIRWRITE: ("DirWriteReq", "data", "DirWriteResp", "data"),
+    wire.DIRRENAME: ("DirRenameReq", "str*", "DirRenameResp", "data"),
     wire.DIRWALK: ("DirWalkReq", "str", "DirWalkResp", "data"),
     wire.DIRSTAT: ("DirStatReq", "", "DirStatResp", "DirStatEntry..."),
 }

@@ -16,7 +16,7 @@ import time
 from typing import Callable
 
 from gofer.conform.case import Skipped, expect, safety
-from gofer.conform.codec import MAX_MESSAGE, Mid
+from gofer.conform.codec import MAX_MESSAGE, OWN, Mid
 from gofer.conform.corpus import Request, assert_well_formed, recorded
 from gofer.conform.looks import alive
 from gofer.conform.stand import Stand, channel_of, socket_of
@@ -27,7 +27,7 @@ BOUNDARIES = {
     "<I": (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFF000),
     "<Q": (0, 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1),
 }
-LEFT_OUT = (Mid.MOUNT, Mid.FALLOCATE, Mid.CHANNEL, Mid.DIRSTAT, Mid.DIRWALK)
+LEFT_OUT = (Mid.MOUNT, Mid.FALLOCATE, Mid.CHANNEL, *OWN)
 MESSAGES = {mid.name: mid for mid in Mid if mid not in (Mid.ERROR, *LEFT_OUT)}
 EVERY = {"needs": "writable", "fresh": True}
 CHANNEL = ("channel",)

@@ -7,7 +7,7 @@ import os
 import struct
 
 from gofer.conform.case import Skipped, expect, fails, may_fail, safety, same, wire
-from gofer.conform.codec import MAX_MESSAGE, Mid
+from gofer.conform.codec import MAX_MESSAGE, OWN, Mid
 from gofer.conform.corpus import Request, recorded
 from gofer.conform.looks import alive
 from gofer.conform.peer import Peer
@@ -16,7 +16,7 @@ from gofer.conform.transport import HEADER
 
 ONE = ("socket",)
 STAT = 144  # bytes of FStat's reply
-MESSAGES = {mid.name: mid for mid in Mid if mid not in (Mid.ERROR, Mid.DIRSTAT, Mid.DIRWALK)}
+MESSAGES = {mid.name: mid for mid in Mid if mid not in (Mid.ERROR, *OWN)}
 WITH_FIELDS = {name: mid for name, mid in MESSAGES.items() if mid not in (Mid.MOUNT, Mid.CHANNEL)}
 
 
