@@ -15,6 +15,7 @@ from gofer.cdata import byref
 from gofer.sys import Statfs, fstatfs
 
 _PROC_SUPER_MAGIC = 0x9FA0  # statfs(2)
+_KEPT = 1024
 _proc_fd = -1
 _mountinfo = _mountwatch = -1
 
@@ -71,6 +72,22 @@ def open_mountinfo(watch: bool = False) -> int:
     return os.open("../mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=_proc_fd)
 
 
+class _Paths(dict):  # type: ignore[type-arg]
+    """By fd, those of the low ones kept: to write a number costs four times the look."""
+
+    __slots__ = ()
+
+    def __missing__(self, host: int) -> bytes:
+        path = b"%d" % host
+        if host < _KEPT:
+            self[host] = path
+        return path
+
+
+proc_paths = _Paths()
+
+
 def proc_path(host: int) -> bytes:
     """A path that leads to the inode of an fd by its magic link, whatever the fd's access mode is; see `enter_proc`."""
-    return b"%d" % host
+    path: bytes = proc_paths[host]
+    return path

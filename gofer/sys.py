@@ -137,7 +137,7 @@ def raise_errno() -> NoReturn:
 CAP_FSETID = 4
 
 AT_EMPTY_PATH = 0x1000
-AT_FDCWD = -100
+AT_FDCWD = -100 & 0xFFFFFFFF  # the same C int: at a negative one ctypes first fails, by an exception that it drops again
 AT_NO_AUTOMOUNT = 0x800
 AT_REMOVEDIR = 0x200
 AT_SYMLINK_FOLLOW = 0x400
@@ -240,7 +240,10 @@ timespecs = struct.Struct("@qqqq").pack
 # Hot: the result is tested by the caller. Interrupted calls are not made again, as Python's own are.
 accept4 = _hot("accept4")
 _fchmodat = _hot("fchmodat")
-fchmodat2 = _hot("fchmodat2", prefer_libc=False)
+syscall = libc["syscall"]
+syscall.restype = c_long
+FCHMODAT2 = _number("fchmodat2")  # of syscall's first argument: a call less than by `fchmodat2`
+fchmodat2 = partial(syscall, FCHMODAT2)
 fstatfs = _hot("fstatfs")
 getxattr = _hot("getxattr", c_ssize_t)
 openat = _hot("openat")

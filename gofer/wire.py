@@ -278,6 +278,7 @@ _u16 = Count.read
 _one_fdid = struct.Struct("<2xQ").unpack
 _walk_of_one = struct.Struct("<QHH").unpack_from
 _walk = struct.Struct("<QH").unpack_from
+_rename = struct.Struct("<QQH").unpack_from
 
 
 def take_str(buffer: Buffer, at: int) -> tuple[bytes, int]:
@@ -289,10 +290,11 @@ def take_str(buffer: Buffer, at: int) -> tuple[bytes, int]:
     return bytes(buffer[at + 2 : end]), end
 
 
-def take_last(buffer: Buffer, at: int) -> bytes:
+def take_last(buffer: memoryview, at: int) -> bytes:
     """The str at offset `at` that must end the message, copied out."""
-    (size,) = _u16(buffer, at)
-    value = bytes(buffer[at + 2 :])
+    raw = buffer.tobytes()  # half the price of bytes(buffer); and a slice of bytes costs two thirds of a memoryview's
+    (size,) = _u16(raw, at)
+    value = raw[at + 2 :]
     if len(value) != size:
         raise struct.error("the str does not end where the message does")
     return value
@@ -307,7 +309,8 @@ def take_strs(buffer: Buffer, at: int) -> list[bytes]:
 
 def _strs(raw: bytes, at: int, count: int) -> list[bytes]:
     found = []
-    for _ in range(count):
+    while count:  # for the few there are, a range costs more than what they are
+        count -= 1
         (size,) = _u16(raw, at)
         start = at + 2
         at = start + size
@@ -317,9 +320,9 @@ def _strs(raw: bytes, at: int, count: int) -> list[bytes]:
     return found
 
 
-def take_walk(buffer: Buffer) -> tuple[int, list[bytes]]:
+def take_walk(buffer: memoryview) -> tuple[int, list[bytes]]:
     """dir_fd and the names of a Walk or WalkStat; of one name, the usual one, by one struct."""
-    raw = bytes(buffer)  # a slice of bytes costs a third of a memoryview's
+    raw = buffer.tobytes()
     if len(raw) > 12:
         dir_fd, count, size = _walk_of_one(raw)
         if count == 1 and len(raw) == 12 + size:
@@ -327,6 +330,19 @@ def take_walk(buffer: Buffer) -> tuple[int, list[bytes]]:
     else:
         dir_fd, count = _walk(raw)
     return dir_fd, _strs(raw, 10, count)
+
+
+def take_rename(buffer: memoryview) -> tuple[int, int, bytes, bytes]:
+    """All of a RenameAt."""
+    raw = buffer.tobytes()
+    old_dir, new_dir, size = _rename(raw)
+    at = RenameAtReq.size + 2 + size
+    old_name = raw[RenameAtReq.size + 2 : at]
+    (size,) = _u16(raw, at)
+    new_name = raw[at + 2 :]
+    if len(new_name) != size:
+        raise struct.error("the strings do not end where the message does")
+    return old_dir, new_dir, old_name, new_name
 
 
 def take_fdids(buffer: Buffer) -> tuple[int, ...]:

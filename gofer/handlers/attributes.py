@@ -14,6 +14,7 @@ from gofer.server.fds import HostFD, reopen
 from gofer.server.kernelfs import KIND
 from gofer.sys import (
     AT_EMPTY_PATH,
+    FCHMODAT2,
     STATX_ATIME,
     STATX_GID,
     STATX_MODE,
@@ -21,15 +22,17 @@ from gofer.sys import (
     STATX_SIZE,
     STATX_UID,
     UTIME_OMIT,
-    fchmodat2,
     statx_silent,
+    syscall,
     timespecs,
     utimensat,
 )
-from gofer.wire import NO_ID, FStatFSReq, FStatFSResp, FStatReq, SetStatReq, SetStatResp, Statx
+from gofer.wire import NO_ID, FStatFSReq, FStatFSResp, FStatReq, SetStatResp, Statx
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable
+
     from gofer.server.comm import Communicator
     from gofer.server.fds import ControlFD
     from gofer.wire import Record
@@ -38,7 +41,10 @@ _NAMELEN = sys.Statfs.f_namelen.offset
 _Answer = struct.Struct("<56s8s").pack_into
 _OWNER = STATX_UID | STATX_GID
 _TIMES = STATX_ATIME | STATX_MTIME
-_UNSUPPORTED = 0xFFFFFFFF & ~(STATX_MODE | _OWNER | STATX_SIZE | _TIMES)
+_SETTABLE = STATX_MODE | _OWNER | STATX_SIZE | _TIMES
+_OMIT = timespecs(0, UTIME_OMIT, 0, 0)[:16]
+# SetStatReq with each time as its struct timespec.
+_read_setstat = struct.Struct("<QIIIIQ16s16s").unpack
 
 
 def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -52,15 +58,15 @@ def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     return Statx.size
 
 
-def setstat(comm: Communicator, req: memoryview, reply: memoryview, request: Record = SetStatReq) -> int:
+def setstat(comm: Communicator, req: memoryview, reply: memoryview, read: Callable[..., Any] = _read_setstat) -> int:
     """Each change is tried; what fails is told in the reply, with the last errno. The message itself succeeds."""
     if comm.read_only:
         comm.must_write()
-    fdid, mask, mode, uid, gid, size, asec, ansec, msec, mnsec = request.unpack(req)
+    fdid, mask, mode, uid, gid, size, atime, mtime = read(req)
     node = comm.control[fdid]
     if node.kind > KIND:
         comm.changeable(fdid)
-    if mask & _UNSUPPORTED:
+    if mask | _SETTABLE != _SETTABLE:
         raise OSError(EPERM, "SetStat of an attribute that cannot be set")
     failed = 0
     errno: int | None = 0
@@ -82,17 +88,13 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview, request: Rec
                 raise OSError(EOPNOTSUPP, "a symlink has no mode")
             if mode & S_ISGID:
                 attrs.chmod(node.host, mode & 0o7777)
-            elif fchmodat2(node.host, b"", mode & 0o7777, AT_EMPTY_PATH):
+            elif syscall(FCHMODAT2, node.host, b"", mode & 0o7777, AT_EMPTY_PATH):
                 attrs.chmod_otherwise(node.host, mode & 0o7777)
         except OSError as e:
             failed, errno = failed | STATX_MODE, e.errno
     if mask & _TIMES:
         try:
-            if not mask & STATX_ATIME:
-                ansec = UTIME_OMIT
-            if not mask & STATX_MTIME:
-                mnsec = UTIME_OMIT
-            times = timespecs(asec, ansec, msec, mnsec)
+            times = (atime if mask & STATX_ATIME else _OMIT) + (mtime if mask & STATX_MTIME else _OMIT)
             if utimensat(node.host, b"", times, AT_EMPTY_PATH):
                 attrs.set_times_otherwise(node.host, times)
         except OSError as e:

@@ -7,7 +7,7 @@ import stat
 from errno import EINVAL, EPERM
 
 from gofer import sys
-from gofer.procself import proc_path
+from gofer.procself import proc_path, proc_paths
 from gofer.server.attrs import settle
 from gofer.server.comm import check_name, directory, last_name
 from gofer.server.fds import MARKS, OpenFD, admit, open_path
@@ -60,7 +60,7 @@ def open_new(
         raise_errno()
     file = OpenFD(made, parent, flags)  # its owner from here on; what it is the opened file of comes next
     try:
-        again = openat(AT_FDCWD, b"%d" % made, _AGAIN)
+        again = openat(AT_FDCWD, proc_paths[made], _AGAIN)
         if again < 0:
             raise_errno()
         file.node = node = comm.adopt(again)

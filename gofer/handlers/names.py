@@ -9,7 +9,7 @@ from errno import EINVAL
 from gofer import sys
 from gofer.server.comm import check_name, directory, last_name
 from gofer.server.kernelfs import KIND
-from gofer.wire import ReadLinkAtReq, RenameAtReq, U32Field, UnlinkAtReq, expect_end, pack_str, take_str
+from gofer.wire import ReadLinkAtReq, RenameAtReq, U32Field, UnlinkAtReq, expect_end, pack_str, take_rename, take_str
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ _RENAME_FLAGS = sys.RENAME_NOREPLACE | sys.RENAME_EXCHANGE | sys.RENAME_WHITEOUT
 
 
 def unlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    comm.must_write()
+    if comm.read_only:
+        comm.must_write()
     dir_fd, flags = UnlinkAtReq.read(req)
     name = last_name(req, UnlinkAtReq.size)
     return remove(directory(comm.control[dir_fd]), name, flags)
@@ -37,12 +38,16 @@ def remove(parent: ControlFD, name: bytes, flags: int) -> int:
 
 
 def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    comm.must_write()
-    old_dir, new_dir = RenameAtReq.read(req)
-    old_name, at = take_str(req, RenameAtReq.size)
-    new_name = last_name(req, at)
-    check_name(old_name)
-    old, new = directory(comm.control[old_dir]), directory(comm.control[new_dir])
+    if comm.read_only:
+        comm.must_write()
+    old_dir, new_dir, old_name, new_name = take_rename(req)
+    if not (old_name.isalnum() and new_name.isalnum()) or len(old_name) > 255 or len(new_name) > 255:  # most are no more
+        check_name(new_name)
+        check_name(old_name)
+    old, new = comm.control[old_dir], comm.control[new_dir]
+    if old.kind != stat.S_IFDIR or new.kind != stat.S_IFDIR:
+        directory(old)
+        directory(new)
     os.rename(old_name, new_name, src_dir_fd=old.host, dst_dir_fd=new.host)
     return 0
 

@@ -7,6 +7,7 @@ import struct
 from errno import EAGAIN, EINVAL, EISDIR, ENXIO, EPERM, EROFS
 from stat import S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 
+from gofer.procself import proc_paths
 from gofer.server.fds import MARKS, ControlFD, HostFD, MountPoint, OpenFD, admit
 from gofer.server.kernelfs import KIND, READABLE
 from gofer.sys import AT_FDCWD, O_ACCMODE, Statx, get_errno, raise_errno
@@ -42,7 +43,7 @@ def openat(
     elif flags:
         raise OSError(EISDIR, "a directory opens for reading only")
     # `_open`, without a call. What it opened is closed by its owner from the next line on.
-    host = open_at(AT_FDCWD, b"%d" % node.host, flags | _REOPEN)
+    host = open_at(AT_FDCWD, proc_paths[node.host], flags | _REOPEN)
     file = OpenFD(host if host >= 0 else _open_leased(comm, node, flags), node, flags)
     if file.host >= MARKS[0]:
         admit(file.host, comm.table)
@@ -96,7 +97,7 @@ def _permit(comm: Communicator, node: ControlFD, flags: int) -> None:
 
 def _open(comm: Communicator, node: ControlFD, flags: int) -> int:
     """Non-blocking: a FIFO must not wait for its peer."""
-    host = open_at(AT_FDCWD, b"%d" % node.host, flags | _REOPEN)
+    host = open_at(AT_FDCWD, proc_paths[node.host], flags | _REOPEN)
     return host if host >= 0 else _open_leased(comm, node, flags)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from errno import EIO, ENOENT, ENOTDIR, EPERM
+from os import close
 from stat import S_IFDIR, S_IFLNK
 
-from gofer.server.comm import MASK_BYTE1, MAX_MESSAGE_SIZE, MODE_BYTE1, SERVED, STATX_MASK, check_name
-from gofer.server.fds import MARKS, O_PATH_FLAGS, WALKABLE, ControlFD, HostFD
+from gofer.server.comm import CHILD, MASK_BYTE1, MAX_MESSAGE_SIZE, MODE_BYTE1, SERVED, STATX_MASK, check_name
+from gofer.server.fds import MARKS, O_PATH_FLAGS, ControlFD
 from gofer.server.kernelfs import KIND, ROOT_BYTE
-from gofer.sys import AT_EMPTY_PATH, get_errno, openat, raise_errno, statx_silent
+from gofer.sys import AT_EMPTY_PATH, get_errno, openat, raise_errno, statx, statx_silent
 from gofer.wire import (
     STATX_SIZE,
     WALK_MISSING,
@@ -54,8 +55,8 @@ def along(
     host, mark = node.host, MARKS[0]
     statx, statx_buffer, next_id = comm.statx_bytes, comm.statx_buffer, comm.next_id
     for name in names:
-        if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:  # most need no more than this look
-            check_name(name)
+        if not name.isalnum() and (not name or name[0] == 46 or 47 in name or 0 in name) or len(name) > 255:
+            check_name(name)  # most need no more than that look
         within = kind
         if kind != S_IFDIR:
             if kind & KIND == S_IFLNK:
@@ -97,45 +98,56 @@ def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def stat_along(comm: Communicator, node: ControlFD, names: list[bytes], reply: memoryview, head: int) -> int:
     """Write a Statx for each found to the reply behind `head` bytes; returns how many."""
-    if head + len(names) * STATX_SIZE > MAX_MESSAGE_SIZE:
+    left = len(names)  # to be looked up
+    if head + left * STATX_SIZE > MAX_MESSAGE_SIZE:
         raise OSError(EIO, "the reply would exceed the message size")
     at = head
     itself = names and not names[0]
     if itself:
         del names[0]
-    if names and node.kind & KIND != S_IFDIR:
+        left -= 1
+    host, kind = node.host, node.kind
+    if names and kind != S_IFDIR and kind & KIND != S_IFDIR:
         raise OSError(ENOTDIR, "not a directory")
     for name in names:
-        if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:
+        if not name.isalnum() and (not name or name[0] == 46 or 47 in name or 0 in name) or len(name) > 255:
             check_name(name)
+    pack, found, buffer = Statx.pack, comm.statx_bytes, comm.statx_buffer
     if itself:
-        comm.stat(node.host)
-        Statx.pack(reply, at, comm.statx_bytes)
+        comm.stat(host)
+        pack(reply, at, found)
         at += STATX_SIZE
-    owner, last = None, len(names) - 1
-    host, kind = node.host, node.kind
-    for index, name in enumerate(names):
-        if kind != S_IFDIR:
-            if kind & KIND == S_IFLNK:
+    held = -1  # the fd of the directory that we are in, where it is ours. An object would cost as much as all of a step
+    try:
+        for name in names:
+            if kind != S_IFDIR:
+                if kind & KIND == S_IFLNK:
+                    break
+                comm.enter(host, kind, name)
+            within = kind
+            left -= 1
+            if left:  # something is to be looked up in it: hold it, and look at what is held
+                host = openat(host, name, O_PATH_FLAGS)
+                if held >= 0:
+                    close(held)
+                held = host
+                if host >= 0 and statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, buffer):
+                    comm.stat(host)
+            elif statx(host, name, CHILD, STATX_MASK, buffer):
+                host = -1
+            if host < 0:
+                if get_errno() != ENOENT:
+                    raise_errno()
                 break
-            comm.enter(host, kind, name)
-        if index < last:  # something is to be looked up in it: hold it, and look at what is held
-            host = openat(host, name, O_PATH_FLAGS)
-            if host >= 0:
-                owner, within = HostFD(host), kind
-                kind = comm.stat(host)
-                if comm.statx_bytes[ROOT_BYTE] or within != S_IFDIR:
-                    kind = comm.judge(host, kind, within)
-        else:
-            kind = comm.stat_child(host, name)
-            host = kind
-        if host < 0:
-            if get_errno() != ENOENT:
-                raise_errno()
-            break
-        if kind not in WALKABLE and kind & KIND not in WALKABLE:
-            raise OSError(EPERM, "block devices are not served")
-        Statx.pack(reply, at, comm.statx_bytes)
-        at += STATX_SIZE
-    del owner
+            found[1] &= MASK_BYTE1
+            kind = SERVED[found[MODE_BYTE1]]
+            if not kind:
+                raise OSError(EPERM, "block devices are not served")
+            if left and (found[ROOT_BYTE] or within != S_IFDIR):
+                kind = comm.judge(host, kind, within)
+            pack(reply, at, found)
+            at += STATX_SIZE
+    finally:
+        if held >= 0:
+            close(held)
     return (at - head) // STATX_SIZE

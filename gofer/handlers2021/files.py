@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from errno import ECONNREFUSED
 
 from gofer.handlers import attributes, data, directory, names, open, unix, xattr
@@ -25,7 +26,6 @@ from gofer.wire2021 import (
     PReadResp,
     PWriteReq,
     ReadLinkAtReq,
-    SetStatReq,
     Statx,
     pack_str,
     take_fdids,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gofer.server.comm import Communicator
 
 _codes = directory.Codes(Dirent)
+_read_setstat = struct.Struct("<I4xIIIIQ16s16s").unpack  # as attributes.py has it
 
 
 def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
@@ -48,7 +49,7 @@ def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 
 def setstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    return attributes.setstat(comm, req, reply, SetStatReq)
+    return attributes.setstat(comm, req, reply, _read_setstat)
 
 
 def fstatfs(comm: Communicator, req: memoryview, reply: memoryview) -> int:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 STATX_MASK = STATX_BASIC_STATS | STATX_BTIME
 SCRATCH_SIZE = 65536 + 8  # the longest xattr, and room to see that one is longer than a u16 can say
-_CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
+CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
 MASK_BYTE1 = STATX_MASK >> 8  # the second byte of the mask, as it lies in memory; the first may hold any bit
 _read_access = struct.Struct("=16xIIIH").unpack_from  # stx_nlink, stx_uid, stx_gid, stx_mode
 MODE_BYTE1 = Statx.stx_mode.offset + 1
@@ -167,7 +167,7 @@ class Communicator:
 
     def stat_child(self, host: int, name: bytes) -> int:
         """As `stat`, for a checked name in a directory, never following a symlink; -1, and errno, where it fails."""
-        if statx(host, name, _CHILD, STATX_MASK, self.statx_buffer):
+        if statx(host, name, CHILD, STATX_MASK, self.statx_buffer):
             return -1
         found = self.statx_bytes
         found[1] &= MASK_BYTE1
@@ -297,8 +297,8 @@ def check_name(name: bytes) -> None:
 def last_name(req: memoryview, at: int) -> bytes:
     """The checked name of a directory entry that ends the request."""
     name = take_last(req, at)
-    if not name or name[0] == 46 or 47 in name or 0 in name or len(name) > 255:  # most need no more than this look
-        check_name(name)
+    if not name.isalnum() and (not name or name[0] == 46 or 47 in name or 0 in name) or len(name) > 255:
+        check_name(name)  # most need no more than that look
     return name
 
 

@@ -28,7 +28,7 @@ import resource
 import stat
 from errno import EBADF, EINVAL, EMFILE
 
-from gofer.procself import set_limit
+from gofer.procself import proc_paths, set_limit
 from gofer.sys import AT_FDCWD, O_PATH, get_errno, openat, raise_errno
 
 TYPE_CHECKING = False
@@ -237,7 +237,7 @@ def set_fd_limit(limit: int | None = None, clients: int = 64) -> int:
 
 def reopen(host: int, flags: int) -> int:
     """Open the inode of an fd anew with flags; returns the new fd. O_NOFOLLOW would refuse the magic link."""
-    opened = openat(AT_FDCWD, b"%d" % host, flags | _O_CLOEXEC_NOCTTY)
+    opened = openat(AT_FDCWD, proc_paths[host], flags | _O_CLOEXEC_NOCTTY)
     if opened < 0:
         raise_errno()
     return opened
