@@ -69,7 +69,7 @@ LAYERS = """
     client
     fuse: kernel
     fuse: nodes kept scan
-    fuse: ahead fresh
+    fuse: ahead below fresh
     fuse: state
     fuse: names attributes directories
     fuse: contents

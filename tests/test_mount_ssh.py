@@ -15,7 +15,9 @@ import faulty
 import pytest
 from hosts import CALM, CHECKOUT, ended, fails, run, stopped, wait_until
 from mounting import mounted
-from sshd import HOST, Sshd, sshd
+from sshd import HOST, Sshd, sshd  # which makes bench/ known
+
+from slowline import slow_line  # isort: skip
 
 
 @pytest.fixture
@@ -305,3 +307,46 @@ def test_a_directory_that_was_made_here_is_looked_into_again_when_a_second_is_ov
         os.mkdir(here / "moved")
         os.rename(here / "new/other", here / "moved/here")
         assert (here / "moved/here").read_text() == "there" and not (here / "new/other").exists()
+
+
+def test_a_tree_is_walked_in_far_less_time_than_its_directories_take_one_after_the_other(far: Sshd, spot: Path) -> None:
+    """What lies below what is listed is asked for ahead, and so is what follows of a long directory: the line is a long one."""
+    for number in range(80):
+        (spot / f"tree/{number}").mkdir()
+        (spot / f"tree/{number}/file").touch()
+    (spot / "tree/long").mkdir()
+    for number in range(4000):
+        os.mknod(spot / f"tree/long/{number}")
+    with slow_line(far.port, DELAY * 500) as port:
+        config = spot / "sshd/ssh_config"
+        config.write_text(config.read_text().replace(f"Port {far.port}\n", f"Port {port}\n"))
+        with mount(far, spot) as here:
+            began = time.monotonic()
+            walked = [os.path.join(at, name) for at, below, files in os.walk(here) for name in (*below, *files)]
+            took = time.monotonic() - began
+            assert len(walked) == len(set(walked)) == 80 * 2 + 1 + 4000
+            assert took < 80 * DELAY / 2, "less than half of a turn for each directory"
+            (here / "7/new").touch()  # what is done here is seen, though it was listed a moment ago
+            os.rename(here / "8/file", here / "8/moved")
+            assert sorted(os.listdir(here / "7")) == ["file", "new"] and os.listdir(here / "8") == ["moved"]
+            assert sum(len(below) + len(files) for _, below, files in os.walk(here)) == len(walked) + 1
+
+
+DELAY = 0.1  # seconds from a question to its answer: much, beside what a busy machine takes for the rest
+
+
+def test_a_walk_that_changes_what_it_walks_through_meets_each_name_once(far: Sshd, spot: Path) -> None:
+    for number in range(30):
+        (spot / f"tree/{number}/deeper").mkdir(parents=True)
+        (spot / f"tree/{number}/deeper/file").write_text("x")
+    with mount(far, spot) as here:
+        seen = []
+        for at, _, files in os.walk(here):
+            seen += files
+            for name in files:
+                os.rename(os.path.join(at, name), os.path.join(at, f"{name}-seen"))
+                assert os.listdir(at) == [f"{name}-seen"]
+        assert seen == ["file"] * 30
+        done = subprocess.run(["rm", "-r", *map(str, here.iterdir())], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.listdir(spot / "tree") == []

@@ -67,6 +67,10 @@ class _Call:
         self.answer = answer
         self.bell.release()
 
+    @property
+    def is_answered(self) -> bool:
+        return not self.bell.locked()
+
 
 class _Posted:
     """One whose answer nobody waits for. done(outcome): called with it, the payload or an error, by the thread that reads."""
@@ -128,19 +132,32 @@ class Stream(Pool):
             return super().exchange(mid, request)
         if len(request) > MAX_MESSAGE_SIZE:
             raise OSError(EIO, "request above the message size")
-        call, lane = _Call(len(request)), self._lane(mid, request)
+        payload = self.end(mid, self.begin(mid, request))
+        if mid == wire.OPENAT or mid == wire.OPENCREATEAT:
+            self._has_opened(mid, self._lane(mid, request), payload)
+        return payload, []
+
+    def begin(self, mid: int, request: bytes, keep: bool = False) -> _Call:
+        """Ask, for whoever takes the answer: `end`. keep: until `push`, as small posts are."""
+        call = _Call(len(request))
         try:
-            self._send(call, mid, lane, request, b"")
-            call.bell.acquire()
-            if isinstance(call.answer, Lost):
-                raise call.answer
-            payload, fds = checked(mid, *call.answer)
+            self._send(call, mid, self._lane(mid, request), request, b"", keep)
         except Lost as lost:
             self.lost = self.lost or lost
             raise
-        if mid == wire.OPENAT or mid == wire.OPENCREATEAT:
-            self._has_opened(mid, lane, payload)
-        return payload, fds
+        return call
+
+    def end(self, mid: int, call: _Call) -> bytes:
+        """The answer, once."""
+        call.bell.acquire()
+        if isinstance(call.answer, Lost):
+            self.lost = self.lost or call.answer
+            raise call.answer
+        try:
+            return checked(mid, *call.answer)[0]
+        except Lost as lost:
+            self.lost = self.lost or lost
+            raise
 
     def borrow(self, mid: int, request: bytes) -> tuple[bytes, None]:
         return self.ask(mid, request), None

@@ -332,6 +332,7 @@ class Crew:
     def _look_at_all(self, now: float) -> None:
         timeout = self._fs.options.timeout
         self._fs.ahead.rest()
+        self._fs.below.rest()
         for unique, began in list(self._waiting.items()):
             told = self._interrupted.get(unique)
             if told is not None and now - told > _SOON:

@@ -12,8 +12,10 @@ than what the kernel knows, so it gets the names alone then, and asks for what i
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import stat
+from collections import deque
 from time import monotonic
 
 from gofer import wire
@@ -26,39 +28,43 @@ from gofer.fuse.state import NONE, Handle
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from gofer.fuse.kept import Reading
-    from gofer.fuse.nodes import Held
+    from gofer.fuse.nodes import Held, Node
     from gofer.fuse.state import FileSystem, Reply, Request
 
     Entry = tuple[int, int, bytes, bytes]  # inode number, type, name, struct statx: b"" where it is not told
 
 _FIRST = 4096  # bytes of the kernel's dirents that come with an open: who opens a directory may want no more of it
 _LEAST, _MOST = 2048, 32768  # of those that are asked for at once: up to some 1000 entries
+_FRESH = 1.0  # seconds in which attributes that were asked for ahead are good
 _SOON = 0.02  # seconds in which who opens a directory begins to read it
 _SHORTEST = 24  # bytes of one of the kernel's dirents
 _HEAD = kernel.Dirent.size
 _PLUS = kernel.EntryOut.size + _HEAD
+_DIRECTORY = stat.S_IFDIR >> 12
 _NOTHING = bytes(kernel.EntryOut.size)
 
 
 class Batch:
-    """Entries. age: of what is known in the mount (ahead.py), as it was before they were read."""
+    """Entries. age: of what is known in the mount (ahead.py), as it was before they were read. until: when they are too old."""
 
-    __slots__ = ("entries", "age")
+    __slots__ = ("entries", "age", "until")
 
-    def __init__(self, entries: list[Entry], age: int) -> None:
+    def __init__(self, entries: list[Entry], age: int, until: float = math.inf) -> None:
         self.entries = entries
         self.age = age
+        self.until = until
 
 
 class Listing:
     """Where an open directory is read. reading: None as long as nobody has asked. soon: until when what came with the open is
     new. first: the number of the first entry of `batches`, of which there are two at most. batch: bytes of dirents that the
-    kernel takes at once.
+    kernel takes at once. coming: what of it was asked for ahead.
     """
 
-    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended")
+    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended", "coming")
 
     def __init__(self) -> None:
         self.lock = _thread.allocate_lock()  # the kernel asks for one thing at a time, unless it is somebody else
@@ -71,6 +77,7 @@ class Listing:
         self.first = 2  # behind `.` and `..`
         self.batches: list[Batch] = []
         self.ended = False
+        self.coming: deque[tuple[int, Any]] = deque()
 
     @property
     def next(self) -> int:
@@ -135,6 +142,7 @@ def readdirplus(fs: FileSystem, request: Request) -> Reply:
         handle.listing.batch = size * _SHORTEST // (_PLUS + 8)
         by, index, entries = _from(fs, request, handle, offset)
         dirents: list[bytes] = []
+        below: list[Node] = []
         for ino, kind, name, raw in entries:
             size -= _PLUS + len(name) + (-len(name) % 8)
             if size < 0:
@@ -143,8 +151,11 @@ def readdirplus(fs: FileSystem, request: Request) -> Reply:
             if raw and at < MOST:  # who lists a million may want no more than the names
                 node = fs.told(request, handle.node, name, raw)
                 ino, entry = node.ino, fs.entry(node, raw)
+                if kind == _DIRECTORY:
+                    below.append(node)
             dirents.append(_dirent(by, at, ino, kind, name))
             parts.append(entry + dirents[-1])
+        fs.below.listed(handle.node, below)
         _told(fs, handle, by, index, dirents)
     return parts or b""
 
@@ -180,6 +191,8 @@ def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tupl
     fresh = None
     while index >= listing.next and not listing.ended:
         fresh = _more(fs, handle)
+        if fs.behind is not None:  # it was asked for ahead
+            fresh = None
     return listing.reading, index, _entries(fs, handle, index, fresh)
 
 
@@ -201,7 +214,7 @@ def _entries(fs: FileSystem, handle: Handle, index: int, fresh: Batch | None) ->
             if batch is fresh:
                 yield from rest
             else:
-                known = batch.age == fs.ahead.age
+                known = batch.age == fs.ahead.age and monotonic() < batch.until
                 for entry in rest:
                     yield entry if known and entry[3] and not fs.nodes.in_use(entry[3]) else (*entry[:3], b"")
             return
@@ -216,10 +229,13 @@ def _begin(fs: FileSystem, held: Held, handle: Handle) -> None:
         _take(fs, handle, _batch(fs, handle, -1))
         return
     age = fs.ahead.age
-    fdid, told, listing.ended = scan.begin(fs, handle.node, held, _FIRST if fs.behind is None else _MOST)
+    came = fs.below.enter(handle.node) or scan.begin(fs, handle.node, held, _FIRST if fs.behind is None else _MOST)
+    fdid, told, listing.ended = came
     handle.fdid = fdid or NONE
+    if told and fdid and fs.behind is not None:
+        scan.ask_ahead(fs.behind, fdid, _MOST, listing.coming, age)
     if told:
-        listing.batches.append(Batch(_good(told), age))
+        listing.batches.append(Batch(_good(told), age, math.inf if fs.behind is None else monotonic() + _FRESH))
 
 
 def _more(fs: FileSystem, handle: Handle) -> Batch:
@@ -240,6 +256,10 @@ def _batch(fs: FileSystem, handle: Handle, sign: int) -> Batch:
     """sign -1: from the beginning. No more than the kernel takes at once, so that all of it is new; more of a far server."""
     count = sign * (_MOST if fs.behind is not None else min(max(handle.listing.batch, _LEAST), _MOST))
     age = fs.ahead.age
+    if fs.behind is not None and fs.lists_stats and fs.walks_in:
+        scan.ask_ahead(fs.behind, handle.fdid, count, handle.listing.coming, age)
+        age, came = scan.take(fs.behind, handle.listing.coming)
+        return Batch(_good(came), age, monotonic() + _FRESH)
     told = scan.go_on(fs, handle.fdid, count) if fs.lists_stats else None
     if told is not None:
         return Batch(_good(told), age)

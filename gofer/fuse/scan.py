@@ -15,11 +15,17 @@ from gofer.client.transport import close_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
+    from typing import Any
+
+    from gofer.client.stream import Stream
     from gofer.fuse.nodes import Held, Node
     from gofer.fuse.state import FileSystem
 
+    Coming = deque[tuple[int, Any]]
     Told = tuple[bytes, bytes]  # name, struct statx: one that has no mask tells nothing but type and inode number
 
+_COMING = 8  # parts of one directory that are on their way from a far server
 STATX_SIZE = wire.STATX_SIZE
 
 
@@ -38,14 +44,15 @@ def begin(fs: FileSystem, node: Node, held: Held, count: int) -> tuple[int, list
             if error.errno == EOPNOTSUPP:
                 fs.walks_in = False
         else:
-            return _entered(fs, node, name, payload)
+            return entered(fs, node, name, payload)
     payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fs.nodes.fd(node, held), os.O_RDONLY))
     close_all(fds)
     (fdid,) = wire.OpenAtResp.unpack(payload)
     return fdid, [], False
 
 
-def _entered(fs: FileSystem, node: Node, name: bytes, payload: bytes) -> tuple[int, list[Told], bool]:
+def entered(fs: FileSystem, node: Node, name: bytes, payload: bytes) -> tuple[int, list[Told], bool]:
+    """What DirWalk has brought, asked for by that name, b"" for the directory itself."""
     control, fdid, raw, entries, size = wire.DirWalkResp.read(payload)
     try:
         if name:
@@ -71,6 +78,30 @@ def go_on(fs: FileSystem, fdid: int, count: int) -> list[Told] | None:
             raise
         fs.lists_stats = False
         return None
+    return _listed(payload)
+
+
+def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming, age: int) -> None:
+    """Have the next parts of a far directory sent; count < 0: from its beginning.
+
+    coming: those that are on their way, each with its age.
+    """
+    if count < 0:
+        coming.clear()
+        coming.append((age, stream.begin(wire.DIRSTAT, wire.DirStatReq.bytes(fdid, count), keep=True)))
+    more = wire.DirStatReq.bytes(fdid, abs(count))
+    while len(coming) < _COMING:
+        coming.append((age, stream.begin(wire.DIRSTAT, more, keep=True)))
+    stream.push()
+
+
+def take(stream: Stream, coming: Coming) -> tuple[int, list[Told]]:
+    """The next of them: (age, as `go_on`)."""
+    age, call = coming.popleft()
+    return age, _listed(stream.end(wire.DIRSTAT, call))
+
+
+def _listed(payload: bytes) -> list[Told]:
     (entries,) = wire.Count.read(payload)
     told: list[Told] = []
     at, read, head = wire.Count.size, wire.DirStatEntry.read, wire.DirStatEntry.size

@@ -14,6 +14,7 @@ from gofer.client.stream import Stream
 from gofer.client.transport import close_all
 from gofer.fuse import kernel
 from gofer.fuse.ahead import Ahead
+from gofer.fuse.below import Below
 from gofer.fuse.fresh import Fresh
 from gofer.fuse.kept import Kept
 from gofer.fuse.nodes import Nodes, Use
@@ -131,6 +132,7 @@ class FileSystem:
         self.valid = {"none": 0, "auto": 1, "always": YEAR}[options.cache]
         self.negative = self.valid if options.cache == "always" else 0
         self.ahead = Ahead(self)
+        self.below = Below(self)
         self.kept = Kept(self)
         self.fresh = Fresh(self.valid if self.behind is not None else 0)
         self._handles: dict[int, Handle] = {}
@@ -234,6 +236,7 @@ class FileSystem:
         """Go on over another connection; see again.py."""
         self.nodes.take_up(pool, root_fd)
         self.ahead.lost()
+        self.below.lost()
         self.fresh.lost()
         self.pool = pool
         self.behind = pool if isinstance(pool, Stream) else None
