@@ -1,5 +1,6 @@
 """`HOST:PATH` in a command: a server on the far side of a real ssh."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -217,3 +218,43 @@ def test_a_copy_from_a_host_does_not_touch_the_times_of_access_there(far: Sshd, 
     assert file.stat().st_atime_ns == 10**18
     file.read_text()
     assert file.stat().st_atime_ns > 10**18, "this file system keeps no times of access, so nothing was tested"
+
+
+@contextlib.contextmanager
+def somebody() -> Iterator[str]:
+    """An ordinary user who may become root by sudo without being asked: his name."""
+    name = f"gofer{os.getpid()}"
+    rule = Path(f"/etc/sudoers.d/{name}")
+    subprocess.run(["useradd", "--home-dir=/", "--shell=/bin/sh", "--password=*", name], check=True, capture_output=True)
+    try:
+        rule.write_text(f"{name} ALL=(root) NOPASSWD: ALL\n")
+        rule.chmod(0o440)
+        yield name
+    finally:
+        rule.unlink(missing_ok=True)
+        subprocess.run(["userdel", name], check=True, capture_output=True)
+
+
+def test_what_only_root_may_read_there_is_served_by_sudo(spot: Path, one_file: Path) -> None:
+    """The real sudo; without it, and with one that refuses, nothing of it is."""
+    (spot / "tree").mkdir(0o700)
+    (spot / "tree/secret").write_text("for root alone\n")
+    (spot / "here").mkdir()
+    with somebody() as name, sshd(spot / "sshd") as server:
+        path, far = f"{name}@{HOST}:{spot}/tree", server.command
+        plain = run("cat", "--ssh", far, "--remote-command", str(one_file), f"{path}/secret")
+        assert plain.returncode == 1 and "Permission denied" in plain.stderr
+        sudo = ["--ssh", far, "--remote-command", f"sudo -n {one_file}"]
+        done = run("cat", *sudo, f"{path}/secret")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "for root alone\n", "")
+        done = run("mount", *sudo, path, str(spot / "here"))
+        assert (done.returncode, done.stderr) == (0, "")
+        try:
+            (spot / "here/new").write_text("by root")
+        finally:
+            assert run("umount", str(spot / "here")).returncode == 0
+        assert (spot / "tree/new").stat().st_uid == 0
+        wait_until(lambda: not server.sessions(), "ssh's session ends, and all that ran in it")
+        Path(f"/etc/sudoers.d/{name}").write_text("")
+        refused = run("cat", *sudo, f"{path}/secret")
+        assert refused.returncode == 1 and "sudo: a password is required" in refused.stderr
