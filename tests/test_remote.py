@@ -3,14 +3,16 @@
 import contextlib
 import errno
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import GOFER, fails_in_one_line, run, wait_until
+from hosts import GOFER, ended, fails_in_one_line, run, wait_until
 from runsc import one_file_gofer
 from sshd import HOST, Sshd, sshd
+from terminal import Terminal
 from transport import PATIENCE
 
 from gofer import cli
@@ -138,6 +140,37 @@ def test_a_session_that_is_cut_ends_the_command(far: Sshd, spot: Path) -> None:
             pass
         assert process.wait(PATIENCE) == 1
         assert process.stderr.read().decode().splitlines()[-1].startswith("gofer: far: ssh could not reach far, or was cut off")
+
+
+def test_ctrl_c_at_a_terminal_leaves_it_to_the_command_to_end_ssh(far: Sshd, spot: Path) -> None:
+    """Both get it. What ends by itself puts in order first what it has begun on either side."""
+    with open(spot / "endless", "wb") as file:
+        file.truncate(1 << 40)
+    shown = Terminal(*GOFER, "get", "--ssh", far.command, f"{HOST}:{spot}/endless", str(spot / "here"))
+    try:
+        shown.wait_for("[0-9.]+ MiB/s")
+        shown.type("\x03")
+        shown.wait_for("gofer: 1 large file is half done: --resume goes on\r\n")
+        with pytest.raises(AssertionError, match="ended without"):
+            shown.wait_for("gofer: ")
+    except BaseException:
+        os.kill(shown.pid, signal.SIGKILL)
+        shown.close()
+        raise
+    assert shown.close() == 130
+
+
+def test_ctrl_c_where_ssh_waits_for_an_answer_ends_both(spot: Path) -> None:
+    shown = Terminal(*GOFER, "ls", "--ssh", f"sh -c 'echo $$ >{spot}/asks; exec sleep 1000' --", "far:/")
+    try:
+        wait_until(lambda: (spot / "asks").exists() and (spot / "asks").read_text().endswith("\n"), "it asks")
+        shown.type("\x03")
+    except BaseException:
+        os.kill(shown.pid, signal.SIGKILL)
+        shown.close()
+        raise
+    assert shown.close() == 130
+    wait_until(lambda: ended(int((spot / "asks").read_text())), "it has ended, too")
 
 
 def test_the_far_server_ends_with_the_command(far: Sshd, spot: Path) -> None:

@@ -149,6 +149,30 @@ def test_a_host_is_reached_once_for_all_commands(spot: Path) -> None:
 # At a terminal
 
 
+def test_ctrl_c_at_the_prompt_does_not_cut_off_another_host(spot: Path) -> None:
+    (spot / "file").write_text("there\n")
+    ran, ssh = spot / "ran", spot / "ssh"
+    with sshd(spot / "sshd", "SetEnv PATH=/usr/bin:/bin\n") as server:
+        ssh.write_text(f'#!/bin/sh\necho >>{ran}\nexec {server.command} "$@"\n')
+        ssh.chmod(0o755)
+        shown = Terminal(*GOFER, "shell", "--ssh", str(ssh), f"{HOST}:{spot}", XDG_STATE_HOME=str(spot))
+        try:
+            shown.wait_for("> ")
+            shown.type("cat fi")
+            shown.wait_for("cat fi")
+            shown.interrupt("> ")
+            shown.type("cat file\n")
+            shown.wait_for("there\r\n")
+            shown.wait_for("> ")
+            shown.type("exit\n")
+        except BaseException:
+            os.kill(shown.pid, signal.SIGKILL)
+            shown.close()
+            raise
+        assert shown.close() == 0
+        assert ran.read_text() == "\n"
+
+
 @contextlib.contextmanager
 def terminal(served: Server, state: Path) -> Iterator[Terminal]:
     shown = Terminal(*GOFER, "shell", str(served.path), XDG_STATE_HOME=str(state))

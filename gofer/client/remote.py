@@ -119,13 +119,13 @@ class Remote:
             if self._staged():
                 self._meet()
         except BaseException:
-            self.close()
+            self.close(patient=False)  # it may be asking for a password
             raise
 
-    def close(self) -> None:
+    def close(self, patient: bool = True) -> None:
         """Hang up. ssh ends when the far side has; one that does not, as its host is silent, is not waited for."""
         self.socket.close()
-        for number in (0, signal.SIGTERM, signal.SIGKILL):
+        for number in (0, signal.SIGTERM, signal.SIGKILL)[not patient :]:
             self._process.send_signal(number)
             try:
                 self._process.wait(1)
@@ -210,8 +210,13 @@ class Remote:
 
 
 def _at_our_end() -> None:
-    """In the process that becomes ssh: it takes signals, whatever who starts it does, and ends when that has ended."""
+    """In the process that becomes ssh: it takes signals, whatever who starts it does, and ends when that has ended.
+
+    But Ctrl-C at a terminal is ours to heed: what we have begun there is put in order, and a shell goes on.
+    """
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     libc["prctl"](c_int(_PR_SET_PDEATHSIG), c_ulong(signal.SIGKILL))  # it heeds no other where we heed none
 
 
