@@ -6,7 +6,15 @@ import stat
 import subprocess
 from pathlib import Path
 
-from hosts import run
+from hosts import CHECKOUT, PYTHON, run
+
+# The command, as if none of our own messages were known to the server.
+OF_OLD = [
+    *PYTHON, "-c",
+    f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n"
+    "from gofer import wire; wire.DIRREAD, wire.DIRWRITE, wire.DIRRENAME, wire.DIRWALK = range(1000, 1004)\n"
+    "from gofer.cli import main; main(sys.argv[1:])",
+]  # fmt: skip
 
 NAMES = [
     b"plain", b"with space", b"-rf", b"--", b"new\nline", b"tab\tand \x1b[31m", b"quote'\"`$(x)", b"back\\slash", b"\xff\xfe",

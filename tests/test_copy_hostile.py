@@ -268,6 +268,73 @@ def test_a_reply_that_is_none_is_one_line(here: Path, untouched: None, mid: Mid,
     fails_in_one_line(done, "does not speak LISAFS")
 
 
+def dirread(*told: "tuple[int, int, Node]", data: bytes = b"", number: int = -1, size: int = -1) -> bytes:
+    heads = b"".join(struct.pack("<II", code, length) + node.statx() for code, length, node in told)
+    size = len(heads) + len(data) if size < 0 else size
+    return struct.pack("<II", len(told) if number < 0 else number, size) + heads + data
+
+
+LONG = 65537
+UNTOLD = 2**32 - 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\1", dirread(), dirread((0, 4, Node(b"four")), (0, 4, Node(b"four")), data=b"fourfour"),
+     dirread((0, 4, Node(b"four")), data=b"fou"), dirread((0, 4, Node(b"four")), data=b"fours"),
+     dirread((0, 4, Node(b"four", size=5)), data=b"four"), dirread((0, 4, Node(b"four", entries={})), data=b"four"),
+     dirread((0, 4, Node(target=b"four")), data=b"four"), dirread((0, LONG, Node(size=LONG)), data=bytes(LONG)),
+     dirread((0, 4, Node(b"four")), data=b"four", number=2), dirread((0, 4, Node(b"four")), data=b"four", size=3),
+     dirread((0, 4, Node(b"four")), data=b"four", number=2**32 - 1), dirread((5, 4, Node(b"four")), data=b"four"),
+     dirread((0, UNTOLD, Node(b"four")), data=b"four"), struct.pack("<II", 1, 4) + b"four"],
+    ids=range(16),
+)  # fmt: skip
+def test_contents_that_come_along_otherwise_than_they_may_end_the_connection(here: Path, untouched: None, answer: bytes) -> None:
+    with Hostile(here.parent / "s", Node(entries={b"d": Node(entries={b"f": Node(WHOLE)})})) as server:
+        server.answers[Mid.DIRREAD] = lambda _: (answer, [])
+        done = run("get", "-q", "-r", f"{server.path}:/d", str(here))
+    fails_in_one_line(done, "does not speak LISAFS")
+    assert not [name for _, _, names in os.walk(here) for name in names]
+
+
+@pytest.mark.parametrize("head, names", [(b"", b""), ((2, 4), b"\0\0a\0"), ((1, 2), b"\0a")], ids=str)
+def test_a_list_of_names_that_is_none_ends_the_connection(
+    here: Path, untouched: None, head: "tuple[int, ...]", names: bytes
+) -> None:
+    answer = struct.pack("<QQ144xII", 0, 0, *head) + names if head else b""
+    with Hostile(here.parent / "s", Node(entries={b"d": Node(entries={b"f": Node(WHOLE)})})) as server:
+        server.answers[Mid.DIRWALK] = lambda _: (answer, [])
+        fails_in_one_line(run("get", "-q", "-r", f"{server.path}:/d", str(here)), "does not speak LISAFS")
+
+
+def test_names_that_come_in_one_list_lead_nowhere(here: Path, untouched: None) -> None:
+    names = [name for name in NAMES if b"\0" not in name] + [b"f"]
+    with Hostile(here.parent / "s", Node(entries={b"d": Node(entries={b"f": Node(WHOLE)})})) as server:
+        data = bytes(len(names)) + b"\0".join([*names, b""])
+        server.answers[Mid.DIRWALK] = lambda _: (struct.pack("<QQ144xII", 0, 0, len(names), len(data)) + data, [])
+        done = copy("get", "-r", f"{server.path}:/d", here, status=1)
+    assert done.stderr.count(": a name that no file can have: not copied\n") == len(names) - 1 == done.stderr.count("\n")
+    assert os.listdir(here / "d") == ["f"] and (here / "d/f").read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize("answer", [dirread((13, UNTOLD, Node())), dirread((0, UNTOLD, Node(size=7))), 1, 5, 95], ids=range(5))
+def test_what_does_not_come_along_is_asked_for_by_itself(here: Path, untouched: None, answer: "bytes | int") -> None:
+    with Hostile(here.parent / "s", Node(entries={b"d": Node(entries={b"f": Node(WHOLE)})})) as server:
+        server.answers[Mid.DIRREAD] = answer if isinstance(answer, int) else lambda _: (answer, [])
+        copy("get", "-r", f"{server.path}:/d", here)
+    assert (here / "d/f").read_bytes() == WHOLE and Mid.PREAD in server.asked
+
+
+def test_what_comes_along_is_not_asked_for_again(here: Path, untouched: None) -> None:
+    node = Node(WHOLE, uid=7, gid=8, mode=stat.S_IFREG | 0o640)
+    with Hostile(here.parent / "s", Node(entries={b"d": Node(entries={b"f": node})})) as server:
+        server.answers[Mid.DIRREAD] = lambda _: (dirread((0, len(WHOLE), node), data=WHOLE), [])
+        copy("get", "-r", f"{server.path}:/d", here)
+    found = os.stat(here / "d/f")
+    assert (here / "d/f").read_bytes() == WHOLE and Mid.DIRREAD in server.asked and Mid.PREAD not in server.asked
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns) == (0o640, 7, 8, 10**18 + 5)
+
+
 def test_every_message_may_fail_and_costs_no_more_than_its_entry(here: Path, untouched: None) -> None:
     with Hostile(here.parent / "s", Node(entries={b"f": Node(WHOLE), b"l": Node(target=b"t")})) as server:
         for mid in (Mid.WALK, Mid.OPENAT, Mid.GETDENTS64, Mid.PREAD, Mid.FLISTXATTR, Mid.READLINKAT):

@@ -14,28 +14,37 @@ from pathlib import Path
 import pytest
 from codec import Mid
 from conftest import Start
-from copies import copy, differences, equal, fill, look, parts
+from copies import OF_OLD, copy, differences, equal, fill, look, parts
 from hostile_server import Hostile, Node
 from hosts import CALM, GOFER, PATIENCE, Server, run, wait_until
 
 pytestmark = pytest.mark.slow
-KILLS = int(os.environ.get("COPY_KILLS", "10"))  # in each direction
+KILLS = int(os.environ.get("COPY_KILLS", "4"))  # in each direction, each way
 MIB = 1 << 20
 
 
+# How files come and go: `no`: by messages, which take longest and have more moments; `each`: small ones are not taken together.
+@pytest.mark.parametrize("files", ["no", "yes", "each"])
 @pytest.mark.parametrize("way", ["get", "put"])
-def test_killed_at_any_moment_no_half_file_has_a_name_and_in_the_end_all_is_equal(start: Start, spot: Path, way: str) -> None:
+def test_killed_at_any_moment_no_half_file_has_a_name_and_in_the_end_all_is_equal(
+    start: Start, spot: Path, way: str, files: str
+) -> None:
     rng = random.Random(KILLS)
     source, target = spot / "source", spot / "target"
     source.mkdir()
     fill(source, 2)
     for number in range(3):
         (source / f"large{number}").write_bytes(rng.getrandbits(8 * 5_000_000).to_bytes(5_000_000, "little"))
-    server = start("--donate", "no")  # which takes longer, and has more moments
+    for number in range(200):
+        (source / f"d{number % 3}").mkdir(exist_ok=True)
+        (source / f"d{number % 3}/small{number}").write_bytes(b"%d" % number * 1000)
+    server = start("--donate", "no" if files == "no" else "yes")
     paths = [f"{server.path}:/source/.", target] if way == "get" else [f"{source}/.", f"{server.path}:/target"]
-    words = [*GOFER, way, "-r", "-q", "--resume", *map(str, paths)]
+    gofer = OF_OLD if files == "each" else GOFER
+    words = [*gofer, way, "-r", "-q", "--resume", *map(str, paths)]
     began = time.monotonic()
-    copy(*words[len(GOFER) :])
+    assert subprocess.run(words, timeout=CALM).returncode == 0
+    equal(source, target)
     whole, wanted = time.monotonic() - began, look(source)
     subprocess.run(["rm", "-rf", str(target)], check=True)
     killed = 0
@@ -51,7 +60,7 @@ def test_killed_at_any_moment_no_half_file_has_a_name_and_in_the_end_all_is_equa
             killed += 1
             wait_until(lambda: len(os.listdir(f"/proc/{server.pid}/task")) == 1, "the server is done with it")
             assert not half(wanted, target)
-    copy(*words[len(GOFER) :])
+    copy(*words[len(gofer) :])
     equal(source, target)
     assert not parts(target)
 

@@ -84,24 +84,27 @@ class RemoteTree(Together):
 
     def names(self, directory: FD) -> Iterator[bytes]:
         """Of which each may be no name at all: see names.possible."""
-        if not self._knows:
+        if not self._knows_dirwalk:
             return self._listing(directory, None)
         request = wire.DirWalkReq.bytes(directory.key, _AT_ONCE, 0) + name_of(b"")
         return self._listing(directory, self._post([(wire.DIRWALK, request)]))
 
     def _listing(self, directory: FD, posted: Batch | None) -> Iterator[bytes]:
-        payload = self._knowing(posted()[0]) if posted else None
-        count = 0
-        if payload is not None:
+        outcome = posted()[0] if posted else None
+        listing, count = None, 0
+        if isinstance(outcome, OSError):  # the messages that it stands for tell why
+            self._knows_dirwalk = outcome.errno != EOPNOTSUPP
+        elif outcome:
+            payload = payload_of(outcome)
             _, opened, _, number, _ = wire.DirWalkResp.read(payload)
             names = payload[wire.DirWalkResp.size + number :].split(b"\0")
             if len(names) != number + 1 or names.pop():
                 raise self._client.give_up("a DirWalk with another number of names than it says")
-            listing = FD(opened, self.trash) if opened else None
             yield from names
-            if not listing:
+            if not opened:
                 return
-        else:
+            listing = FD(opened, self.trash)
+        if listing is None:
             (answer,) = self.ask([(wire.OPENAT, wire.OpenAtReq.bytes(directory.key, os.O_RDONLY))])
             listing = FD(wire.OpenAtResp.unpack(payload_of(answer))[0], self.trash)
         request = wire.Getdents64Req.bytes(listing.key, _AT_ONCE)

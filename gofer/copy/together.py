@@ -56,7 +56,8 @@ class Together(Asking):
         def writing(self, items: Sequence[tuple[RemoteFile, bytes]]) -> Callable[[], list[OSError | None]]: ...
         def settle(self, items: Sequence[tuple[RemoteFile, Stat, Xattrs]]) -> Callable[[], list[list[OSError]]]: ...
 
-    _knows = True  # our own messages, until the server says that it does not
+    _knows = True  # the messages that are about many files, until the server says that it does not
+    _knows_dirwalk = True
     _syncs_itself = False  # whether a server is asked to sync what it makes, as it gives no fd by which that could be done here
 
     def __init__(self, client: Client) -> None:
@@ -70,7 +71,8 @@ class Together(Asking):
         except Lost:
             raise
         except OSError as error:
-            self._knows = self._knows and error.errno != EOPNOTSUPP
+            if error.errno == EOPNOTSUPP:
+                self._knows = False
             return None
 
     # Reading
