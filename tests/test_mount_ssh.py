@@ -58,14 +58,14 @@ def test_a_tree_of_another_host_is_read_and_written(far: Sshd, spot: Path) -> No
 
 def test_many_threads_have_their_requests_on_the_way_at_once(far: Sshd, spot: Path) -> None:
     for number in range(20):
-        (spot / f"tree/{number}").write_bytes(bytes([number]) * 200_000)
+        (spot / f"tree/{number}").write_bytes(bytes([number]) * 600_000)
     with mount(far, spot, "--cache=none") as here:
         wrong: list[object] = []
 
         def read(number: int) -> None:
             for _ in range(5):
                 try:
-                    if (here / str(number)).read_bytes() != bytes([number]) * 200_000:
+                    if (here / str(number)).read_bytes() != bytes([number]) * 600_000:
                         wrong.append(number)
                 except OSError as error:
                     wrong.append(error)

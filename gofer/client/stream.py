@@ -37,15 +37,16 @@ from gofer.wire import MAX_MESSAGE_SIZE, LaneHeader
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Callable, Union
+    from typing import Any, Callable, Union
 
-    Answer = Union[tuple[int, bytes, list[int]], Lost]
+    Answer = Union[tuple[int, Union[bytes, memoryview], list[int]], Lost]
 
 MOST = 32  # requests that it pays to have on their way at once
 _BEAT_LANE = 0xFFFF
 _LANES = 0xFFF0  # how many others there are
 _AT_ONCE = 1 << 18  # bytes of one read
 _SLOWEST = 1 << 16  # bytes a second that a line must take, of what we have sent
+_SPARE = 16  # pieces of memory that large answers came in, and the next ones will
 _KEPT = 1 << 15  # bytes of posts that are kept back
 _HEAD = LaneHeader.size
 _FD_AT = {wire.PREAD: 8, wire.PWRITE: 8, wire.FSYNC: wire.Count.size}  # else it is the first thing that a request says
@@ -85,7 +86,7 @@ class _Posted:
             self._done(answer)
             return
         try:
-            outcome: bytes | OSError = checked(self._mid, *answer)[0]
+            outcome: bytes | OSError = bytes(checked(self._mid, *answer)[0])
         except OSError as error:
             outcome = error
         self._done(outcome)
@@ -106,6 +107,7 @@ class Stream(Pool):
         self._due_bytes = 0
         self._kept: list[bytes] = []  # what is to be sent before anything else
         self._kept_bytes = 0
+        self._spare: list[bytearray] = []
         self._opened: dict[int, int] = {}  # lanes of open FDs
         self._moved = monotonic()  # when something last went over the line, either way
         super().__init__(sock, channel=False, timeout=timeout)
@@ -132,7 +134,7 @@ class Stream(Pool):
             return super().exchange(mid, request)
         if len(request) > MAX_MESSAGE_SIZE:
             raise OSError(EIO, "request above the message size")
-        payload = self.end(mid, self.begin(mid, request))
+        payload = bytes(self.end(mid, self.begin(mid, request)))
         if mid == wire.OPENAT or mid == wire.OPENCREATEAT:
             self._has_opened(mid, self._lane(mid, request), payload)
         return payload, []
@@ -147,8 +149,8 @@ class Stream(Pool):
             raise
         return call
 
-    def end(self, mid: int, call: _Call) -> bytes:
-        """The answer, once."""
+    def end(self, mid: int, call: _Call) -> bytes | memoryview:
+        """The answer, once; what is read of a file in memory that may be given back."""
         call.bell.acquire()
         if isinstance(call.answer, Lost):
             self.lost = self.lost or call.answer
@@ -159,8 +161,17 @@ class Stream(Pool):
             self.lost = self.lost or lost
             raise
 
-    def borrow(self, mid: int, request: bytes) -> tuple[bytes, None]:
-        return self.ask(mid, request), None
+    def borrow(self, mid: int, request: bytes) -> tuple[bytes | memoryview, Any]:
+        payload = self.end(mid, self.begin(mid, request))
+        return payload, payload.obj if isinstance(payload, memoryview) else None
+
+    def give_back(self, lender: Any) -> None:
+        """The memory that a payload came in."""
+        if isinstance(lender, bytearray):
+            if len(self._spare) < _SPARE:
+                self._spare.append(lender)
+        else:
+            super().give_back(lender)
 
     def post(
         self, mid: int, request: bytes, done: Callable[[bytes | OSError], None], data: bytes | memoryview = b""
@@ -273,10 +284,12 @@ class Stream(Pool):
                     raise Garbled("a reply that exceeds the message size")
                 at, have = at + _HEAD, have - _HEAD
                 if size <= have:
-                    payload = bytes(buffer[at : at + size])
+                    payload: bytes | memoryview = bytes(buffer[at : at + size])
                     at, have = at + size, have - size
                 else:
                     payload = self._rest(buffer[at : at + have], size)
+                    if mid != wire.PREAD:
+                        payload = bytes(payload)
                     have = 0
                 self._take_due(lane).answered((mid, payload, []))
         except Lost as error:
@@ -305,13 +318,19 @@ class Stream(Pool):
         self._moved = monotonic()
         return count
 
-    def _rest(self, begun: memoryview, size: int) -> bytes:
-        payload = bytearray(size)
+    def _rest(self, begun: memoryview, size: int) -> memoryview:
+        try:
+            room = self._spare.pop()
+        except IndexError:
+            room = bytearray()
+        if len(room) < size:
+            room = bytearray(size)
+        payload = memoryview(room)[:size]
         payload[: len(begun)] = begun
-        rest = memoryview(payload)[len(begun) :]
+        rest = payload[len(begun) :]
         while rest:
             rest = rest[self._receive(rest) :]
-        return bytes(payload)
+        return payload
 
     def _over(self, lost: Lost) -> None:
         with self._book:

@@ -22,9 +22,9 @@ from gofer.wire import ERROR, MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import TypeVar, Union
 
-    Payload = TypeVar("Payload", bytes, memoryview)
+    Payload = TypeVar("Payload", bound=Union[bytes, memoryview])
 
 _MOST_FDS = 8
 _AT_ONCE = 16384  # bytes of one read of replies: some thirty that tell of a file

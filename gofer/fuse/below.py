@@ -88,7 +88,7 @@ class Below:
         if asked is None:
             return None
         try:
-            payload = stream.end(wire.DIRWALK, asked.call)
+            payload = bytes(stream.end(wire.DIRWALK, asked.call))
         except Lost:
             raise
         except OSError:  # those who ask in order are told why
@@ -110,7 +110,7 @@ class Below:
         for call in gone:
             try:
                 assert self._fs.behind is not None
-                self._discard(self._fs.behind.end(wire.DIRWALK, call))
+                self._discard(bytes(self._fs.behind.end(wire.DIRWALK, call)))
             except (OSError, struct.error):  # the latter: not what it should be
                 pass
 

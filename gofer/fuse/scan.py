@@ -98,7 +98,7 @@ def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming, age: int) -
 def take(stream: Stream, coming: Coming) -> tuple[int, list[Told]]:
     """The next of them: (age, as `go_on`)."""
     age, call = coming.popleft()
-    return age, _listed(stream.end(wire.DIRSTAT, call))
+    return age, _listed(bytes(stream.end(wire.DIRSTAT, call)))
 
 
 def _listed(payload: bytes) -> list[Told]:
