@@ -274,6 +274,13 @@ def passes(there: Mount) -> bool:
     return read[1] - read[0] < 1 << 20
 
 
+def test_the_kernel_reads_ahead_as_much_as_one_request_can_bring(server: Server) -> None:
+    """Where it does not, each MiB is eight turns of two processes."""
+    with mount(server) as there:
+        device = os.stat(there.path).st_dev
+        assert Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text() == "1024\n"
+
+
 def test_passthrough_leaves_the_data_to_the_kernel(server: Server) -> None:
     """Linux 6.9; an older one reads through us."""
     (server.tree / "large").write_bytes(bytes(8 << 20))

@@ -51,6 +51,21 @@ def test_a_small_directory_is_listed_by_one_message(told: tuple[Server, Path]) -
         assert sent["DirWalk"] == 21 and sum(sent.values()) < 30, sent
 
 
+def test_a_directory_whose_name_came_with_a_listing_is_gone_into_by_one_message(told: tuple[Server, Path]) -> None:
+    """No FD is held for it; its files may be what is wanted next."""
+    server, control = told
+    for number in range(10):
+        (server.tree / f"{number}").mkdir()
+        fill(server.tree / f"{number}", 5)
+    with mount(server, "--cache=always") as there:
+        os.listdir(there.path)
+        before = messages(control)
+        for number in range(10):
+            assert os.stat(there.path / f"{number}/name-00003").st_size == 0
+        sent = messages(control) - before
+        assert sent["DirWalk"] == 10 and not sent["Walk"], sent
+
+
 def test_a_directory_that_was_listed_is_listed_again_by_the_kernel(told: tuple[Server, Path]) -> None:
     server, control = told
     names = fill(server.tree)

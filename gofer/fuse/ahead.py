@@ -3,7 +3,8 @@
 Each LOOKUP is a message, and most of what it costs is waking the server up. From the `_FROM`th on in one directory, without a
 pause between them, it is listed with attributes by our own messages (scan.py), some entries for each name that was asked and
 found, so that who wants but a few of a large directory does not wait for all of it. What was read so answers for `_FRESH`
-seconds, which is how long the kernel takes it for true, too: it is told what is left of them.
+seconds, which is how long the kernel takes it for true, too: it is told what is left of them. A directory whose FD would have to
+be walked to is listed at once: that is one message, in place of two.
 
 Nothing that has changed through this mount is answered from here: each change, and each close of a file that was written,
 takes all of it away, and what is being read meanwhile with it (`age`). A file that is open is always asked about, as the
@@ -71,7 +72,7 @@ class Ahead:
             if it.age != age or now - it.last > _PAUSE:
                 it.begin(age)
             it.last = now
-            it.asked += 1
+            it.asked = it.asked + 1 if parent.fd else max(it.asked + 1, _FROM)
             if it.asked < _FROM or not self._fs.lists_stats:
                 return None
             found = it.names.pop(name, None)

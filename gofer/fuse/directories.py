@@ -12,7 +12,6 @@ than what the kernel knows, so it gets the names alone then, and asks for what i
 from __future__ import annotations
 
 import _thread
-import math
 import os
 import stat
 from collections import deque
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 _FIRST = 4096  # bytes of the kernel's dirents that come with an open: who opens a directory may want no more of it
 _LEAST, _MOST = 2048, 32768  # of those that are asked for at once: up to some 1000 entries
-_FRESH = 1.0  # seconds in which attributes that were asked for ahead are good
+_FRESH = 1.0  # seconds in which attributes are good
 _SOON = 0.02  # seconds in which who opens a directory begins to read it
 _SHORTEST = 24  # bytes of one of the kernel's dirents
 _HEAD = kernel.Dirent.size
@@ -52,7 +51,7 @@ class Batch:
 
     __slots__ = ("entries", "age", "until")
 
-    def __init__(self, entries: list[Entry], age: int, until: float = math.inf) -> None:
+    def __init__(self, entries: list[Entry], age: int, until: float) -> None:
         self.entries = entries
         self.age = age
         self.until = until
@@ -61,10 +60,11 @@ class Batch:
 class Listing:
     """Where an open directory is read. reading: None as long as nobody has asked. soon: until when what came with the open is
     new. first: the number of the first entry of `batches`, of which there are two at most. batch: bytes of dirents that the
-    kernel takes at once. coming: what of it was asked for ahead.
+    kernel takes at once. coming: what of it was asked for ahead. left: seconds for which the attributes that come next are
+    good, 0: as long as others.
     """
 
-    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended", "coming")
+    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended", "coming", "left")
 
     def __init__(self) -> None:
         self.lock = _thread.allocate_lock()  # the kernel asks for one thing at a time, unless it is somebody else
@@ -77,6 +77,7 @@ class Listing:
         self.first = 2  # behind `.` and `..`
         self.batches: list[Batch] = []
         self.ended = False
+        self.left = 0.0
         self.coming: deque[tuple[int, Any]] = deque()
 
     @property
@@ -150,7 +151,7 @@ def readdirplus(fs: FileSystem, request: Request) -> Reply:
             entry, at = _NOTHING, index + len(dirents)
             if raw and at < MOST:  # who lists a million may want no more than the names
                 node = fs.told(request, handle.node, name, raw)
-                ino, entry = node.ino, fs.entry(node, raw)
+                ino, entry = node.ino, fs.entry(node, raw, handle.listing.left)
                 if kind == _DIRECTORY:
                     below.append(node)
             dirents.append(_dirent(by, at, ino, kind, name))
@@ -211,10 +212,12 @@ def _entries(fs: FileSystem, handle: Handle, index: int, fresh: Batch | None) ->
     for batch in listing.batches:
         if index < at + len(batch.entries):
             rest = batch.entries[index - at :]
+            left = batch.until - monotonic()
+            listing.left = 0 if batch is fresh or fs.options.cache != "auto" else left
             if batch is fresh:
                 yield from rest
             else:
-                known = batch.age == fs.ahead.age and monotonic() < batch.until
+                known = batch.age == fs.ahead.age and left > 0
                 for entry in rest:
                     yield entry if known and entry[3] and not fs.nodes.in_use(entry[3]) else (*entry[:3], b"")
             return
@@ -228,14 +231,14 @@ def _begin(fs: FileSystem, held: Held, handle: Handle) -> None:
     if handle.fdid != NONE:
         _take(fs, handle, _batch(fs, handle, -1))
         return
-    age = fs.ahead.age
+    age, until = fs.ahead.age, monotonic() + _FRESH
     came = fs.below.enter(handle.node) or scan.begin(fs, handle.node, held, _FIRST if fs.behind is None else _MOST)
     fdid, told, listing.ended = came
     handle.fdid = fdid or NONE
     if told and fdid and fs.behind is not None:
         scan.ask_ahead(fs.behind, fdid, _MOST, listing.coming, age)
     if told:
-        listing.batches.append(Batch(_good(told), age, math.inf if fs.behind is None else monotonic() + _FRESH))
+        listing.batches.append(Batch(_good(told), age, until))
 
 
 def _more(fs: FileSystem, handle: Handle) -> Batch:
@@ -255,16 +258,16 @@ def _take(fs: FileSystem, handle: Handle, batch: Batch) -> None:
 def _batch(fs: FileSystem, handle: Handle, sign: int) -> Batch:
     """sign -1: from the beginning. No more than the kernel takes at once, so that all of it is new; more of a far server."""
     count = sign * (_MOST if fs.behind is not None else min(max(handle.listing.batch, _LEAST), _MOST))
-    age = fs.ahead.age
+    age, until = fs.ahead.age, monotonic() + _FRESH
     if fs.behind is not None and fs.lists_stats and fs.walks_in:
         scan.ask_ahead(fs.behind, handle.fdid, count, handle.listing.coming, age)
         age, came = scan.take(fs.behind, handle.listing.coming)
-        return Batch(_good(came), age, monotonic() + _FRESH)
+        return Batch(_good(came), age, until)
     told = scan.go_on(fs, handle.fdid, count) if fs.lists_stats else None
     if told is not None:
-        return Batch(_good(told), age)
+        return Batch(_good(told), age, until)
     entries = fs.pool.getdents64(handle.fdid, count)
-    return Batch([(entry.ino, entry.type, entry.name, b"") for entry in entries if _is_name(entry.name)], age)
+    return Batch([(entry.ino, entry.type, entry.name, b"") for entry in entries if _is_name(entry.name)], age, until)
 
 
 def _good(told: list[tuple[bytes, bytes]]) -> list[Entry]:

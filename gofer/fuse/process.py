@@ -17,7 +17,7 @@ from gofer.client.transport import Lost
 from gofer.client.tree import Tree
 from gofer.fuse import device, kernel
 from gofer.fuse.again import Again
-from gofer.fuse.crew import Crew
+from gofer.fuse.crew import WRITE_SIZE, Crew
 from gofer.fuse.state import FileSystem, Options
 from gofer.procself import set_limit
 
@@ -68,8 +68,7 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None], 
         try:
             device.shake_hands(fs)
             number = device.number_at(plan.place)
-            if fs.behind is not None:
-                device.read_ahead(number, _FAR_AHEAD)
+            device.read_ahead(number, WRITE_SIZE if fs.behind is None else _FAR_AHEAD)  # a request, of the largest
         except BaseException:
             device.unmount(plan.place, lazy=True)
             raise
