@@ -178,6 +178,13 @@ def test_the_far_server_ends_with_the_command(far: Sshd, spot: Path) -> None:
     wait_until(lambda: not far.sessions(), "ssh's session ends, and all that ran in it")
 
 
+def test_a_command_of_find_does_not_take_a_path_there_for_one_of_the_server_here(far: Sshd, spot: Path) -> None:
+    script = ["sh", "-c", "echo ${GOFER_SOCKET-none} $1", "sh", "{}", ";"]
+    words = ["find", "--ssh", far.command, f"{HOST}:{spot}/sshd", "-maxdepth", "0", "-exec", *script]
+    done = run(*words, env={**os.environ, "GOFER_SOCKET": "/somewhere/else"})
+    assert (done.returncode, done.stdout) == (0, f"none {spot}/sshd\n")
+
+
 # What only looks has a server there that cannot change anything
 
 LOOKING = (

@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "-exec COMMAND ; and -exec COMMAND {} + run a program of this host. {} is a path in what is served, and the server is in "
-        "the program's $GOFER_SOCKET: -exec gofer cat :{} ;"
+        "the program's $GOFER_SOCKET (of another host there is none): -exec gofer cat :{} ;"
     )
     add_addresses(parser, "the root of $GOFER_SOCKET")
     links = parser.add_mutually_exclusive_group()
@@ -171,7 +171,11 @@ class _Find(Context):
         return made
 
     def _environment(self) -> dict[str, str]:
-        return {} if self._address.remote else {"GOFER_SOCKET": os.path.abspath(self._address.server)}
+        """With the server that the paths are of; with none where it is on another host: a path means something else elsewhere."""
+        environment = {**os.environ, "GOFER_SOCKET": os.path.abspath(self._address.server)}
+        if self._address.remote:
+            del environment["GOFER_SOCKET"]
+        return environment
 
     def prune(self) -> bool:
         self._walk.skip()

@@ -31,7 +31,7 @@ def length(words: list[str]) -> int:
 
 
 class Command:
-    """words: with the `;` or `+` at its end. asks: as -ok does. environment(): what the command's has beside ours."""
+    """words: with the `;` or `+` at its end. asks: as -ok does. environment(): the command's."""
 
     def __init__(self, session: Session, action: str, words: list[str], environment: Callable[[], dict[str, str]]) -> None:
         *argv, end = words or [""]
@@ -74,7 +74,7 @@ class Command:
         self._session.flush()
         try:
             child = os.posix_spawnp(
-                argv[0], argv, {**os.environ, **self._environment()}, setsigdef=(signal.SIGPIPE, signal.SIGXFSZ)
+                argv[0], argv, self._environment(), setsigdef=(signal.SIGPIPE, signal.SIGXFSZ)
             )
         except OSError as error:
             self._session.complain(argv[0], error.strerror or str(error), 1 if self._many else 0)
