@@ -241,7 +241,8 @@ def portable(magic: str) -> bytes:
 
     archive = getattr(__spec__.loader if __spec__ else None, "archive", "")
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as out:
+    # Level 1: a fifth larger, and made in a third of the time, for which everybody waits: 0.04 s, not 0.11.
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
         if archive:
             with zipfile.ZipFile(archive) as source:
                 for name in _needed(source.namelist(), magic):
