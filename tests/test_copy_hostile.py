@@ -335,6 +335,52 @@ def test_what_comes_along_is_not_asked_for_again(here: Path, untouched: None) ->
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns) == (0o640, 7, 8, 10**18 + 5)
 
 
+def putting(here: Path, written: object, renamed: object) -> "subprocess.CompletedProcess[str]":
+    """Of two small files to a new directory of a server that says this to DirWrite and DirRename."""
+    for name in ("one", "two"):
+        (here / name).write_bytes(WHOLE)
+    made, path = Node(entries={}), here.parent / f"s{len(os.listdir(here.parent))}"
+    with Hostile(path, Node(entries={})) as server:
+        server.answers[Mid.MKDIRAT] = lambda _: (struct.pack("<Q", 1) + made.statx(), [])
+        server.answers[Mid.SETSTAT] = lambda _: (bytes(8), [])
+        server.answers[Mid.UNLINKAT] = lambda _: (b"", [])
+        for mid, answer in ((Mid.DIRWRITE, written), (Mid.DIRRENAME, renamed)):
+            server.answers[mid] = answer if isinstance(answer, int) else lambda _, answer=answer: (answer, [])
+        return run("put", "-q", "-r", str(here), f"{server.path}:/d")
+
+
+def dones(*told: "tuple[int, ...]") -> bytes:
+    data = b"".join(struct.pack(f"<{len(each)}I", *each) for each in told)
+    return struct.pack("<II", len(told), len(data)) + data
+
+
+FINE = dones((0, 0, 0), (0, 0, 0)), dones((0,), (0,))
+
+
+def test_what_becomes_of_each_file_is_told(here: Path, untouched: None) -> None:
+    assert putting(here, *FINE).returncode == 0
+    done = putting(here, dones((28, 0, 0), (0, 0x60, 22)), dones((13,)))
+    lines = sorted(line.rpartition("/here/")[2] for line in done.stderr.splitlines())
+    assert done.returncode == 1 and {line[:3] for line in lines} == {"one", "two"}, done.stderr
+    assert sorted(line[3:].partition(" (")[0].partition(";")[0] for line in lines) == [
+        ": Invalid argument", ": No space left on device", ": Permission denied",
+    ]  # fmt: skip
+    done = putting(here, 13, FINE[1])
+    assert done.returncode == 1 and done.stderr.count("Permission denied") == 2 == done.stderr.count("\n")
+
+
+@pytest.mark.parametrize(
+    "written, renamed",
+    [(b"", FINE[1]), (dones((0, 0, 0)), FINE[1]), (FINE[0] + b"x", FINE[1]), (FINE[0][:-1], FINE[1]), (FINE[0], b""),
+     (FINE[0], dones((0,))), (FINE[0], dones((0,), (0,), (0,)))],
+    ids=range(7),
+)  # fmt: skip
+def test_what_is_told_of_other_files_than_were_sent_ends_the_connection(
+    here: Path, untouched: None, written: bytes, renamed: bytes
+) -> None:
+    fails_in_one_line(putting(here, written, renamed), "does not speak LISAFS")
+
+
 def test_every_message_may_fail_and_costs_no_more_than_its_entry(here: Path, untouched: None) -> None:
     with Hostile(here.parent / "s", Node(entries={b"f": Node(WHOLE), b"l": Node(target=b"t")})) as server:
         for mid in (Mid.WALK, Mid.OPENAT, Mid.GETDENTS64, Mid.PREAD, Mid.FLISTXATTR, Mid.READLINKAT):

@@ -52,6 +52,20 @@ def test_what_one_side_packs_the_other_unpacks_and_so_does_gnu_tar(start: Start,
     assert not parts(spot)
 
 
+def test_a_hard_link_is_to_what_had_the_name_when_it_came(server: Server) -> None:
+    """Names may come again in an archive, before and behind a link."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, what in (("a", b"1"), ("b", "a"), ("a", b"2"), ("c", "a"), ("c", b"3"), ("d", "c"), ("d", b"4")):
+            info = tarfile.TarInfo(name)
+            if isinstance(what, str):
+                info.type, info.linkname = tarfile.LNKTYPE, what
+            info.size = 0 if isinstance(what, str) else len(what)
+            tar.addfile(info, None if isinstance(what, str) else io.BytesIO(what))
+    extract(archive.getvalue(), f"{server.path}:/")
+    assert {name: (server.tree / name).read_bytes() for name in "abcd"} == {"a": b"2", "b": b"1", "c": b"3", "d": b"4"}
+
+
 def test_the_root_is_packed_as_a_dot_and_what_is_excluded_left_out(server: Server) -> None:
     (server.tree / "a/b").mkdir(parents=True)
     for name in ("a/f", "a/f.o", "a/b/g"):
