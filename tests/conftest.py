@@ -19,13 +19,14 @@ from typing import Any, Callable
 
 import pytest
 
-pytest.register_assert_rewrite("peer", "peer2021", "codec", "transport", "hosts", "runsc", "engines", "engine_checks", "copies")
+pytest.register_assert_rewrite("hosts", "runsc", "engines", "engine_checks", "copies")
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from hosts import TRANSPORTS, Server, empty, wait_until  # noqa: E402
-from peer import Peer  # noqa: E402
 from runsc import VARIANTS, Variant  # noqa: E402
+
+from gofer.conform.peer import Peer  # noqa: E402
 
 Start = Callable[..., Server]
 _servers: dict[tuple[str, ...], Server] = {}

@@ -11,8 +11,9 @@ import stat
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
-from codec import ATIME, Stat
 from differential_servers import Probe
+
+from gofer.conform.codec import ATIME, Stat
 
 EPOCH = 1 << 30  # the generator sets only times before 2004: what is later came from the clock
 STAR = {"walk": "path", "walkstat": "path", "close": "fds", "fsync": "fds"}  # arguments that a peer takes as *args

@@ -5,11 +5,12 @@ import socket
 import stat
 from typing import Any, Callable
 
-from codec import ATIME, MODE, MTIME, NO_ID, SIZE, UID
 from differential import Run
 from differential_model import Ref, Step
 from differential_rules import Case
 from differential_servers import FIFO, READ_ONLY, SILENT
+
+from gofer.conform.codec import ATIME, MODE, MTIME, NO_ID, SIZE, UID
 
 BOUND: dict[str, Any] = {"mode": 0o755, "uid": NO_ID, "gid": NO_ID, "sock_type": socket.SOCK_STREAM}
 

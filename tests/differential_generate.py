@@ -12,9 +12,10 @@ import stat
 from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
-from codec import ATIME, GID, MODE, MTIME, NO_ID, OWN, SIZE, UID, Mid
 from differential_model import FD, Model, Operand, Ref, Step
 from differential_servers import CONNECTIONS, FIFO, LISTENING, LONG_PATH, READ_ONLY, SILENT, TRANSPORTS, Release, Side
+
+from gofer.conform.codec import ATIME, GID, MODE, MTIME, NO_ID, OWN, SIZE, UID, Mid
 
 NAMES = [b"a", b"b", b"c", b"d", b"e", b"f", b"l", b"s", b"new", b"with space", b"\xff\xfe\x80", b"n" * 255]
 TOP = [b"big", b"many", b"setid", FIFO, b"null", b"block", LISTENING, SILENT, b"missing"]

@@ -20,7 +20,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional, Union
 
-from codec import Created, Inode, Mounted, Opened
+from gofer.conform.codec import Created, Inode, Mounted, Opened
 
 MOST_WAITING = 1000  # in a backlog; the kernel's own bound (net.core.somaxconn) is above
 

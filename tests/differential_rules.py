@@ -10,10 +10,11 @@ import stat
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from codec import ATIME, GID, MAX_MESSAGE, MODE, MTIME, NO_ID, SIZE, UID
 from differential_compare import Difference, Outcome
 from differential_model import FD, Model, Step
 from differential_servers import LONG_PATH, Release, Side
+
+from gofer.conform.codec import ATIME, GID, MAX_MESSAGE, MODE, MTIME, NO_ID, SIZE, UID
 
 SET_ID = 0o6000
 CREATES = ("opencreateat", "mkdirat", "mknodat", "symlinkat", "bindat")

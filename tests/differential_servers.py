@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import newer
-from codec import Mounted, Name
 from hosts import children
-from peer import Peer, over_channel
-from peer2021 import Peer2021
-from transport import PATIENCE, SocketTransport
+
+from gofer.conform.codec import Mounted, Name
+from gofer.conform.peer import Peer, over_channel
+from gofer.conform.peer2021 import Peer2021
+from gofer.conform.transport import PATIENCE, SocketTransport
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # What a Go gofer always opens, ours must be told.

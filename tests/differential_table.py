@@ -16,10 +16,11 @@ from collections.abc import Callable
 from typing import NamedTuple, Optional
 
 import differential_rules as r
-from codec import ATIME, MODE, MTIME, SIZE
 from differential_compare import Difference
 from differential_rules import Case, both, errnos, message
 from differential_servers import READ_ONLY
+
+from gofer.conform.codec import ATIME, MODE, MTIME, SIZE
 
 BASIC, BTIME = 0x7FF, 0x800
 MADE_OR_CHANGED = r"after\.mode|(\.inode)?\.stat\.mode"

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from codec import Mid
 from hosts import PATIENCE
+
+from gofer.conform.codec import Mid
 
 _HEADER = struct.Struct("<IH2x")
 _STATX = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII")

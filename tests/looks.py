@@ -5,7 +5,7 @@ import socket
 import stat as modes
 from pathlib import Path
 
-from codec import Stat
+from gofer.conform.codec import Stat
 
 
 def assert_stat_is(stat: Stat, path: Path, atime: bool = False) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import hosts
 from hosts import CALM, CHECKOUT, GOFER, children, over_socket_of
-from peer import Peer
+
+from gofer.conform.peer import Peer
 
 NO_SYS_ADMIN = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")  # as root in most containers
 USER = 54321  # nobody that this machine knows

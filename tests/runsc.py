@@ -14,7 +14,8 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import newer
 from hosts import CALM, CHECKOUT, PATIENCE, wait_until
-from peer import Peer, over_socket
+
+from gofer.conform.peer import Peer, over_socket
 
 FLAGS = ["--network=none", "--ignore-cgroups"]  # what every runsc needs in a virtual machine, beside a platform
 SYMLINKS = """sh ls cat cp cut dd df du echo false find grep head id kill ln mkdir mkfifo mount mv rm rmdir sleep sort stat tar

@@ -7,7 +7,7 @@ import re
 import select
 import time
 
-from transport import PATIENCE
+from gofer.conform.transport import PATIENCE
 
 __all__ = ["Terminal"]
 

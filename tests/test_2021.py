@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from codec import MODE, Mid
 from hosts import WAYS, WAYS_2021, Server, fails
 from looks import names_in
-from peer import Peer, over_channel
-from peer2021 import Peer2021, string
-from transport import SocketTransport
+
+from gofer.conform.codec import MODE, Mid
+from gofer.conform.peer import Peer, over_channel
+from gofer.conform.peer2021 import Peer2021, string
+from gofer.conform.transport import SocketTransport
 
 EVERYTHING = ("--host-uds", "all", "--xattrs", "all")
 

@@ -15,9 +15,9 @@ from typing import Callable
 import pytest
 from hosts import WAYS_2021, Server, fails
 from looks import names_in
-from peer import over_channel
-from peer2021 import Peer2021
 
+from gofer.conform.peer import over_channel
+from gofer.conform.peer2021 import Peer2021
 from gofer.server.fds import FDTable, MountPoint
 from gofer.server.places import Places
 

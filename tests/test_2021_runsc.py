@@ -10,10 +10,10 @@ from typing import Callable
 
 import pytest
 from hosts import fails
-from peer2021 import Peer2021
 from runsc import Started, bind, directory, spec_of, starting
-from transport import SocketTransport
 
+from gofer.conform.peer2021 import Peer2021
+from gofer.conform.transport import SocketTransport
 from gofer.runsc.check import _cannot_speak
 
 Start = Callable[..., Started]

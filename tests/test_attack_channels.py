@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from typing import Callable
 
 import pytest
-from codec import Mid
 from conftest import Start
-from corpus import recorded
 from hosts import NO_LARGE_FILES, Server, cpu_seconds, wait_until
-from peer import Peer, open_channel, over_channel
-from transport import CHANNEL_HEADER, DATA, SHUT_DOWN, ChannelTransport
+
+from gofer.conform.codec import Mid
+from gofer.conform.corpus import recorded
+from gofer.conform.peer import Peer, open_channel, over_channel
+from gofer.conform.transport import CHANNEL_HEADER, DATA, SHUT_DOWN, ChannelTransport
 
 LIMIT = min(4, max(2, os.cpu_count() or 2))
 FSTAT = CHANNEL_HEADER.pack(Mid.FSTAT, 0, 0) + struct.pack("<Q", 1)

@@ -13,11 +13,12 @@ import threading
 from typing import Callable
 
 import pytest
-from codec import Mid
 from hosts import Server, wait_until
-from peer import Peer, over_channel
-from transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
 from watch import leased
+
+from gofer.conform.codec import Mid
+from gofer.conform.peer import Peer, over_channel
+from gofer.conform.transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
 
 
 def of(peer: Peer) -> ChannelTransport:

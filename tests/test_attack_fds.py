@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from codec import Mid
 from hosts import PATIENCE, Server, wait_until
-from peer import Peer, open_channel, over_socket
-from transport import HEADER, SocketTransport
+
+from gofer.conform.codec import Mid
+from gofer.conform.peer import Peer, open_channel, over_socket
+from gofer.conform.transport import HEADER, SocketTransport
 
 MOST = 253  # SCM_MAX_FD
 FSTAT = HEADER.pack(8, Mid.FSTAT, 0) + struct.pack("<Q", 1)

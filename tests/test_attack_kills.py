@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Callable
 
 import pytest
-from codec import MAX_MESSAGE, Mid
 from hosts import TRANSPORTS, Server, wait_until
-from peer import Peer
-from transport import HEADER, SocketTransport
+
+from gofer.conform.codec import MAX_MESSAGE, Mid
+from gofer.conform.peer import Peer
+from gofer.conform.transport import HEADER, SocketTransport
 
 STEPS = ("send", "receive", "_exactly", "hand_over", "flip", "take_back", "donation", "_futex")
 

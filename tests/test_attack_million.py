@@ -8,11 +8,12 @@ import os
 import struct
 
 import pytest
-from codec import GID, MODE, NO_ID, SIZE, UID, Mid, create, fdids, string, strings
 from conftest import Start
 from hosts import Server, over_socket_of
-from peer import Peer
-from transport import HEADER, SocketTransport
+
+from gofer.conform.codec import GID, MODE, NO_ID, SIZE, UID, Mid, create, fdids, string, strings
+from gofer.conform.peer import Peer
+from gofer.conform.transport import HEADER, SocketTransport
 
 TOTAL, SAMPLES = 1_000_000, 10
 ROOT = 1

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from codec import Mid
 from hosts import WAYS, Server, fails
-from peer import Peer
+
+from gofer.conform.codec import Mid
+from gofer.conform.peer import Peer
 
 pytestmark = pytest.mark.serve("--jail", "off", "--host-uds", "all", "--xattrs", "all")
 

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from codec import ATIME, GID, MODE, MTIME, SIZE, UID
 from conftest import Start
 from hosts import TRANSPORTS, fails, wait_until
-from peer import Peer
 from watch import traced
+
+from gofer.conform.codec import ATIME, GID, MODE, MTIME, SIZE, UID
+from gofer.conform.peer import Peer
 
 OPENING = "open,openat,openat2,creat,connect,accept4"
 OPENED = re.compile(r"\b(?:open|openat|openat2|creat)\((?P<how>.*)\)\s*= \d+<(?P<what>.*)>")

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from codec import ATIME, GID, MODE, MTIME, SIZE, UID
 from conftest import Start
 from hosts import TRANSPORTS
-from peer import Peer
 from watch import events_of, opens_of
+
+from gofer.conform.codec import ATIME, GID, MODE, MTIME, SIZE, UID
+from gofer.conform.peer import Peer
 
 EXCHANGE = 2
 SECRET, INSIDE = b"outside of the tree", b"inside"

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from codec import MAX_MESSAGE, Mid, strings
 from conftest import Start
 from hosts import GOFER, PATIENCE, TRANSPORTS, Server, cpu_seconds, fails, however_slow, over_socket_of, wait_until
-from peer import Peer, open_channel, over_socket
-from transport import HEADER, SocketTransport
 
 from gofer import log
+from gofer.conform.codec import MAX_MESSAGE, Mid, strings
+from gofer.conform.peer import Peer, open_channel, over_socket
+from gofer.conform.transport import HEADER, SocketTransport
 from gofer.log import Log
 
 FSTAT = HEADER.pack(8, Mid.FSTAT, 0) + struct.pack("<Q", 1)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from hosts import CHECKOUT, Server, run, wait_until
-from peer import Peer
 from watch import traced
 
+from gofer.conform.peer import Peer
 from gofer.server import busypoll
 from gofer.server.busypoll import BusyPoll
 

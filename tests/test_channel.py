@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from codec import MAX_MESSAGE, Mid
 from conftest import Start
-from corpus import session
 from hosts import CHECKOUT, PATIENCE, Server, fails, wait_until
-from peer import Peer, open_channel, over_channel, over_socket
-from transport import CHANNEL_HEADER, SERVER_ACTIVE, SHUT_DOWN, ChannelTransport
 from watch import leased
+
+from gofer.conform.codec import MAX_MESSAGE, Mid
+from gofer.conform.corpus import session
+from gofer.conform.peer import Peer, open_channel, over_channel, over_socket
+from gofer.conform.transport import CHANNEL_HEADER, SERVER_ACTIVE, SHUT_DOWN, ChannelTransport
 
 LIMIT = min(4, max(2, os.cpu_count() or 2))
 F_GET_SEALS, F_SEAL_SEAL, F_SEAL_SHRINK = 1034, 1, 2

@@ -11,13 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from codec import Mid
 from conftest import Start
 from hosts import PATIENCE, Server, fails, run, state, stopped, wait_until
-from transport import HEADER
 
 from gofer.client.client import Client
 from gofer.client.transport import Garbled, HungUp, Lost, Silent
+from gofer.conform.codec import Mid
+from gofer.conform.transport import HEADER
 
 BOTH = pytest.mark.parametrize("channel", [False, True], ids=["socket", "channel"])
 

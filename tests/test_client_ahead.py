@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from codec import Mid
 from hosts import PATIENCE, Server
 from test_client import BOTH, MOUNTED, frame
 
@@ -15,6 +14,7 @@ from gofer import wire
 from gofer.client.ahead import many
 from gofer.client.client import Client
 from gofer.client.transport import HungUp
+from gofer.conform.codec import Mid
 
 
 def walk(fd: int, name: bytes) -> tuple[int, bytes]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from codec import Mid
 from conftest import Start
 from copies import copy, parts
 from hostile_server import Hostile, Node
 from hosts import CALM, GOFER, PATIENCE, fails_in_one_line, run, wait_until
 
 from gofer.client.client import Client
+from gofer.conform.codec import Mid
 from gofer.copy import remote, sides
 from gofer.copy.local import Fd, LocalTree
 

@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from codec import Mid
 from conftest import Start
 from copies import OF_OLD, copy, differences, equal, fill, look, parts
 from hostile_server import Hostile, Node
 from hosts import CALM, GOFER, PATIENCE, Server, run, wait_until
+
+from gofer.conform.codec import Mid
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("COPY_KILLS", "4"))  # in each direction, each way

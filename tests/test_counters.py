@@ -19,13 +19,13 @@ from typing import Any, Callable
 
 import pytest
 from conftest import Start
-from corpus import recorded
 from faulty import LOOKUP, faulty
 from hosts import CHECKOUT, PATIENCE, Server, fails, fails_in_one_line, run, wait_until
-from peer import Mid, Peer
 from prison import USER, as_user
 from test_wire import NAMES
 
+from gofer.conform.corpus import recorded
+from gofer.conform.peer import Mid, Peer
 from gofer.server.dispatch import IDLE, Table
 from gofer.watch import counters
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from corpus import session
 from differential_compare import compare_trees
 from differential_servers import RELEASES, Release
 from differential_table import TABLE
 from hosts import CHECKOUT, GOFER, run, wait_until
 from runsc import OLDER, Runsc, bundle, container, one_file_gofer, pids_named
 from tracelines import parse
+
+from gofer.conform.corpus import session
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import disks
 import pytest
-from codec import Mid, string
 from conftest import Start
 from disks import serving
 from hosts import TRANSPORTS, WAYS_2021, Server, fails
 from looks import assert_stat_is, names_in, one_of_each
+
+from gofer.conform.codec import Mid, string
 
 
 @pytest.mark.parametrize("way", TRANSPORTS)

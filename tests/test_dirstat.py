@@ -8,13 +8,13 @@ from pathlib import Path
 import disks
 import faulty
 import pytest
-from codec import Stat
 from disks import serving
 from hosts import WAYS_2021, Server, fails
 from looks import assert_stat_is, one_of_each
-from peer import Peer
 
 from gofer.client.client import Client
+from gofer.conform.codec import Stat
+from gofer.conform.peer import Peer
 
 INT32_MIN = -(2**31)
 

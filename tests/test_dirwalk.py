@@ -10,7 +10,6 @@ from typing import Any
 import disks
 import faulty
 import pytest
-from codec import Mid, Stat, string
 from conftest import Start
 from disks import serving
 from hosts import TRANSPORTS, WAYS_2021, Server, fails
@@ -19,6 +18,7 @@ from looks import assert_stat_is, one_of_each
 from gofer.client.address import parse
 from gofer.client.client import Client
 from gofer.client.tree import served
+from gofer.conform.codec import Mid, Stat, string
 
 
 @pytest.mark.parametrize("way", TRANSPORTS)

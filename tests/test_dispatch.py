@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from codec import Mid
 
 from gofer import wire
+from gofer.conform.codec import Mid
 from gofer.log import Log
 from gofer.server import dispatch
 from gofer.server.comm import Communicator, Export, Options

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from codec import Mid
 from hosts import GOFER, fails_in_one_line, run
 from prison import NO_SYS_ADMIN, USER, as_user
+
+from gofer.conform.codec import Mid
 
 LAYERS = [
     *("root", "network", "ipc", "uts", "pid", "fd limit", "no core files", "no groups", "capabilities"),

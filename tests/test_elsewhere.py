@@ -13,9 +13,9 @@ import elsewhere
 import hosts
 import pytest
 from conftest import Start
-from corpus import session
 from hosts import CHECKOUT, TRANSPORTS, fails
 
+from gofer.conform.corpus import session
 from gofer.jail import callnames, seccomp
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,8 @@ import pytest
 from conftest import Start
 from disks import ext4
 from hosts import TRANSPORTS, Server, wait_until
-from peer import Peer
+
+from gofer.conform.peer import Peer
 
 BLOCK, EVERY, WRITERS = 3000, 8, 4
 

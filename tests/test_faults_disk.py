@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from codec import ATIME, GID, MODE, MTIME, SIZE, UID
 from disks import ext4, serving, tmpfs
 from hosts import TRANSPORTS, Server, fails
-from peer import Peer
+
+from gofer.conform.codec import ATIME, GID, MODE, MTIME, SIZE, UID
+from gofer.conform.peer import Peer
 
 ALL = ("--host-uds", "all", "--xattrs", "all")
 # Everything that makes a name.

@@ -10,12 +10,13 @@ from typing import Callable
 
 import faulty
 import pytest
-from codec import MODE, SIZE, UID, Mid
 from disks import serving
 from faulty import Faulty
 from hosts import TRANSPORTS, Server, fails, wait_until
-from peer import Peer, over_channel, over_socket
-from transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
+
+from gofer.conform.codec import MODE, SIZE, UID, Mid
+from gofer.conform.peer import Peer, over_channel, over_socket
+from gofer.conform.transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
 
 ERRNOS = [errno.EIO, errno.EDQUOT, errno.ENOSPC, errno.ESTALE, errno.EROFS, errno.ETIMEDOUT, errno.ENOMEM, errno.ENXIO]
 # Message: the operation of the file system that fails, and what a client does. file: its control FD, opened: its open FD.

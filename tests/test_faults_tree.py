@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from codec import MODE
 from conftest import Start
 from disks import ext4, run, serving, tmpfs
 from hosts import TRANSPORTS, fails, wait_until
-from peer import Peer
+
+from gofer.conform.codec import MODE
+from gofer.conform.peer import Peer
 
 JAILS = ("auto", "off")
 

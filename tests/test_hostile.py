@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from codec import MAX_MESSAGE, Mid
-from corpus import Request, assert_well_formed, recorded
 from hosts import NO_LARGE_FILES, WAYS, WAYS_2021, Server, empty, wait_until
-from peer import Peer, over_channel, over_socket
-from peer2021 import Peer2021
-from transport import CHANNEL_HEADER, HEADER, ChannelTransport, SocketTransport
 from watch import leased
+
+from gofer.conform.codec import MAX_MESSAGE, Mid
+from gofer.conform.corpus import Request, assert_well_formed, recorded
+from gofer.conform.peer import Peer, over_channel, over_socket
+from gofer.conform.peer2021 import Peer2021
+from gofer.conform.transport import CHANNEL_HEADER, HEADER, ChannelTransport, SocketTransport
 
 # Everything open, so that everything can be attacked.
 EVERYTHING = ("--host-uds", "all", "--host-fifo", "open", "--char-devices", "open", "--xattrs", "all")

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import faulty
 import pytest
-from hosts import GOFER, run, wait_until
+from hosts import CALM, GOFER, run, wait_until
 from mounting import mounted
-from peer import Mid
-from transport import CALM, PATIENCE
+
+from gofer.conform.peer import Mid
+from gofer.conform.transport import PATIENCE
 
 LANES = 72
 PAGE = 4096

@@ -10,11 +10,12 @@ import stat as modes
 from pathlib import Path
 
 import pytest
-from codec import Mid
 from conftest import Start
 from hosts import PATIENCE, Server, fails, open_fds
-from peer import Peer
 from watch import opens_of
+
+from gofer.conform.codec import Mid
+from gofer.conform.peer import Peer
 
 SECRET = b"outside of the tree"
 

@@ -6,9 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from codec import SIZE, Mid
 from conftest import Start
 from hosts import TRANSPORTS, Server, fails
+
+from gofer.conform.codec import SIZE, Mid
 
 ALL = pytest.mark.serve("--host-uds", "all")
 

@@ -2,9 +2,10 @@
 
 import re
 
-from codec import Mid
 from hosts import CHECKOUT
 from lisafs_page import PAGE, made, notation
+
+from gofer.conform.codec import Mid
 
 TEXT = PAGE.read_text()
 

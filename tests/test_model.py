@@ -11,7 +11,6 @@ from typing import Any, Callable, Optional, Union
 
 import model
 import pytest
-from codec import MODE, SIZE, Mid
 from hosts import CALM, WAYS, Server, empty
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -25,7 +24,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from model import Directory, Entry, File, Link
-from peer import Peer
+
+from gofer.conform.codec import MODE, SIZE, Mid
+from gofer.conform.peer import Peer
 
 NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff\n"])
 MODES = st.sampled_from([0o600, 0o644, 0o755, 0o700, 0o1777, 0o000])

@@ -4,10 +4,11 @@ import socket
 from typing import Any, Callable
 
 import pytest
-from codec import Mid, Reader
-from peer import Peer
-from transport import Reply, SocketTransport
 from vectors import BY_NAME, VECTORS
+
+from gofer.conform.codec import Mid, Reader
+from gofer.conform.peer import Peer
+from gofer.conform.transport import Reply, SocketTransport
 
 PATH = ["usr", "lib", "x"]
 CREATE = {"uid": 10, "gid": 20}

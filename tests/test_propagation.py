@@ -15,9 +15,10 @@ import pytest
 from conftest import Start
 from disks import run
 from hosts import CALM, GOFER, TRANSPORTS, Server, children, over_socket_of, wait_until
-from peer import Peer
 from prison import USER, as_user
 from runsc import Runsc, Variant, bind, bundle, one_file_gofer
+
+from gofer.conform.peer import Peer
 
 FOLLOWED = "mounts below it come and go with the host's"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from hosts import Server
-from peer import Peer
+
+from gofer.conform.peer import Peer
 
 
 @pytest.mark.serve("--host-fifo", "open")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hosts import TRANSPORTS, Server
 from looks import names_in
-from peer import Peer
+
+from gofer.conform.peer import Peer
 
 TYPES = [socket.SOCK_STREAM, socket.SOCK_SEQPACKET]
 ALL = pytest.mark.serve("--host-uds", "all")

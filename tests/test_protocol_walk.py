@@ -4,10 +4,11 @@ import errno
 from pathlib import Path
 
 import pytest
-from codec import OWN, Mid
 from hosts import Server, fails
 from looks import assert_stat_is
-from peer import Peer
+
+from gofer.conform.codec import OWN, Mid
+from gofer.conform.peer import Peer
 
 
 def test_mount_tells_the_root_the_largest_message_and_every_message_there_is(peer: Peer, tree: Path) -> None:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from codec import Mid, string
 from conftest import Start
 from hosts import Server, however_slow
-from peer import over_channel, over_socket
-from transport import CHANNEL_HEADER, HEADER, ChannelTransport
+
+from gofer.conform.codec import Mid, string
+from gofer.conform.peer import over_channel, over_socket
+from gofer.conform.transport import CHANNEL_HEADER, HEADER, ChannelTransport
 
 MEDIAN, WORST = 0.005, 0.05
 FILE, OPEN_FILE, DIRECTORY = 2, 3, 5

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from codec import MODE, SIZE
 from conftest import Start
 from hosts import CALM, TRANSPORTS, Server, wait_until
-from peer import Peer, over_channel
-from transport import SocketTransport
+
+from gofer.conform.codec import MODE, SIZE
+from gofer.conform.peer import Peer, over_channel
+from gofer.conform.transport import SocketTransport
 
 
 @contextlib.contextmanager

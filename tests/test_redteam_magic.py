@@ -20,9 +20,10 @@ from disks import run, unmount
 from faulty import STATFS, faulty
 from hosts import fails, fails_in_one_line
 from hosts import run as program
-from peer import Peer
 from prison import USER, served
 from runsc import Runsc, Variant, bind, bundle, container, one_file_gofer
+
+from gofer.conform.peer import Peer
 
 MODE, UID = 0x2, 0x8  # of a SetStat mask
 Mount = Callable[..., Path]

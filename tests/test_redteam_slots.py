@@ -13,11 +13,12 @@ import termios
 from pathlib import Path
 
 import pytest
-from codec import NO_ID, Mid, create, string
 from conftest import Start
 from hosts import PATIENCE, Server, fails, wait_until
-from peer import Peer, over_channel, over_socket
-from transport import CHANNEL_HEADER, HEADER, ChannelTransport
+
+from gofer.conform.codec import NO_ID, Mid, create, string
+from gofer.conform.peer import Peer, over_channel, over_socket
+from gofer.conform.transport import CHANNEL_HEADER, HEADER, ChannelTransport
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _FUTEX, _REQUEUE = (202 if os.uname().machine == "x86_64" else 98), 3

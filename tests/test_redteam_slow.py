@@ -15,13 +15,14 @@ from typing import Callable
 
 import faulty
 import pytest
-from codec import NO_ID, Mid, create, string
 from conftest import Start
 from disks import serving
 from faulty import Faulty
 from hosts import CHECKOUT, PATIENCE, Server, connects, ended, fails, wait_until
-from peer import Peer
-from transport import CHANNEL_HEADER, HEADER, ChannelTransport
+
+from gofer.conform.codec import NO_ID, Mid, create, string
+from gofer.conform.peer import Peer
+from gofer.conform.transport import CHANNEL_HEADER, HEADER, ChannelTransport
 
 OPTIONS = ("--donate", "no")  # a client that held fds of the file system would hang itself
 ROOT = 1

@@ -13,10 +13,10 @@ from hosts import GOFER, ended, fails_in_one_line, run, wait_until
 from runsc import one_file_gofer
 from sshd import HOST, Sshd, sshd
 from terminal import Terminal
-from transport import PATIENCE
 
 from gofer import cli
 from gofer.client import remote
+from gofer.conform.transport import PATIENCE
 
 FAR = "/usr/bin:/bin"  # the PATH of a command there
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from corpus import recorded, session
 from hosts import GOFER, WAYS, Server, fails_in_one_line, run, serving, wait_until
-from peer import Mid
 from tracelines import parse
 
+from gofer.conform.corpus import recorded, session
+from gofer.conform.peer import Mid
 from gofer.watch.record import KNOWN, LOST, RPC, START, Entry, read_file
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,9 @@ from typing import Callable
 
 import pytest
 from hosts import fails, open_fds, wait_until
-from peer import Peer, over_channel
 from runsc import Started, bind, directory, spec_of, starting
+
+from gofer.conform.peer import Peer, over_channel
 
 Start = Callable[..., Started]
 CONFS = "--gofer-mount-confs=lisafs:none,lisafs:none"

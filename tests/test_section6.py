@@ -7,12 +7,13 @@ import stat as modes
 from pathlib import Path
 
 import pytest
-from codec import GID, MODE, UID, Mid
 from conftest import Start
 from hosts import Server, fails
-from peer import Peer, over_socket
-from transport import HEADER, SocketTransport
 from watch import opens_of
+
+from gofer.conform.codec import GID, MODE, UID, Mid
+from gofer.conform.peer import Peer, over_socket
+from gofer.conform.transport import HEADER, SocketTransport
 
 ALL = pytest.mark.serve("--host-uds", "all")
 

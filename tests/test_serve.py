@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from hosts import GOFER, PATIENCE, connects, fails_in_one_line, over_socket_of, run, serves, wait_until
-from peer import over_socket
+
+from gofer.conform.peer import over_socket
 
 NOBODY = 65534
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from codec import GID, MODE, SIZE, UID, Mid
 from conftest import Start
-from corpus import session
 from hosts import TRANSPORTS, Server, fails, over_socket_of, wait_until
-from peer import Peer, over_channel, over_socket
-from transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
 from watch import leased
+
+from gofer.conform.codec import GID, MODE, SIZE, UID, Mid
+from gofer.conform.corpus import session
+from gofer.conform.peer import Peer, over_channel, over_socket
+from gofer.conform.transport import CHANNEL_HEADER, SERVER_ACTIVE, ChannelTransport
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 

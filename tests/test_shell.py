@@ -12,7 +12,8 @@ from hosts import CALM, GOFER, Server, fails_in_one_line, run, wait_until
 from runsc import one_file_gofer
 from sshd import HOST, sshd
 from terminal import Terminal
-from transport import PATIENCE
+
+from gofer.conform.transport import PATIENCE
 
 
 @pytest.fixture

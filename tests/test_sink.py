@@ -17,9 +17,9 @@ from typing import Any, Callable
 
 import pytest
 from hosts import GOFER, PATIENCE, children, ended, fails, wait_until
-from peer import over_socket
 from prison import USER, as_user
 
+from gofer.conform.peer import over_socket
 from gofer.sink import Sink
 
 LINE = b"x" * 99 + b"\n"

@@ -9,7 +9,8 @@ import pytest
 from conftest import Start
 from faulty import LOOKUP, faulty
 from hosts import TRANSPORTS, wait_until
-from peer import Mid
+
+from gofer.conform.peer import Mid
 
 WARNING = re.compile(r"warning: client (\d+): (\w+) has been in one system call for (\d+) s")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from hosts import GOFER, children, fails, fails_in_one_line, run, wait_until
-from peer import Peer, over_socket
-from transport import PATIENCE
+
+from gofer.conform.peer import Peer, over_socket
+from gofer.conform.transport import PATIENCE
 
 PIPES, SOCKET = "pipes", "socket"  # what ssh's server gives a command, by how it was built
 

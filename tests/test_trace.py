@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from corpus import recorded
 from hosts import CHECKOUT, TRANSPORTS, Server, children, ended, fails, open_fds, over_socket_of, run, wait_until
-from peer import Mid, over_channel
 from test_wire import NAMES, notation
 from tracelines import Line, parse, says
 
 from gofer import wire
+from gofer.conform.corpus import recorded
+from gofer.conform.peer import Mid, over_channel
 from gofer.watch import lines, messages
 
 ALL = ("--host-uds=all", "--kernel-files=none")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from peer2021 import Peer2021
 from test_peer import Capture, Captured
 from test_wire import FDIDS, STR, STRS, encoded, fields_of, fixed
 from vectors import BY_NAME_2021, VECTORS_2021, Vector, number
 
 from gofer import wire, wire2021
+from gofer.conform.peer2021 import Peer2021
 from gofer.wire import Record
 
 DATA, INODES, STATS, DIRENTS, MIDS = "data", "Inode*", "Statx*", "dirent*", "mids"

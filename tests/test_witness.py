@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from codec import Mid
 from conftest import Start
 from hosts import PATIENCE, TRANSPORTS, children, ended, open_fds, wait_until
 from prison import attempt, run, started
-from transport import CHANNEL_HEADER, HEADER, ChannelTransport
+
+from gofer.conform.codec import Mid
+from gofer.conform.transport import CHANNEL_HEADER, HEADER, ChannelTransport
 
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the calls are made by their numbers on x86_64")
 # The program, where a client's FStat makes it do what its filter forbids. It is started as `python -c THIS python CHECKOUT ...`.

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from corpus import session
 from hosts import (
     GOFER,
     PATIENCE,
@@ -28,7 +27,9 @@ from hosts import (
     run,
     wait_until,
 )
-from peer import Peer, over_socket
+
+from gofer.conform.corpus import session
+from gofer.conform.peer import Peer, over_socket
 
 JAILS = ("auto", "off")
 

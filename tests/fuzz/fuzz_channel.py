@@ -17,9 +17,10 @@ if __name__ == "__main__":
 from inside import Inside  # isort: skip
 import socket
 
-from corpus import assert_well_formed
 from fuzz_socket import MOUNT
-from transport import DATA, HEADER, ChannelTransport
+
+from gofer.conform.corpus import assert_well_formed
+from gofer.conform.transport import DATA, HEADER, ChannelTransport
 
 HAND_OVER = struct.Struct("<HBI")
 RIGHT = 0xFFFFFFFF

@@ -14,8 +14,8 @@ if __name__ == "__main__":
     import atheris  # before what it is to look into
 
 from inside import MAX_MESSAGE, Inside, Reply  # isort: skip
-from corpus import assert_well_formed
-from transport import HEADER
+from gofer.conform.corpus import assert_well_formed
+from gofer.conform.transport import HEADER
 
 MOUNT = HEADER.pack(0, 1, 0)
 

@@ -20,8 +20,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from codec import MAX_MESSAGE  # noqa: E402
-from transport import HEADER, PATIENCE, Reply, rights  # noqa: E402
+from gofer.conform.codec import MAX_MESSAGE  # noqa: E402
+from gofer.conform.transport import HEADER, PATIENCE, Reply, rights  # noqa: E402
 
 SIOCOUTQ = 0x5411
 atheris = sys.modules.get("atheris")  # where a fuzzer is to learn what of the server an input reaches

@@ -12,11 +12,12 @@ from fuzz_channel import HAND_OVER, RIGHT
 from fuzz_socket import MOUNT
 from inside import Inside
 
-from codec import NO_ID, Mid, create, string  # isort: skip
-from corpus import Request, recorded
-from peer import Peer
-from transport import CHANNEL_HEADER, HEADER, Reply
+from gofer.conform.codec import NO_ID, Mid, create, string  # isort: skip
 from vectors import REQUESTS
+
+from gofer.conform.corpus import Request, recorded
+from gofer.conform.peer import Peer
+from gofer.conform.transport import CHANNEL_HEADER, HEADER, Reply
 
 # The golden requests take 3 and 4 for directories, 7 for a file, 9 for an open one; FD 1 is the root.
 OWN = create(1, 0o755, NO_ID, NO_ID)
