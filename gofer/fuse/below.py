@@ -34,14 +34,17 @@ _FRESH = 1.0
 
 
 class _Asked:
-    """One that is on its way, or is here. age: as of ahead.py; until: when it is too old."""
+    """One that is on its way, or is here. age: as of ahead.py; at: when it was asked for."""
 
-    __slots__ = ("call", "age", "until")
+    __slots__ = ("call", "age", "at")
 
     def __init__(self, call: Any, age: int) -> None:
         self.call = call
         self.age = age
-        self.until = monotonic() + _FRESH
+        self.at = monotonic()
+
+    def is_old(self) -> bool:
+        return monotonic() - self.at > _FRESH
 
 
 class Below:
@@ -70,8 +73,8 @@ class Below:
             if directory in self._walked:
                 self._ask(found)
 
-    def enter(self, node: Node) -> tuple[int, list[tuple[bytes, bytes]], bool] | None:
-        """As scan.begin, for who walks; None: ask."""
+    def enter(self, node: Node) -> tuple[float, tuple[int, list[tuple[bytes, bytes]], bool]] | None:
+        """(when it was asked for, as scan.begin), for who walks; None: ask."""
         stream, parent = self._fs.behind, node.parent
         if stream is None or parent is None or not self._fs.walks_in:
             return None
@@ -93,17 +96,17 @@ class Below:
             raise
         except OSError:  # those who ask in order are told why
             return None
-        if asked.age != self._fs.ahead.age or asked.until < monotonic():
+        if asked.age != self._fs.ahead.age or asked.is_old():
             self._discard(payload)
             return None
-        return scan.entered(self._fs, node, node.name, payload)
+        return asked.at, scan.entered(self._fs, node, node.name, payload)
 
     def rest(self) -> None:
         """Give up what nobody wants."""
         if not self._asked:
             return
         with self._lock:
-            late = [node for node, asked in self._asked.items() if asked.until < monotonic() and asked.call.is_answered]
+            late = [node for node, asked in self._asked.items() if asked.is_old() and asked.call.is_answered]
             gone = [self._asked.pop(node).call for node in late]
             if gone:
                 self._window = max(self._window // 2, _FEW)

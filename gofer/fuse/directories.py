@@ -47,24 +47,24 @@ _NOTHING = bytes(kernel.EntryOut.size)
 
 
 class Batch:
-    """Entries. age: of what is known in the mount (ahead.py), as it was before they were read. until: when they are too old."""
+    """Entries. age: of what is known in the mount (ahead.py), as it was before they were read. asked: when the server was."""
 
     __slots__ = ("entries", "age", "until")
 
-    def __init__(self, entries: list[Entry], age: int, until: float) -> None:
+    def __init__(self, entries: list[Entry], age: int, asked: float) -> None:
         self.entries = entries
         self.age = age
-        self.until = until
+        self.until = asked + _FRESH
 
 
 class Listing:
     """Where an open directory is read. reading: None as long as nobody has asked. soon: until when what came with the open is
     new. first: the number of the first entry of `batches`, of which there are two at most. batch: bytes of dirents that the
-    kernel takes at once. coming: what of it was asked for ahead. left: seconds for which the attributes that come next are
-    good, 0: as long as others.
+    kernel takes at once. asked: when the server was asked for its beginning. coming: what of it was asked for ahead. left:
+    seconds for which the attributes that come next are good, 0: as long as others.
     """
 
-    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended", "coming", "left")
+    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended", "asked", "coming", "left")
 
     def __init__(self) -> None:
         self.lock = _thread.allocate_lock()  # the kernel asks for one thing at a time, unless it is somebody else
@@ -77,8 +77,9 @@ class Listing:
         self.first = 2  # behind `.` and `..`
         self.batches: list[Batch] = []
         self.ended = False
+        self.asked = monotonic()
         self.left = 0.0
-        self.coming: deque[tuple[int, Any]] = deque()
+        self.coming: deque[tuple[int, float, Any]] = deque()
 
     @property
     def next(self) -> int:
@@ -182,13 +183,13 @@ def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tupl
     if not offset:
         if listing.reading is not None or listing.soon < monotonic() or _is_old(fs, listing.batches):
             _begin(fs, request.held, handle)  # rewinddir(3) shows what is new
-        listing.reading = fs.kept.begins(use)
+        listing.reading = fs.kept.begins(use, listing.asked)
     elif listing.reading is None or listing.reading.number != number or max(index, 2) < listing.first:
         before = fs.kept.find(use, number)
         if before is not None and (index < before.count or before.whole):
             return before, index, [(*entry, b"") for entry in before.entries(index)]
         _begin(fs, request.held, handle)
-        listing.reading = fs.kept.begins(use)
+        listing.reading = fs.kept.begins(use, listing.asked)
     fresh = None
     while index >= listing.next and not listing.ended:
         fresh = _more(fs, handle)
@@ -231,14 +232,17 @@ def _begin(fs: FileSystem, held: Held, handle: Handle) -> None:
     if handle.fdid != NONE:
         _take(fs, handle, _batch(fs, handle, -1))
         return
-    age, until = fs.ahead.age, monotonic() + _FRESH
-    came = fs.below.enter(handle.node) or scan.begin(fs, handle.node, held, _FIRST if fs.behind is None else _MOST)
+    age, ahead = fs.ahead.age, fs.below.enter(handle.node)
+    if ahead is not None:
+        listing.asked, came = ahead
+    else:
+        came = scan.begin(fs, handle.node, held, _FIRST if fs.behind is None else _MOST)
     fdid, told, listing.ended = came
     handle.fdid = fdid or NONE
     if told and fdid and fs.behind is not None:
         scan.ask_ahead(fs.behind, fdid, _MOST, listing.coming, age)
     if told:
-        listing.batches.append(Batch(_good(told), age, until))
+        listing.batches.append(Batch(_good(told), age, listing.asked))
 
 
 def _more(fs: FileSystem, handle: Handle) -> Batch:
@@ -258,16 +262,16 @@ def _take(fs: FileSystem, handle: Handle, batch: Batch) -> None:
 def _batch(fs: FileSystem, handle: Handle, sign: int) -> Batch:
     """sign -1: from the beginning. No more than the kernel takes at once, so that all of it is new; more of a far server."""
     count = sign * (_MOST if fs.behind is not None else min(max(handle.listing.batch, _LEAST), _MOST))
-    age, until = fs.ahead.age, monotonic() + _FRESH
+    age, asked = fs.ahead.age, monotonic()
     if fs.behind is not None and fs.lists_stats and fs.walks_in:
         scan.ask_ahead(fs.behind, handle.fdid, count, handle.listing.coming, age)
-        age, came = scan.take(fs.behind, handle.listing.coming)
-        return Batch(_good(came), age, until)
+        age, asked, came = scan.take(fs.behind, handle.listing.coming)
+        return Batch(_good(came), age, asked)
     told = scan.go_on(fs, handle.fdid, count) if fs.lists_stats else None
     if told is not None:
-        return Batch(_good(told), age, until)
+        return Batch(_good(told), age, asked)
     entries = fs.pool.getdents64(handle.fdid, count)
-    return Batch([(entry.ino, entry.type, entry.name, b"") for entry in entries if _is_name(entry.name)], age, until)
+    return Batch([(entry.ino, entry.type, entry.name, b"") for entry in entries if _is_name(entry.name)], age, asked)
 
 
 def _good(told: list[tuple[bytes, bytes]]) -> list[Entry]:

@@ -41,9 +41,9 @@ class Reading:
 
     __slots__ = ("number", "began", "parts", "count", "whole")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, began: float) -> None:
         self.number = number
-        self.began = monotonic()
+        self.began = began
         self.parts: list[tuple[int, bytes]] = []
         self.count = 0
         self.whole = False
@@ -82,9 +82,9 @@ class Kept:
         node.reading = None
         return None
 
-    def begins(self, use: Use) -> Reading:
-        """Somebody asks us for the beginning of a directory that is open."""
-        reading = Reading(1 + use.readings[-1].number if use.readings else 0)
+    def begins(self, use: Use, asked: float) -> Reading:
+        """Somebody reads the beginning of a directory that is open. asked: when the server was asked for it."""
+        reading = Reading(1 + use.readings[-1].number if use.readings else 0, asked)
         if self._fs.valid:
             self.goes_on(use, reading)
         return reading

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from errno import EOPNOTSUPP
+from time import monotonic
 
 from gofer import wire
 from gofer.client.transport import close_all
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from gofer.fuse.nodes import Held, Node
     from gofer.fuse.state import FileSystem
 
-    Coming = deque[tuple[int, Any]]
+    Coming = deque[tuple[int, float, Any]]
     Told = tuple[bytes, bytes]  # name, struct statx: one that has no mask tells nothing but type and inode number
 
 _COMING = 8  # parts of one directory that are on their way from a far server
@@ -84,21 +85,22 @@ def go_on(fs: FileSystem, fdid: int, count: int) -> list[Told] | None:
 def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming, age: int) -> None:
     """Have the next parts of a far directory sent; count < 0: from its beginning.
 
-    coming: those that are on their way, each with its age.
+    coming: those that are on their way, each with its age, and when it was asked for.
     """
+    now = monotonic()
     if count < 0:
         coming.clear()
-        coming.append((age, stream.begin(wire.DIRSTAT, wire.DirStatReq.bytes(fdid, count), keep=True)))
+        coming.append((age, now, stream.begin(wire.DIRSTAT, wire.DirStatReq.bytes(fdid, count), keep=True)))
     more = wire.DirStatReq.bytes(fdid, abs(count))
     while len(coming) < _COMING:
-        coming.append((age, stream.begin(wire.DIRSTAT, more, keep=True)))
+        coming.append((age, now, stream.begin(wire.DIRSTAT, more, keep=True)))
     stream.push()
 
 
-def take(stream: Stream, coming: Coming) -> tuple[int, list[Told]]:
-    """The next of them: (age, as `go_on`)."""
-    age, call = coming.popleft()
-    return age, _listed(bytes(stream.end(wire.DIRSTAT, call)))
+def take(stream: Stream, coming: Coming) -> tuple[int, float, list[Told]]:
+    """The next of them: (age, when it was asked for, as `go_on`)."""
+    age, asked, call = coming.popleft()
+    return age, asked, _listed(bytes(stream.end(wire.DIRSTAT, call)))
 
 
 def _listed(payload: bytes) -> list[Told]:
