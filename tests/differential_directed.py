@@ -254,10 +254,6 @@ def xattr_of_nothing(script: Script) -> None:
     script.send("fgetxattr", fd=10**9, name=b"user.x", size=0)
 
 
-def rename_of_nothing(script: Script) -> None:
-    script.send("renameat", old_dir=script.walk(b"a"), old_name=b"a", new_dir=10**9, new_name=b"b")
-
-
 # In the order of the table.
 SEQUENCES: list[Callable[[Script], None]] = [
     *(statx, statx, messages, channel),
@@ -268,5 +264,5 @@ SEQUENCES: list[Callable[[Script], None]] = [
     *(set_xattr, symlink_xattr),
     *(device_read, fifo_sync, whiteout),
     *(symlink_size, symlink_mode, symlink_both, long_name, nul),
-    *(xattr_of_nothing, rename_of_nothing),
+    xattr_of_nothing,
 ]

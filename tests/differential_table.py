@@ -129,7 +129,5 @@ TABLE: list[Line] = [
     Line("Go looks up the FD before it says that it has no xattrs", "no rule: two faults in one request",
          r"errno", both(r.sent("fgetxattr", "fsetxattr"), errnos((e.EBADF, e.EINVAL), e.EOPNOTSUPP), r.no_control_fd),
          of="2022"),
-    Line("Go looks up both FDs of a rename before it says that one is no directory", "no rule: two faults in one request",
-         r"errno", both(r.sent("renameat"), errnos((e.EBADF, e.EINVAL), e.ENOTDIR))),
 ]
 # fmt: on
