@@ -99,16 +99,17 @@ def peer(request: pytest.FixtureRequest, server: Server) -> Iterator[Peer]:
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory beside what is served."""
-    path = Path(tempfile.mkdtemp(prefix="place-"))
-    os.chmod(path, 0o755)
-    yield path
-    shutil.rmtree(path)
+    yield from _directory("place-")
 
 
 @pytest.fixture
 def spot() -> Iterator[Path]:
     """An empty directory that no server knows of, under a short path."""
-    path = Path(tempfile.mkdtemp(prefix="spot-"))
+    yield from _directory("spot-")
+
+
+def _directory(prefix: str) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix=prefix))
     os.chmod(path, 0o755)
     yield path
     shutil.rmtree(path)

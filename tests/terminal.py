@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import time
 
 from gofer.conform.transport import PATIENCE
@@ -21,6 +22,15 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.execvpe(argv[0], argv, env)
+
+    def __enter__(self) -> "Terminal":
+        """Until its end, of which `close` tells; a test that fails does not wait for that."""
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.close()
 
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())

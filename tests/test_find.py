@@ -1,7 +1,6 @@
 """`gofer find`: the commands that it runs, what it prints of another tree, and a tree of 100,000 names."""
 
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,14 +117,10 @@ def test_a_tree_of_100000_names_is_looked_at_as_the_hosts_programs_do(start: Sta
 @pytest.mark.parametrize("end", [";", "+"])
 def test_ctrl_c_ends_the_command_that_runs_and_no_other_is_run(end: str, there: Server, spot: Path) -> None:
     script = f'echo $$ >>{spot}/ran; exec sleep 1000'
-    shown = Terminal(*GOFER, "find", ":zoo", ":zoo", "-exec", "sh", "-c", script, "sh", "{}", end, GOFER_SOCKET=str(there.path))
-    try:
+    words = ["find", ":zoo", ":zoo", "-exec", "sh", "-c", script, "sh", "{}", end]
+    with Terminal(*GOFER, *words, GOFER_SOCKET=str(there.path)) as shown:
         wait_until(lambda: (spot / "ran").exists() and (spot / "ran").read_text().endswith("\n"), "the first runs")
         shown.type("\x03")
-    except BaseException:
-        os.kill(shown.pid, signal.SIGKILL)
-        shown.close()
-        raise
     assert shown.close() == 130
     (pid,) = map(int, (spot / "ran").read_text().split())
     wait_until(lambda: ended(pid), "the command has ended")

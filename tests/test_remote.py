@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,29 +145,19 @@ def test_ctrl_c_at_a_terminal_leaves_it_to_the_command_to_end_ssh(far: Sshd, spo
     """Both get it. What ends by itself puts in order first what it has begun on either side."""
     with open(spot / "endless", "wb") as file:
         file.truncate(1 << 40)
-    shown = Terminal(*GOFER, "get", "--ssh", far.command, f"{HOST}:{spot}/endless", str(spot / "here"))
-    try:
+    with Terminal(*GOFER, "get", "--ssh", far.command, f"{HOST}:{spot}/endless", str(spot / "here")) as shown:
         shown.wait_for("[0-9.]+ MiB/s")
         shown.type("\x03")
         shown.wait_for("gofer: 1 large file is half done: --resume goes on\r\n")
         with pytest.raises(AssertionError, match="ended without"):
             shown.wait_for("gofer: ")
-    except BaseException:
-        os.kill(shown.pid, signal.SIGKILL)
-        shown.close()
-        raise
     assert shown.close() == 130
 
 
 def test_ctrl_c_where_ssh_waits_for_an_answer_ends_both(spot: Path) -> None:
-    shown = Terminal(*GOFER, "ls", "--ssh", f"sh -c 'echo $$ >{spot}/asks; exec sleep 1000' --", "far:/")
-    try:
+    with Terminal(*GOFER, "ls", "--ssh", f"sh -c 'echo $$ >{spot}/asks; exec sleep 1000' --", "far:/") as shown:
         wait_until(lambda: (spot / "asks").exists() and (spot / "asks").read_text().endswith("\n"), "it asks")
         shown.type("\x03")
-    except BaseException:
-        os.kill(shown.pid, signal.SIGKILL)
-        shown.close()
-        raise
     assert shown.close() == 130
     wait_until(lambda: ended(int((spot / "asks").read_text())), "it has ended, too")
 

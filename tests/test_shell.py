@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,8 +155,7 @@ def test_ctrl_c_at_the_prompt_does_not_cut_off_another_host(spot: Path) -> None:
     with sshd(spot / "sshd", "SetEnv PATH=/usr/bin:/bin\n") as server:
         ssh.write_text(f'#!/bin/sh\necho >>{ran}\nexec {server.command} "$@"\n')
         ssh.chmod(0o755)
-        shown = Terminal(*GOFER, "shell", "--ssh", str(ssh), f"{HOST}:{spot}", XDG_STATE_HOME=str(spot))
-        try:
+        with Terminal(*GOFER, "shell", "--ssh", str(ssh), f"{HOST}:{spot}", XDG_STATE_HOME=str(spot)) as shown:
             shown.wait_for("> ")
             shown.type("cat fi")
             shown.wait_for("cat fi")
@@ -166,24 +164,15 @@ def test_ctrl_c_at_the_prompt_does_not_cut_off_another_host(spot: Path) -> None:
             shown.wait_for("there\r\n")
             shown.wait_for("> ")
             shown.type("exit\n")
-        except BaseException:
-            os.kill(shown.pid, signal.SIGKILL)
-            shown.close()
-            raise
         assert shown.close() == 0
         assert ran.read_text() == "\n"
 
 
 @contextlib.contextmanager
 def terminal(served: Server, state: Path) -> Iterator[Terminal]:
-    shown = Terminal(*GOFER, "shell", str(served.path), XDG_STATE_HOME=str(state))
-    try:
+    with Terminal(*GOFER, "shell", str(served.path), XDG_STATE_HOME=str(state)) as shown:
         shown.wait_for("socket:/> ")
         yield shown
-    except BaseException:
-        os.kill(shown.pid, signal.SIGKILL)
-        shown.close()
-        raise
     assert shown.close() == 0
 
 

@@ -13,7 +13,7 @@ from errno import ENOENT
 
 from gofer import wire, wire2021
 from gofer.client.client import Client
-from gofer.client.replies import Dirent, Inode, Stat, StatFS, stat_of
+from gofer.client.replies import Dirent, Inode, Stat, StatFS, dirents_of, stat_of
 from gofer.client.transport import one
 from gofer.wire import NO_ID, STATX_SIZE
 from gofer.wire2021 import FDID, take_str
@@ -137,14 +137,7 @@ class Client2021(Client):
 
     def getdents64(self, fd: int, count: int) -> list[Dirent]:
         payload = self.ask(wire.GETDENTS64, wire2021.Getdents64Req.bytes(fd, count))
-        (entries,) = wire2021.Count.read(payload)
-        found, at = [], wire2021.Count.size
-        for _ in range(entries):
-            ino, minor, major, off, kind, size = wire2021.Dirent.read(payload, at)
-            at += wire2021.Dirent.size
-            found.append(Dirent(ino, (major, minor), off, kind, payload[at : at + size]))
-            at += size
-        return found
+        return dirents_of(payload, wire2021.Count, wire2021.Dirent)
 
     # Extended attributes
 

@@ -11,6 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from gofer.wire import Record
+
+
 class Stat(namedtuple("Stat", (
     "mask", "blksize", "attributes", "nlink", "uid", "gid", "mode", "ino", "size", "blocks", "attributes_mask",
     "atime", "btime", "ctime", "mtime", "rdev", "dev",
@@ -104,13 +107,13 @@ def _made(v: tuple[Any, ...]) -> Stat:
 _new = tuple.__new__  # as Stat._make, without its checks: there are thousands
 
 
-def dirents_of(payload: bytes) -> list[Dirent]:
-    """Of the answer to a Getdents64."""
-    (entries,) = wire.Count.read(payload)
-    found, at = [], wire.Count.size
+def dirents_of(payload: bytes, count: Record = wire.Count, dirent: Record = wire.Dirent) -> list[Dirent]:
+    """Of the answer to a Getdents64. count, dirent: as its dialect has them."""
+    (entries,) = count.read(payload)
+    found, at = [], count.size
     for _ in range(entries):
-        ino, minor, major, off, kind, size = wire.Dirent.read(payload, at)
-        at += wire.Dirent.size
+        ino, minor, major, off, kind, size = dirent.read(payload, at)
+        at += dirent.size
         found.append(Dirent(ino, (major, minor), off, kind, payload[at : at + size]))
         at += size
     return found
@@ -135,11 +138,19 @@ _TYPE_AND_LENGTH = struct.Struct("<24xBH")  # of a Dirent
 
 def dirstats_of(payload: bytes) -> list[tuple[bytes, Stat]]:
     """Of the answer to a DirStat."""
+    return [(name, stat_of(raw)) for name, raw in raw_dirstats_of(payload)]
+
+
+def raw_dirstats_of(payload: bytes) -> list[tuple[bytes, bytes]]:
+    """As `dirstats_of`, each struct statx as it came. struct.error where the answer is cut off."""
     (entries,) = wire.Count.read(payload)
-    found, at = [], wire.Count.size
+    found = []
+    at, read, head = wire.Count.size, wire.DirStatEntry.read, wire.DirStatEntry.size
     for _ in range(entries):
-        _, raw, size = wire.DirStatEntry.read(payload, at)
-        at += wire.DirStatEntry.size
-        found.append((payload[at : at + size], stat_of(raw)))
-        at += size
+        _, raw, size = read(payload, at)
+        at += head + size
+        name = payload[at - size : at]
+        if len(name) != size:
+            raise struct.error("a name that is cut off")
+        found.append((name, raw))
     return found

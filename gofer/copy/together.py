@@ -176,10 +176,9 @@ class Together(Asking):
     # Names
 
     def sync(self, files: Sequence[RemoteFile | MadeFile]) -> list[OSError | None]:
-        told: dict[int, OSError | None] = {}
         made = [each for each in files if isinstance(each, MadeFile) and not each.synced]
         others = [each for each in files if not isinstance(each, MadeFile)]
-        told = dict(zip(map(id, others), self._sync_files(others)))
+        told: dict[int, OSError | None] = dict(zip(map(id, others), self._sync_files(others)))
         told.update(zip(map(id, made), self._sync_made(made)))
         return [told.get(id(each)) for each in files]
 

@@ -12,6 +12,7 @@ from errno import EOPNOTSUPP
 from time import monotonic
 
 from gofer import wire
+from gofer.client.replies import raw_dirstats_of
 from gofer.client.transport import close_all
 
 TYPE_CHECKING = False
@@ -79,7 +80,7 @@ def go_on(fs: FileSystem, fdid: int, count: int) -> list[Told] | None:
             raise
         fs.lists_stats = False
         return None
-    return _listed(payload)
+    return raw_dirstats_of(payload)
 
 
 def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming, age: int) -> None:
@@ -100,18 +101,4 @@ def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming, age: int) -
 def take(stream: Stream, coming: Coming) -> tuple[int, float, list[Told]]:
     """The next of them: (age, when it was asked for, as `go_on`)."""
     age, asked, call = coming.popleft()
-    return age, asked, _listed(bytes(stream.end(wire.DIRSTAT, call)))
-
-
-def _listed(payload: bytes) -> list[Told]:
-    (entries,) = wire.Count.read(payload)
-    told: list[Told] = []
-    at, read, head = wire.Count.size, wire.DirStatEntry.read, wire.DirStatEntry.size
-    for _ in range(entries):
-        _, raw, length = read(payload, at)
-        at += head + length
-        name = payload[at - length : at]
-        if len(name) != length:
-            raise struct.error("a name that is cut off")
-        told.append((name, raw))
-    return told
+    return age, asked, raw_dirstats_of(bytes(stream.end(wire.DIRSTAT, call)))
