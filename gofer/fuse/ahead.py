@@ -2,7 +2,7 @@
 
 Each LOOKUP is a message, and most of what it costs is waking the server up. From the `_FROM`th on in one directory, without a
 pause between them, it is listed with attributes by our own messages (scan.py), some entries for each name that was asked and
-found, so that who wants but a few of a large directory does not wait for all of it. What was read so answers for `_FRESH`
+found, so that who wants but a few of a large directory does not wait for all of it. What was read so answers for `scan.FRESH`
 seconds, which is how long the kernel takes it for true, too: it is told what is left of them. A directory whose FD would have to
 be walked to is listed at once: that is one message, in place of two.
 
@@ -27,7 +27,6 @@ _FROM = 3
 _EACH = 32  # entries that are read ahead for each name asked, at most
 _FIRST, _BATCH = 4096, 32768  # bytes of the kernel's dirents in the first message, and at most: some 100 and 1000 entries
 _KEPT = 50_000  # entries that were read and not asked for, some 400 bytes each
-_FRESH = 1.0
 _PAUSE = 0.25  # seconds without a question, after which it is somebody else who asks
 _MOST = 8  # directories: several threads of one program look at one each
 
@@ -76,7 +75,7 @@ class Ahead:
             if it.asked < _FROM or not self._fs.lists_stats:
                 return None
             found = it.names.pop(name, None)
-            if found is None and it.ended and now - it.began > _FRESH:  # all was asked for, and now it is once more
+            if found is None and it.ended and now - it.began > scan.FRESH:  # all was asked for, and now it is once more
                 it.begin(age)
             while found is None and not it.ended and it.got < _EACH * it.asked:
                 if not self._read(request, parent, it):
@@ -101,7 +100,7 @@ class Ahead:
     def rest(self) -> None:
         """Give up what nobody asks for any more."""
         for node, it in list(self._directories.items()):
-            if monotonic() - it.last > _FRESH and it.lock.acquire(False):
+            if monotonic() - it.last > scan.FRESH and it.lock.acquire(False):
                 self._directories.pop(node, None)
                 self._leave(it)
                 it.lock.release()
@@ -136,7 +135,7 @@ class Ahead:
 
     def _read(self, request: Request, parent: Node, it: _Directory) -> bool:
         """One batch more; False where it cannot be had, or something has changed meanwhile."""
-        until = monotonic() + _FRESH
+        until = monotonic() + scan.FRESH
         try:
             if it.fdid:
                 told = scan.go_on(self._fs, it.fdid, it.count)

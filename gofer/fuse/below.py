@@ -3,8 +3,8 @@ the first.
 
 Whoever opens a directory that was just seen in the listing of another is taken for one who walks: that directory is asked for,
 and behind it the next ones of that listing, and what he finds in it. How many are on their way doubles with each that was right,
-and is halved by each that nobody wanted. What was asked so answers for `_FRESH` seconds, and not at all once something has been
-done in the mount, as in ahead.py.
+and is halved by each that nobody wanted. What was asked so answers for `scan.FRESH` seconds, and not at all once something has
+been done in the mount, as in ahead.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ _FEW, _MOST = 2, 32  # directories that are asked for ahead
 _COUNT = 16384  # bytes of the kernel's dirents of each: some 500 entries, 100 KB
 _PARENTS = 64  # listings of which it is known what was seen in them
 _SEEN = 4000  # directories in one of them
-_FRESH = 1.0
 
 
 class _Asked:
@@ -44,7 +43,7 @@ class _Asked:
         self.at = monotonic()
 
     def is_old(self) -> bool:
-        return monotonic() - self.at > _FRESH
+        return monotonic() - self.at > scan.FRESH
 
 
 class Below:

@@ -12,13 +12,10 @@ than what the kernel knows, so it gets the names alone then, and asks for what i
 from __future__ import annotations
 
 import _thread
-import os
 import stat
 from collections import deque
 from time import monotonic
 
-from gofer import wire
-from gofer.client.transport import close_all
 from gofer.fuse import kernel, scan
 from gofer.fuse.kept import MOST
 from gofer.fuse.kernel import padded
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
 
 _FIRST = 4096  # bytes of the kernel's dirents that come with an open: who opens a directory may want no more of it
 _LEAST, _MOST = 2048, 32768  # of those that are asked for at once: up to some 1000 entries
-_FRESH = 1.0  # seconds in which attributes are good
 _SOON = 0.02  # seconds in which who opens a directory begins to read it
 _SHORTEST = 24  # bytes of one of the kernel's dirents
 _HEAD = kernel.Dirent.size
@@ -54,7 +50,7 @@ class Batch:
     def __init__(self, entries: list[Entry], age: int, asked: float) -> None:
         self.entries = entries
         self.age = age
-        self.until = asked + _FRESH
+        self.until = asked + scan.FRESH
 
 
 class Listing:
@@ -112,9 +108,7 @@ def fsyncdir(fs: FileSystem, request: Request) -> Reply:
     request.aside()
     with handle.listing.lock:
         if handle.fdid == NONE:
-            payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fs.nodes.fd(handle.node, request.held), os.O_RDONLY))
-            close_all(fds)
-            (handle.fdid,) = wire.OpenAtResp.unpack(payload)
+            handle.fdid = scan.opened(fs, handle.node, request.held)
     fs.pool.fsync(handle.fdid)
     return b""
 

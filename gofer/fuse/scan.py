@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Coming = deque[tuple[int, float, Any]]
     Told = tuple[bytes, bytes]  # name, struct statx: one that has no mask tells nothing but type and inode number
 
+FRESH = 1.0  # seconds in which what was read is good, from when it was asked for
 _COMING = 8  # parts of one directory that are on their way from a far server
 STATX_SIZE = wire.STATX_SIZE
 
@@ -47,10 +48,15 @@ def begin(fs: FileSystem, node: Node, held: Held, count: int) -> tuple[int, list
                 fs.walks_in = False
         else:
             return entered(fs, node, name, payload)
+    return opened(fs, node, held), [], False
+
+
+def opened(fs: FileSystem, node: Node, held: Held) -> int:
+    """An open FD on a directory."""
     payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fs.nodes.fd(node, held), os.O_RDONLY))
     close_all(fds)
     (fdid,) = wire.OpenAtResp.unpack(payload)
-    return fdid, [], False
+    return int(fdid)
 
 
 def entered(fs: FileSystem, node: Node, name: bytes, payload: bytes) -> tuple[int, list[Told], bool]:
