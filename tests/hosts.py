@@ -102,11 +102,18 @@ class Server:
         return self.log.read_text(errors="replace")
 
     def open_fds(self) -> list[str]:
-        """What each fd of the server refers to, sorted."""
+        """What each fd of the server refers to, sorted, once it has nothing more to do."""
+        self.rest()
         return open_fds(self.pid)
+
+    def rest(self) -> None:
+        """Waits until each thread sleeps: what a server has donated, say, it closes a moment after its client has it."""
+        if self.process.poll() is None:
+            wait_until(lambda: asleep(self.pid), lambda: f"the server rests: {threads(self.pid)}")
 
     def holds(self, path: Path) -> int:
         """How many fds of the server are open on this file, whatever its name in there is."""
+        self.rest()
         count = 0
         for fd in os.listdir(f"/proc/{self.pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
@@ -252,6 +259,22 @@ def stopped(pid: int) -> Iterator[None]:
 def state(pid: int) -> str:
     """Of a process or a thread, as in proc(5): S sleeps, T is stopped, Z is a zombie."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def threads(pid: int) -> dict[str, tuple[str, ...]]:
+    """Of each thread, by its id: the letter of its state, and how often it went to sleep and was made to wait (proc(5))."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            status = Path(f"/proc/{pid}/task/{task}/status").read_text()
+            found[task] = tuple(re.findall(r"^(?:State|\w*voluntary_ctxt_switches):\t(\w+)", status, re.MULTILINE))
+    return found
+
+
+def asleep(pid: int) -> bool:
+    """Whether none of its threads had anything to do at a moment of this call: all slept before it, and still do after."""
+    before = threads(pid)
+    return all(seen[0] in "SDTtZX" for seen in before.values()) and threads(pid) == before
 
 
 def ended(pid: int) -> bool:
