@@ -15,6 +15,9 @@ from disks import serving, tmpfs
 from hosts import CALM, Server, run, wait_until
 from prison import USER, as_user
 
+from gofer.copy import data
+from gofer.copy.local import LocalFile
+
 pytestmark = pytest.mark.slow
 
 
@@ -147,6 +150,17 @@ def test_what_this_hosts_kernel_makes_up_has_no_size_and_is_put_all_the_same(sta
     for name in ("version", "filesystems"):
         assert (spot / name).read_bytes() == Path("/proc", name).read_bytes()
     assert (spot / "empty").read_bytes() == b""
+
+
+def test_a_file_without_holes_is_not_searched_for_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a page cache, as of tmpfs, that is a look at each of its pages."""
+    (place / "dense").write_bytes(b"x" * 300_000)
+    os.truncate(place / "dense", 299_999)
+    monkeypatch.setattr(data, "extents", None)
+    moved: list[int] = []
+    reader = LocalFile(os.open(place / "dense", os.O_RDONLY))
+    data.copy(reader, LocalFile(os.open(place / "copy", os.O_RDWR | os.O_CREAT), True), moved.append)
+    assert (place / "copy").read_bytes() == (place / "dense").read_bytes() and sum(moved) == 299_999
 
 
 def objects(done: "subprocess.CompletedProcess[str]") -> "list[dict[str, object]]":

@@ -11,7 +11,7 @@ from gofer.copy.sides import SMALL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Callable
 
     from gofer.copy.sides import File
@@ -38,7 +38,8 @@ def copy(reader: File, writer: File, moved: Moved, start: int = 0) -> None:
         else:
             _by_pieces(reader, writer, moved, start)
     elif start or not _cloned(reader.host, writer.host, size):
-        _by_extents(reader.host, writer.host, start, size, moved)
+        found = extents(reader.host, start, size) if reader.sparse else [(start, size)]  # to look through it takes 2% of a copy
+        _by_extents(reader.host, writer.host, found, start, size, moved)
     else:
         moved(size)
 
@@ -70,9 +71,11 @@ def _cloned(source: int, target: int, size: int) -> bool:
     return True
 
 
-def _by_extents(source: int, target: int, start: int, size: int, moved: Moved) -> None:
+def _by_extents(
+    source: int, target: int, found: Iterable[tuple[int, int]], start: int, size: int, moved: Moved
+) -> None:
     at = start
-    for begin, end in extents(source, start, size):
+    for begin, end in found:
         moved(begin - at)
         _span(source, target, begin, end, moved)
         at = end
