@@ -172,27 +172,15 @@ def parser(command: str, prog: str = "gofer") -> argparse.ArgumentParser:
         allow_abbrev=False,
         conflict_handler="resolve",  # -h: of ls, du
     )
-    made.set_defaults(**_defaults(command))
+    made.set_defaults(subcommand=command, commands={name: what for name, (_, what) in COMMANDS.items()}, parser=parser, do=_run)
     _module(command).add(made)
     return made
 
 
-def _defaults(command: str) -> dict[str, Any]:
-    return {"subcommand": command, "commands": {name: what for name, (_, what) in COMMANDS.items()}, "parser": parser, "do": _run}
-
-
-def _options(command: str, words: list[str], prog: str) -> Any:
+def _options(command: str, words: list[str], prog: str) -> argparse.Namespace:
     """Where the parser has a default for `command`, that is what stands behind `--`, word for word."""
-    from gofer.commands.plain import Plain
-
-    module = _module(command)
-    readable = getattr(module, "words", None)
-    plain = Plain(_defaults(command))
-    module.add(plain)
-    read = plain.read(readable(words, plain) if readable else words)
-    if read:
-        return read
     made = parser(command, prog)
+    readable = getattr(_module(command), "words", None)
     words = readable(words, made) if readable else words
     behind = None
     if "--" in words and made.get_default("command") is not None:

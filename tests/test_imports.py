@@ -99,7 +99,7 @@ LAYERS = """
     runsc: rootfs
     runsc: gofer
     runsc
-    commands: notify options plain stdio runsc given
+    commands: notify options stdio runsc given
     commands: charge
     commands: config common attrs names patterns lscolors
     commands: modes xattr rm typed pieces

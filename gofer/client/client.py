@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import struct
 from errno import EIO, ELOOP, ENAMETOOLONG, ENOENT
 
@@ -26,7 +27,6 @@ from gofer.wire import MAX_MESSAGE_SIZE, NO_ID, STATX_SIZE, take_str
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
     from collections.abc import Iterator, Sequence
 
 _MOST = 0xFFFF  # what a length or a count on the wire can say
@@ -41,7 +41,7 @@ class Client:
 
     carrier = 0
 
-    def __init__(self, sock: socket, channel: bool = False, timeout: float = 0) -> None:
+    def __init__(self, sock: socket.socket, channel: bool = False, timeout: float = 0) -> None:
         self._timeout = timeout
         self.base = SocketTransport(sock, timeout)  # which takes requests ahead of their answers: see ahead.py
         self.transport: SocketTransport | ChannelTransport = self.base

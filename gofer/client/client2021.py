@@ -20,14 +20,14 @@ from gofer.wire2021 import FDID, take_str
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
+    import socket
     from collections.abc import Sequence
 
 
 class Client2021(Client):
     """path: what to mount, as a name inside what is served."""
 
-    def __init__(self, sock: socket, channel: bool = False, timeout: float = 0, path: bytes = b"/") -> None:
+    def __init__(self, sock: socket.socket, channel: bool = False, timeout: float = 0, path: bytes = b"/") -> None:
         self._path = path
         super().__init__(sock, channel, timeout)
 

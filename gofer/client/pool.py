@@ -18,7 +18,7 @@ from gofer.wire import MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
+    import socket
     from typing import Union
 
     Transport = Union[SocketTransport, ChannelTransport]
@@ -34,7 +34,7 @@ class Pool(Client):
 
     shared = False
 
-    def __init__(self, sock: socket, channel: bool = True, timeout: float = 0, most: int = MOST) -> None:
+    def __init__(self, sock: socket.socket, channel: bool = True, timeout: float = 0, most: int = MOST) -> None:
         self._free: list[Transport] = []
         self._waiting: list[_thread.LockType] = []
         super().__init__(sock, timeout=timeout)

@@ -18,8 +18,8 @@ from gofer.client.transport import HungUp, Lost, Silent, connected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
     from collections.abc import Iterator
+    from socket import socket
     from typing import Callable
 
 _NOT_ONE = "it is no gofer's, or one that is broken"

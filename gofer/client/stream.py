@@ -36,7 +36,7 @@ from gofer.wire import MAX_MESSAGE_SIZE, LaneHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
+    import socket
     from typing import Any, Callable, Union
 
     Answer = Union[tuple[int, Union[bytes, memoryview], list[int]], Lost]
@@ -99,7 +99,7 @@ class Stream(Pool):
     0: any.
     """
 
-    def __init__(self, sock: socket, timeout: float = 0) -> None:
+    def __init__(self, sock: socket.socket, timeout: float = 0) -> None:
         self.lanes = False
         self._book = _thread.allocate_lock()  # over what is due
         self._sending = _thread.allocate_lock()

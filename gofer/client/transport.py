@@ -6,12 +6,12 @@ of which there are three kinds; whatever else is raised has left the connection 
 
 from __future__ import annotations
 
-import _socket  # not socket, which loads enum and selectors: 5 ms of every command's start
 import array
 import fcntl
 import mmap
 import os
 import select
+import socket
 import struct
 import time
 
@@ -50,12 +50,12 @@ class Garbled(Lost):
     """What came is not what the protocol has there."""
 
 
-def set_timeout(sock: _socket.socket, timeout: float) -> None:
+def set_timeout(sock: socket.socket, timeout: float) -> None:
     """Blocking calls on it fail with EAGAIN after so many seconds; 0: never. In the kernel: no poll(2) around each call."""
     value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6) or int(0 < timeout < 1))
     sock.setblocking(True)
-    for direction in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):
-        sock.setsockopt(_socket.SOL_SOCKET, direction, value)
+    for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, direction, value)
 
 
 _WIDE = 1 << 20
@@ -68,7 +68,7 @@ class SocketTransport:
     many replies at a time. The kernel ends a read behind a message with fds, so they belong to the last reply of what was read.
     """
 
-    def __init__(self, sock: _socket.socket, timeout: float = 0) -> None:
+    def __init__(self, sock: socket.socket, timeout: float = 0) -> None:
         self._socket = sock
         self._timeout = timeout
         self._came = b""  # and was not asked for yet
@@ -82,7 +82,7 @@ class SocketTransport:
 
     def widen(self) -> None:
         """Take large requests without waiting until the server has taken them: as much as the host lets have who is not root."""
-        self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _WIDE)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WIDE)
 
     def call(self, mid: int, request: bytes) -> tuple[int, bytes, list[int]]:
         """One request; returns the reply's message id, payload and donated fds."""
@@ -101,7 +101,7 @@ class SocketTransport:
     def end(self) -> None:
         """Hang up, from whatever thread: whoever reads or sends is told so. `close` is still to come."""
         try:
-            self._socket.shutdown(_socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:  # it is over already
             pass
 
@@ -140,7 +140,7 @@ class SocketTransport:
     def _receive(self) -> list[int]:
         """More of what comes, behind less than a header. Returns the fds of what was there before."""
         fds = self._last_fds()
-        space, cloexec = _socket.CMSG_SPACE(4 * _MOST_FDS), _socket.MSG_CMSG_CLOEXEC
+        space, cloexec = socket.CMSG_SPACE(4 * _MOST_FDS), socket.MSG_CMSG_CLOEXEC
         try:
             part, ancillary, _, _ = self._socket.recvmsg(_AT_ONCE, space, cloexec)
         except BaseException:
@@ -183,7 +183,7 @@ class ChannelTransport:
     def __init__(self, memfd: int, offset: int, length: int, fd_socket: int, timeout: float = 0) -> None:
         """memfd, fd_socket: as donated; both are owned from now on."""
         self._timeout = timeout
-        self._fd_socket = _socket.socket(fileno=fd_socket)
+        self._fd_socket = socket.socket(fileno=fd_socket)
         try:
             self._map = _window(memfd, offset, length)
             self._view = memoryview(self._map)
@@ -265,8 +265,8 @@ class ChannelTransport:
         fds: list[int] = []
         try:
             for _ in range(count):
-                flags = _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
-                fds += _rights(self._fd_socket.recvmsg(1, _socket.CMSG_SPACE(4), flags)[1])
+                flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                fds += _rights(self._fd_socket.recvmsg(1, socket.CMSG_SPACE(4), flags)[1])
         except OSError:
             close_all(fds)
             raise Garbled("a reply without the fds that it names") from None
@@ -296,7 +296,7 @@ def _rights(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     """The fds of a message."""
     fds = array.array("i")
     for level, kind, data in ancillary:
-        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
 
@@ -306,9 +306,9 @@ def close_all(fds: list[int]) -> None:
         os.close(fd)
 
 
-def connected(path: str | bytes, timeout: float = 0) -> _socket.socket:
+def connected(path: str | bytes, timeout: float = 0) -> socket.socket:
     """A socket that is connected to that file's; EAGAIN where the server has not made room for it in time."""
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         set_timeout(sock, timeout)
         sock.connect(path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat as modes
-from _signal import SIGINT, default_int_handler, signal  # not signal, which loads enum and re
 from errno import EDQUOT, EEXIST, EISDIR, ENOENT, ENOSPC
 
 from gofer import Failure
@@ -91,11 +91,11 @@ def run(options: Any) -> int:
         raise Failure("--delete makes a directory like another: it needs -r")
     with Session(options.subcommand, options, changes=options.subcommand == "put" and not options.dry_run) as session:
         copier = _Get(session, options) if options.subcommand == "get" else _Put(session, options)
-        before = signal(SIGINT, copier.interrupt)
+        before = signal.signal(signal.SIGINT, copier.interrupt)
         try:
             copier.copy(words[:-1], words[-1])
         finally:
-            signal(SIGINT, before)
+            signal.signal(signal.SIGINT, before)
             copier.end()
     return session.status
 
@@ -121,7 +121,7 @@ class Copier:
     def interrupt(self, *_: object) -> None:
         """Once: at the next place where nothing is left half done. Twice: at once."""
         self.progress.interrupt()
-        signal(SIGINT, default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def copies(self, key: Any, source: Any, target: Any) -> Copy:
         if key not in self._copies:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import stat
 import time
@@ -18,14 +19,12 @@ from gofer.commands.findrun import Command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from typing import Any
 
     from gofer.client.replies import Inode, Stat
     from gofer.client.tree import Tree
 
 _AT_REMOVEDIR = 0x200
-_HIDDEN = "==SUPPRESS=="  # argparse's SUPPRESS, without loading it
 _OWN = "--expression="  # how a word of the expression comes to argparse
 
 
@@ -50,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         ("-L", "follow all"),
     ):
         links.add_argument(letter, dest="links", action="store_const", const=letter[1], default="P", help=words)
-    parser.add_argument(_OWN[:-1], dest="expression", action="append", default=[], help=_HIDDEN)
+    parser.add_argument(_OWN[:-1], dest="expression", action="append", default=[], help=argparse.SUPPRESS)
     add_common(parser, json="file")
 
 

@@ -277,13 +277,12 @@ def add(parser: ArgumentParser) -> None:
 
 def explaining(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """The same, for argparse, which passes on the words of one kind of error only."""
+    import argparse
 
     def call(text: str) -> Any:
         try:
             return parse(text)
         except ValueError as error:
-            import argparse
-
             raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
     return call

@@ -17,9 +17,9 @@ from gofer.watch.summary import Summary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
     from argparse import ArgumentParser
     from collections.abc import Iterator
+    from socket import socket
     from typing import Any, Callable
 
     from gofer.watch.record import Entry

@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import socket
-from contextlib import closing
 from errno import EBUSY, EINVAL, ENOENT
 from time import monotonic, sleep
 
@@ -80,7 +79,7 @@ def _connect_for(mount_process: socket.socket, plan: Plan, _: int) -> None:
     """It may not connect itself; it asks with a byte, and gets one, with a socket where there is a server."""
     while mount_process.recv(1):
         try:
-            with closing(connected(plan.address.server, _PATIENCE)) as sock:
+            with connected(plan.address.server, _PATIENCE) as sock:
                 socket.send_fds(mount_process, [b"+"], [sock.fileno()])
         except OSError:
             mount_process.send(b"-")

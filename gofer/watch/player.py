@@ -20,8 +20,8 @@ from gofer.watch.record import GONE, KNOWN, RPC, Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
     from collections.abc import Iterator
+    from socket import socket
     from typing import Any, Callable
 
     from gofer.watch.messages import Field
