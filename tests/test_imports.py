@@ -45,6 +45,7 @@ LAYERS = """
     handlers2021
     server: dispatch
     server: channel slow
+    server: pipes
     server: lanes
     server: connection
     server: loop

@@ -1,9 +1,11 @@
 """Lanes: what `serve --stdio` offers in place of channels, spoken by hand as docs/lisafs.md has it."""
 
 import contextlib
+import errno
 import os
 import random
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import faulty
 import pytest
-from hosts import CALM, GOFER, run, wait_until
+from hosts import CALM, GOFER, children, run, wait_until
 from mounting import mounted
 
 from gofer.conform.peer import Mid
@@ -28,13 +30,17 @@ FSTAT = struct.pack("<Q", ROOT)
 
 
 class Line:
-    """A client that has lanes. errors: what the server says in the end."""
+    """A client that has lanes. errors: what the server says in the end. blocking: whether what the server gets is."""
 
-    def __init__(self, tree: Path, *options: str) -> None:
+    def __init__(self, tree: Path, *options: str, blocking: bool = True) -> None:
         self.sock, theirs = socket.socketpair()
-        argv = [*GOFER, "serve", "--stdio", str(tree), *options]
+        theirs.setblocking(blocking)
         with theirs:
-            self.process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
+            self._start(tree, options, theirs.fileno(), theirs.fileno())
+
+    def _start(self, tree: Path, options: "tuple[str, ...]", stdin: int, stdout: int) -> None:
+        argv = [*GOFER, "serve", "--stdio", str(tree), *options]
+        self.process = subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
         self.sock.settimeout(CALM)
         self._came = b""
         self.send(LANES, 0)
@@ -52,15 +58,23 @@ class Line:
 
     def _take(self, size: int) -> bytes:
         while len(self._came) < size:
-            more = self.sock.recv(MIB)
+            more = self.receive()
             assert more, "the server hung up"
             self._came += more
         taken, self._came = self._came[:size], self._came[size:]
         return taken
 
-    def made(self, name: bytes) -> "tuple[int, int]":
+    def receive(self) -> bytes:
+        return self.sock.recv(MIB)
+
+    def end(self) -> None:
+        """Say nothing more."""
+        with contextlib.suppress(OSError):  # it has hung up
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def made(self, name: bytes, flags: int = os.O_RDWR) -> "tuple[int, int]":
         """A new file's control FD and open FD."""
-        request = struct.pack("<QIIH6xI", ROOT, 0xFFFFFFFF, 0xFFFFFFFF, 0o600, os.O_RDWR)
+        request = struct.pack("<QIIH6xI", ROOT, 0xFFFFFFFF, 0xFFFFFFFF, 0o600, flags)
         self.send(Mid.OPENCREATEAT, 0, request + struct.pack("<H", len(name)) + name)
         mid, _, payload = self.answer()
         assert mid == Mid.OPENCREATEAT, payload
@@ -73,6 +87,32 @@ class Line:
         return message(Mid.WALKSTAT, lane, struct.pack("<QHH", ROOT, 2, len(name)) + name + struct.pack("<H", 4) + b"none")
 
 
+class PipeLine(Line):
+    """By two pipes, as ssh's server has it. The socket is for what is sent: a thread of the test's, cat(1), hands that on."""
+
+    def __init__(self, tree: Path, *options: str, blocking: bool = True) -> None:
+        self.sock, theirs = socket.socketpair()
+        stdin, to_server = os.pipe()
+        self.come, stdout = os.pipe()
+        os.set_blocking(stdin, blocking)
+        os.set_blocking(stdout, blocking)
+        with theirs:
+            self._cat = subprocess.Popen(["cat"], stdin=theirs.fileno(), stdout=to_server)
+        os.close(to_server)
+        try:
+            self._start(tree, options, stdin, stdout)
+        finally:
+            os.close(stdin)
+            os.close(stdout)
+
+    def receive(self) -> bytes:
+        return os.read(self.come, MIB)
+
+    def end(self) -> None:
+        super().end()
+        self._cat.wait(PATIENCE)
+
+
 def message(mid: int, lane: int, body: bytes = b"") -> bytes:
     return struct.pack("<IHH", len(body), mid, lane) + body
 
@@ -82,14 +122,15 @@ def write(fd: int, data: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def line(tree: Path, *options: str) -> Iterator[Line]:
+def line(tree: Path, *options: str, kind: "type[Line]" = Line, blocking: bool = True) -> Iterator[Line]:
     """It ends in order, with nothing to say but what was asked for."""
-    it = Line(tree, *options)
+    it = kind(tree, *options, blocking=blocking)
     with it.process, it.sock, contextlib.ExitStack() as stack:
+        if isinstance(it, PipeLine):
+            stack.callback(os.close, it.come)
         stack.callback(it.process.kill)
         yield it
-        with contextlib.suppress(OSError):  # it has hung up
-            it.sock.shutdown(socket.SHUT_WR)
+        it.end()
         assert it.process.stderr
         assert (it.process.wait(PATIENCE), it.process.stderr.read()) == (0, b"")
 
@@ -197,6 +238,119 @@ def test_requests_in_lanes_are_traced_and_one_that_hangs_is_warned_of(spot: Path
         reader.join()
     names = [name for line in said for name in (b"WalkStat(", b"FStat(") if name in line]
     assert sorted(names) == [b"FStat(", b"WalkStat("], said
+
+
+BOTH = pytest.mark.parametrize("kind", [Line, PipeLine])
+
+
+def read(fd: int, offset: int, count: int) -> bytes:
+    return struct.pack("<QQI4x", offset, fd, count)
+
+
+@BOTH
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "not"])
+def test_a_read_is_what_is_in_the_file_wherever_it_begins_and_ends(spot: Path, kind: "type[Line]", blocking: bool) -> None:
+    """Large ones are spliced, between small replies that are kept back; what cannot be is read, or told."""
+    with line(spot, kind=kind, blocking=blocking) as client:
+        _, fd = client.made(b"file")
+        _, deaf = client.made(b"written", os.O_WRONLY)
+        with open(spot / "file", "r+b") as file:
+            file.write(os.urandom(3 * MIB + 77))
+            file.seek(5 * MIB)
+            file.write(os.urandom(MIB))
+        data = (spot / "file").read_bytes()
+        places = [(0, MIB), (1, MIB), (PAGE - 1, MIB - PAGE), (MIB - 7, MIB + 5), (2 * MIB, PAGE), (3 * MIB + 70, MIB)]
+        places += [(5 * MIB, 2 * MIB - PAGE - 8), (6 * MIB - 5, MIB), (6 * MIB, MIB), (9 * MIB, MIB), (0, 0), (3, 1 << 16)]
+        for _ in range(3):
+            for offset, count in places:
+                client.send(Mid.FSTAT, 4, FSTAT)
+                client.send(Mid.PREAD, 5, read(fd, offset, count))
+                client.send(Mid.PREAD, 5, read(deaf, offset, MIB))
+                client.send(Mid.PREAD, 5, read(99, offset, MIB))
+                client.send(Mid.FSTAT, 5, FSTAT)
+                answers = [client.answer() for _ in range(5)]
+                assert [mid for mid, _, _ in answers] == [Mid.FSTAT, Mid.PREAD, Mid.ERROR, Mid.ERROR, Mid.FSTAT]
+                assert [lane for _, lane, _ in answers] == [4, 5, 5, 5, 5]
+                expected = data[offset : offset + count]
+                assert answers[1][2] == struct.pack("<Q", len(expected)) + expected, (offset, count)
+                assert [struct.unpack("<I", payload)[0] for _, _, payload in answers[2:4]] == [errno.EBADF] * 2
+
+
+@BOTH
+def test_nobody_copies_what_is_read_of_a_file(spot: Path, kind: "type[Line]") -> None:
+    """By the kernel's count of what each process there has read and written."""
+    with line(spot, kind=kind) as client:
+        _, fd = client.made(b"file")
+        (spot / "file").write_bytes(os.urandom(MIB))
+        there = [client.process.pid]
+        for pid in there:
+            there += children(pid)
+        before = sum(map(moved, there))
+        for _ in range(16):
+            client.send(Mid.PREAD, 5, read(fd, 0, MIB))
+            assert len(client.answer()[2]) == 8 + MIB
+        assert len(there) == 3 and sum(map(moved, there)) - before < MIB
+
+
+def moved(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return sum(int(each.split()[1]) for each in lines if each.startswith(("rchar", "wchar")))
+
+
+def test_a_read_that_hangs_or_fails_keeps_no_other_waiting_nor_from_what_it_reads(spot: Path) -> None:
+    """One pipe is there for splicing, and it is in it."""
+    with faulty.faulty(spot) as slow, line(spot, kind=PipeLine) as client:
+        name = slow.path.name.encode()
+        client.send(Mid.WALK, 0, struct.pack("<QHH", ROOT, 2, len(name)) + name + struct.pack("<H", 4) + b"file")
+        _, _, payload = client.answer()
+        (control,) = struct.unpack_from("<Q", payload, len(payload) - 152)
+        client.send(Mid.OPENAT, 0, struct.pack("<QI4x", control, os.O_RDONLY))
+        (bad,) = struct.unpack("<Q", client.answer()[2])
+        _, fd = client.made(b"good")
+        data = os.urandom(MIB)
+        (spot / "good").write_bytes(data)
+        slow.fail(faulty.READ, errno.EIO)
+        client.send(Mid.PREAD, 7, read(bad, 0, MIB))
+        assert client.answer() == (Mid.ERROR, 7, struct.pack("<I", errno.EIO))
+        slow.hang(faulty.READ)
+        client.send(Mid.PREAD, 7, read(bad, 0, MIB))
+        wait_until(lambda: slow.hangs(faulty.READ), "it hangs")
+        for _ in range(3):
+            client.send(Mid.PREAD, 8, read(fd, 0, MIB))
+            assert client.answer() == (Mid.PREAD, 8, struct.pack("<Q", MIB) + data)
+        slow.vanish()
+        mid, lane, _ = client.answer()
+        assert (mid, lane) == (Mid.ERROR, 7)
+
+
+@BOTH
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])
+def test_a_server_with_lanes_ends_with_the_process_that_ssh_knows(spot: Path, kind: "type[Line]", how: int) -> None:
+    it = kind(spot)
+    with it.process, it.sock, contextlib.ExitStack() as stack:
+        if isinstance(it, PipeLine):
+            stack.callback(os.close, it.come)
+        (supervisor,) = children(it.process.pid)
+        below = [supervisor, *children(supervisor)]
+        it.process.send_signal(how)
+        assert it.receive() == b""
+        assert it.process.wait(PATIENCE) == (0 if how == signal.SIGTERM else -how)
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in below), "the server ends")
+        it.end()
+
+
+@BOTH
+def test_a_server_ends_though_nobody_takes_what_it_reads(spot: Path, kind: "type[Line]") -> None:
+    it = kind(spot)
+    with it.process, it.sock:
+        _, fd = it.made(b"file")
+        (spot / "file").write_bytes(bytes(MIB))
+        it.sock.sendall(message(Mid.PREAD, 5, read(fd, 0, MIB)) * 20)
+        if isinstance(it, PipeLine):
+            os.close(it.come)
+        it.sock.close()
+        assert it.process.wait(PATIENCE) == 0
+        it.end()
 
 
 def test_a_far_server_that_has_no_lanes_is_mounted_and_answers_in_order(spot: Path) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gofer.commands.notify import Notifier
+    from gofer.server.pipes import Ends
     from gofer.watch.start import Onlooker
 
 
@@ -156,7 +157,8 @@ class _Service:
         """The tree and the sockets that come from outside. Returns what the tree is, and what clients may do."""
         options = self._options
         numbers = options.fd or []
-        given.close_strays({*range(3), *numbers, *sockets.passed(), *self.log.fds})
+        ends = _ends(options)
+        given.close_strays({*range(3), *numbers, *(ends.fds if ends else ()), *sockets.passed(), *self.log.fds})
         for number in numbers:
             if numbers.count(number) > 1 or number in sockets.passed():
                 raise Failure(f"fd {number} is named more than once; give each socket one --fd")
@@ -335,8 +337,14 @@ def _export_options(options: Any) -> Options:
     return Options(
         read_only=options.read_only, host_uds=options.host_uds, host_fifo=options.host_fifo, xattrs=options.xattrs,
         char_devices=options.char_devices, donate=options.donate == "yes", channels=options.channels,
-        busy_poll=options.busy_poll, kernel_files=options.kernel_files, lanes=getattr(options, "lanes", False),
+        busy_poll=options.busy_poll, kernel_files=options.kernel_files, lanes=_ends(options),
     )  # fmt: skip
+
+
+def _ends(options: Any) -> Ends | None:
+    """What stdio.py has given, if it has."""
+    ends: Ends | None = getattr(options, "lanes", None)
+    return ends
 
 
 def _others_connect(options: Any, activated: bool) -> bool:

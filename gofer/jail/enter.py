@@ -190,7 +190,8 @@ def _confine(posture: Posture, roots: Roots, policy: Policy, witness: Witness | 
     _drop_groups(posture)
     _drop_rights(posture, _needed_capabilities(posture, [options for _, options in roots]))
     _landlock(posture, roots)
-    trouble = _filter(policy.seccomp, lambda refuse: seccomp.server_rules(refuse, sockets, credentials), witness)
+    splices = any(options.lanes is not None for _, options in roots)
+    trouble = _filter(policy.seccomp, lambda refuse: seccomp.server_rules(refuse, sockets, credentials, splices), witness)
     posture.lacks("seccomp", trouble) if trouble else posture.holds("seccomp", policy.seccomp)
     if posture.missing() and policy.mode == "require":
         reasons = "; ".join(f"{layer.name} ({layer.detail})" for layer in posture.missing())

@@ -130,11 +130,11 @@ _MEMBARRIER = (8, 16)  # PRIVATE_EXPEDITED and its registration, which is how mu
 _PRCTL = (15, 0x53564D41)  # SET_NAME, SET_VMA: newer C libraries name threads and their stacks
 
 
-def server_rules(refuse: int, sockets: bool, credentials: bool) -> Rules:
+def server_rules(refuse: int, sockets: bool, credentials: bool, splices: bool = False) -> Rules:
     """What the server may call.
 
     refuse: the verdict on what is not allowed. sockets: it makes, binds and connects some. credentials: it switches a
-    thread's ids for that.
+    thread's ids for that. splices: it hands file data to stdout (pipes.py).
     """
     me = (os.getpid(),)
     rules: Rules = {}
@@ -161,6 +161,8 @@ def server_rules(refuse: int, sockets: bool, credentials: bool) -> Rules:
         rules["socket"] = _one_of(refuse, 0, (_AF_UNIX,))
     if credentials:
         rules.update(dict.fromkeys(_OF_CREDENTIALS))
+    if splices:
+        rules["splice"] = None
     return rules
 
 
@@ -189,7 +191,9 @@ def supervisor_rules(refuse: int, processes: Iterable[int]) -> Rules:
 def relay_rules(refuse: int, child: int) -> Rules:
     """What the process may call that carries bytes between ssh and a server, its child."""
     me = (os.getpid(),)
-    rules: Rules = dict.fromkeys(("read", "write", "recvfrom", "sendto", "shutdown", "close", "futex", "wait4", *_RUNTIME))
+    rules: Rules = dict.fromkeys((
+        "read", "write", "recvfrom", "sendto", "shutdown", "close", "poll", "ppoll", "futex", "wait4", *_RUNTIME,
+    ))  # fmt: skip
     # malloc, in a second thread, counts the cpus in /sys: and does without
     rules.update(dict.fromkeys(("openat", "open"), [(_RET, 0, 0, ERRNO | ENOENT)]))
     rules.update(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Union
 
     from gofer.server.fds import BoundSocketFD, FDTable, OpenFD
+    from gofer.server.pipes import Ends
 
     Donation = Union[HostFD, OpenFD, BoundSocketFD]
 
@@ -75,7 +76,7 @@ class Options:
     def __init__(
         self, *, read_only: bool = False, host_uds: str = "none", host_fifo: str = "none", char_devices: str = "none",
         kernel_files: str = "none", xattrs: str = "user", donate: bool = True, donate_root: bool = False,
-        channels: int | None = None, busy_poll: int | None = None, lanes: bool = False,
+        channels: int | None = None, busy_poll: int | None = None, lanes: Ends | None = None,
     ) -> None:  # fmt: skip
         self.read_only = read_only
         self.host_uds = host_uds
@@ -87,7 +88,7 @@ class Options:
         self.donate_root = donate_root
         self.channels = min(4, max(2, os.cpu_count() or 2)) if channels is None else channels
         self.busy_poll = busypoll.microseconds(busy_poll)
-        self.lanes = lanes  # see lanes.py
+        self.lanes = lanes  # by which a client speaks who has them; see lanes.py
 
     @property
     def uds_open(self) -> bool:

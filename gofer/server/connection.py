@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from gofer.log import Log
     from gofer.server.lanes import Lanes
+    from gofer.server.pipes import Ends
     from gofer.watch.hook import Watch
 
 _HEAD, _read_header, _pack_header = SocketHeader.size, SocketHeader.read, SocketHeader.pack
@@ -243,8 +244,8 @@ class Connection:
         if not have:
             return 0
         size, mid = _read_header(buffers.request, 0)
-        if mid == LANES and self.export.options.lanes:
-            self._serve_lanes(buffers, have)
+        if mid == LANES and self.export.options.lanes is not None:
+            self._serve_lanes(buffers, have, self.export.options.lanes)
             return 0
         if dispatch.speaks_9p(bytes(buffers.request[: min(have, 32)])):
             self.met_9p = True
@@ -257,10 +258,10 @@ class Connection:
             self._handlers = dispatch.HANDLERS_2021
         return have
 
-    def _serve_lanes(self, buffers: Buffers, have: int) -> None:
+    def _serve_lanes(self, buffers: Buffers, have: int, ends: Ends) -> None:
         from gofer.server.lanes import Lanes
 
-        self._lanes = Lanes(self, buffers, have)
+        self._lanes = Lanes(self, buffers, have, ends)
         self._lanes.run()
 
     def table_for(self, transport: int, counts: bool = True) -> dispatch.Table:

@@ -20,19 +20,20 @@ from __future__ import annotations
 
 import _thread
 import os
-from _socket import MSG_NOSIGNAL
 from collections import deque
 from time import monotonic, sleep
 
 from gofer import sys
 from gofer.server import dispatch
 from gofer.server.channel import SIGNAL
-from gofer.wire import ERROR, MAX_MESSAGE_SIZE, Count, LaneHeader
+from gofer.server.pipes import Pipes
+from gofer.wire import ERROR, MAX_MESSAGE_SIZE, PREAD, Count, LaneHeader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.server.comm import Communicator
     from gofer.server.connection import Buffers, Connection
+    from gofer.server.pipes import Ends
 
 MOST = 64  # threads: more than a client of ours has requests that it waits for
 _SLOW = 0.01  # seconds at one request, after which another thread leads
@@ -61,13 +62,15 @@ class Worker:
 class Lanes:
     """Of one connection, once it has begun with Lanes."""
 
-    def __init__(self, conn: Connection, buffers: Buffers, have: int) -> None:
-        """have: bytes that were read, the first message and perhaps more."""
+    def __init__(self, conn: Connection, buffers: Buffers, have: int, ends: Ends) -> None:
+        """have: bytes that were read by the connection's socket, the beginning of the first message; ends: by which all else
+        comes and goes."""
         self._conn = conn
-        self._socket = conn.socket
+        self._pipes = Pipes(ends, conn.socket)
         self._lock = _thread.allocate_lock()  # over the following
         first = Worker(buffers, conn.communicator(), conn.table_for(0, False))
         first.have = have
+        self._plain = type(first.table) is dispatch.Table  # nobody looks on
         self.workers = [first]
         self._leader: Worker | None = first
         self._idle: list[Worker] = []
@@ -202,6 +205,13 @@ class Lanes:
 
     def _serve(self, me: Worker, mid: int, lane: int, request: memoryview) -> None:
         comm, payload = me.comm, me.buffers.payload
+        if mid == PREAD and self._plain:
+            count = self._pipes.fill(comm, request)
+            if count > 0:
+                me.began = 0.0
+                if not self._send_filled(mid, lane, count):
+                    self._conn.close()
+                return
         try:
             size = me.table.handlers[mid](comm, request, payload)
         except Exception as error:
@@ -231,16 +241,25 @@ class Lanes:
 
     def _send_all(self, reply: memoryview | None) -> bool:
         """What is kept, and that. _sending is held."""
-        kept = b"".join(self._replies)
-        self._replies.clear()
-        self._replies_size = 0
         try:
-            for left in (memoryview(kept), reply) if kept else (reply,):
-                while left:
-                    left = left[self._socket.send(left, MSG_NOSIGNAL) :]
+            self._pipes.send(self._take_kept(), reply or b"")
         except OSError:
             return False
         return True
+
+    def _send_filled(self, mid: int, lane: int, count: int) -> bool:
+        with self._sending:
+            try:
+                self._pipes.send_filled(self._take_kept(), lane, mid, count)
+            except OSError:
+                return False
+        return True
+
+    def _take_kept(self) -> bytes:
+        kept = b"".join(self._replies)
+        self._replies.clear()
+        self._replies_size = 0
+        return kept
 
     def _has_another(self, me: Worker) -> bool:
         """Whether it leads, and has read all of the next request."""
@@ -267,7 +286,7 @@ class Lanes:
                 request[: me.have] = request[me.at : me.at + me.have]
                 me.at = 0
             try:
-                got = self._socket.recv_into(request[me.have : max(wanted, len(me.buffers.first))])
+                got = self._pipes.receive(request[me.have : max(wanted, len(me.buffers.first))])
             except OSError:
                 return False
             if not got:
