@@ -69,7 +69,8 @@ LAYERS = """
     client: walk content stream
     client
     fuse: kernel
-    fuse: nodes kept scan
+    fuse: nodes notices scan changes view pending
+    fuse: kept
     fuse: ahead below fresh
     fuse: state
     fuse: names attributes directories

@@ -1,6 +1,7 @@
 """Directories that the kernel lists by itself (gofer/fuse/kept.py), and attributes that come with a listing: as they are now."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +12,9 @@ from conftest import Start
 from hosts import Server, wait_until
 from mounting import mount
 from test_mount_dirs import messages
+
+from gofer.fuse.changes import Changes
+from gofer.fuse.nodes import Node
 
 MANY = 3000  # names, of which a program reads some 800 at once
 
@@ -208,3 +212,105 @@ def test_a_directory_that_is_open_can_be_synced_and_outlives_its_name(server: Se
         os.fsync(fd)
         assert os.listdir(fd) == []
         os.close(fd)
+
+
+def test_directories_whose_files_were_looked_at_are_listed_without_another_message(told: tuple[Server, Path]) -> None:
+    """As git-status(1) does. What was read a while ago is not good for it: hence not all of them, where this takes long."""
+    server, control = told
+    for number in range(40):
+        (server.tree / f"{number}").mkdir()
+        fill(server.tree / f"{number}", 5)
+    with mount(server) as there:
+        os.stat(there.path / "0")
+        before = messages(control)
+        for first in range(0, 40, 10):
+            for number in range(first, first + 10):
+                for name in range(5):
+                    os.stat(there.path / f"{number}/name-{name:05}")
+            for number in range(first, first + 10):
+                assert sorted(os.listdir(there.path / f"{number}")) == [f"name-{name:05}" for name in range(5)]
+                assert os.stat(there.path / f"{number}/name-00002").st_size == 0
+        sent = messages(control) - before
+        assert sent["DirWalk"] < 60, sent
+
+
+def test_to_make_a_file_leaves_what_was_read_ahead_of_others(told: tuple[Server, Path]) -> None:
+    """As git(1) makes index.lock."""
+    server, control = told
+    fill(server.tree, 90)
+    with mount(server) as there:
+        before = messages(control)
+        for number in range(30):
+            os.close(os.open(there.path / f"new-{number}", os.O_CREAT | os.O_WRONLY))
+            for name in range(3 * number, 3 * number + 3):
+                assert os.stat(there.path / f"name-{name:05}").st_size == 0
+        sent = messages(control) - before
+        assert sent["Walk"] + sent["DirWalk"] + sent["DirStat"] < 75, sent  # 30 of them look for what is not there
+
+
+def looks(path: Path) -> list[int]:
+    found = os.stat(path)
+    return [found.st_mode, found.st_nlink, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+@pytest.mark.parametrize("number", range(3))  # what is done in all may take too long, once, for what is tested here
+def test_what_was_read_ahead_under_one_name_is_not_told_of_what_was_changed_under_another(server: Server, number: int) -> None:
+    (server.tree / "a").mkdir()
+    (server.tree / "b").mkdir()
+    for i in range(10):
+        (server.tree / f"a/{i}").write_text("old")
+        os.link(server.tree / f"a/{i}", server.tree / f"b/{i}")
+    (server.tree / "b/other").touch()
+    with mount(server) as there:
+        a, b = there.path / "a", there.path / "b"
+        os.listdir(there.path)  # no FD comes with it, so they are read when they are gone into
+        os.stat(a / "9")
+        os.stat(b / "other")  # with it comes all that is in there
+        os.chmod(a / "0", 0o640)
+        (a / "1").write_text("longer")
+        os.unlink(a / "2")
+        os.link(a / "3", a / "link")
+        os.rename(a / "4", a / "5")
+        os.truncate(a / "6", 1)
+        os.utime(a / "7", ns=(5, 7))
+        (a / "made").mkdir()
+        with open(a / "8", "r+b", buffering=0) as file:
+            file.write(b"x" * 5)
+            assert [looks(b / f"{i}") for i in range(10)] == [looks(server.tree / f"b/{i}") for i in range(10)]
+        assert set(os.listdir(a)) == set(os.listdir(server.tree / "a")) == {"0", "1", "3", *"56789", "link", "made"}
+        assert looks(a) == looks(server.tree / "a")
+
+
+@pytest.mark.parametrize("how", ["chmod", "write", "truncate", "mkdir"])
+def test_each_change_alone_is_seen_under_another_name(server: Server, how: str) -> None:
+    """What takes everything away that was read, to unlink a name, say, hides what does not."""
+    (server.tree / "a/d").mkdir(parents=True)
+    (server.tree / "b").mkdir()
+    (server.tree / "a/file").write_text("old")
+    os.link(server.tree / "a/file", server.tree / "b/file")
+    (server.tree / "b/other").touch()
+    with mount(server) as there:
+        a, b = there.path / "a", there.path / "b"
+        os.listdir(there.path)
+        os.stat(a / "file")
+        os.stat(b / "other")
+        if how == "chmod":
+            os.chmod(a / "file", 0o640)
+        elif how == "write":
+            (a / "file").write_text("longer")
+        elif how == "truncate":
+            os.truncate(a / "file", 1)
+        else:
+            (a / "d/new").mkdir()
+            assert set(os.listdir(a / "d")) == {"new"}
+        assert looks(b / "file") == looks(server.tree / "b/file")
+        assert looks(a / "d") == looks(server.tree / "a/d")
+
+
+def test_more_changes_than_are_remembered_are_taken_for_one_of_anything() -> None:
+    changes, before = Changes(), time.monotonic()
+    root = Node(1, None, b"", 0, 0, 0o40755)
+    for ino in range(5000):
+        changes.of(Node(2, root, b"", ino, 0, 0o100644))
+    assert all(changes.last(ino) > before for ino in range(5000)) and changes.last(5001) > before
+    assert Changes().last(1) < before

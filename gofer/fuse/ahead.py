@@ -6,49 +6,58 @@ found, so that who wants but a few of a large directory does not wait for all of
 seconds, which is how long the kernel takes it for true, too: it is told what is left of them. A directory whose FD would have to
 be walked to is listed at once: that is one message, in place of two.
 
-Nothing that has changed through this mount is answered from here: each change, and each close of a file that was written,
-takes all of it away, and what is being read meanwhile with it (`age`). A file that is open is always asked about, as the
-kernel may write to it by itself.
+Nothing that has changed through this mount is answered from here (changes.py), nor an open file, as the kernel may write to it by
+itself. A directory that came in one message whole is told from here, too, to who opens it soon after: git(1) looks at each file
+that it knows of, and then for those that it does not know.
 """
 
 from __future__ import annotations
 
 import _thread
+import struct
 from time import monotonic
 
-from gofer.fuse import scan
+from gofer.fuse import kernel, scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from gofer.fuse.nodes import Node
+    from gofer.fuse.scan import Told
     from gofer.fuse.state import FileSystem, Request
+
+    Seen = tuple[float, list[Told], Container[bytes]]
 
 _FROM = 3
 _EACH = 32  # entries that are read ahead for each name asked, at most
 _FIRST, _BATCH = 4096, 32768  # bytes of the kernel's dirents in the first message, and at most: some 100 and 1000 entries
 _KEPT = 50_000  # entries that were read and not asked for, some 400 bytes each
 _PAUSE = 0.25  # seconds without a question, after which it is somebody else who asks
-_MOST = 8  # directories: several threads of one program look at one each
+_MOST = 128  # directories: who looks at many comes back to those above, and lists them when he has looked
+_YOUNG = scan.FRESH / 2  # seconds for which a directory is told from here: later, little would be left of it
+_LOOKUP = struct.Struct("<8xQQ")  # unique, nodeid
+_NAME = kernel.InHeader.size  # where it begins
 
 
 class _Directory:
-    """How far one is read. age: see Ahead. fdid: an open FD, 0: none. names: what was read and not asked for yet."""
+    """How far one is read. fdid: an open FD, 0: none. names: what was read and not told yet. whole: what came in one message."""
 
-    __slots__ = ("lock", "fdid", "age", "asked", "got", "last", "began", "count", "ended", "names")
+    __slots__ = ("lock", "fdid", "asked", "got", "last", "began", "count", "ended", "names", "whole")
 
     def __init__(self) -> None:
         self.lock = _thread.allocate_lock()
         self.fdid = 0
         self.last = 0.0
-        self.begin(0)
+        self.begin()
 
-    def begin(self, age: int) -> None:
-        self.age = age
+    def begin(self) -> None:
         self.began = monotonic()
-        self.asked = self.got = 0  # who looks and changes by turns is not to have it read each time
+        self.asked = self.got = 0  # who looks and removes by turns is not to have it read each time
         self.count = -_FIRST  # negative: from its beginning
         self.ended = False
         self.names: dict[bytes, tuple[float, bytes]] = {}
+        self.whole: list[Told] | None = None
 
 
 class Ahead:
@@ -56,8 +65,33 @@ class Ahead:
 
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
-        self.age = 1  # of what is known: what was read before the last change is not good any more
         self._directories: dict[Node, _Directory] = {}
+
+    def at_once(self, message: memoryview) -> tuple[Node, bytes] | None:
+        """A LOOKUP that takes no message: what is told of, and the reply; None: ask.
+
+        Most of a walk is this, and it is answered in a third of the steps that others take.
+        """
+        fs = self._fs
+        unique, nodeid = _LOOKUP.unpack_from(message)
+        parent = fs.nodes.by_id(nodeid)
+        it = self._directories.get(parent)
+        if it is None:
+            return None
+        name = message[_NAME:-1].tobytes()
+        found = it.names.get(name)
+        if found is None:
+            return None
+        until, raw = found
+        now = monotonic()
+        identity = fs.nodes.identity(raw)
+        if until <= now or not fs.is_so(identity[0], until - scan.FRESH):
+            return None
+        it.names.pop(name, None)
+        it.asked += 1
+        it.last = now
+        node = fs.nodes.seen_as(parent, name, identity)
+        return node, fs.view.told(unique, node, raw, until - now)
 
     def find(self, request: Request, parent: Node, name: bytes) -> tuple[float, bytes] | None:
         """(seconds that it is good for, struct statx) of a name; None: ask."""
@@ -65,27 +99,38 @@ class Ahead:
         if not it.lock.acquire(False):  # somebody reads: who asks need not wait for that
             return None
         try:
-            now, age = monotonic(), self.age
+            now = monotonic()
             if self._directories.get(parent) is not it:  # another has just taken its place
                 return None
-            if it.age != age or now - it.last > _PAUSE:
-                it.begin(age)
+            if it.began <= self._fs.changes.of_anything or now - it.last > _PAUSE:
+                it.begin()
             it.last = now
             it.asked = it.asked + 1 if parent.fd else max(it.asked + 1, _FROM)
             if it.asked < _FROM or not self._fs.lists_stats:
                 return None
             found = it.names.pop(name, None)
             if found is None and it.ended and now - it.began > scan.FRESH:  # all was asked for, and now it is once more
-                it.begin(age)
+                it.begin()
             while found is None and not it.ended and it.got < _EACH * it.asked:
                 if not self._read(request, parent, it):
                     return None
                 found = it.names.pop(name, None)
         finally:
             it.lock.release()
-        if found is None or age != self.age or found[0] < now:
+        if found is None:
             return None
-        return None if self._fs.nodes.in_use(found[1]) else (found[0] - now, found[1])
+        until, raw = found
+        if until <= now or not self._fs.is_so(self._fs.nodes.identity(raw)[0], until - scan.FRESH):
+            return None
+        return until - now, raw
+
+    def listing(self, node: Node) -> Seen | None:
+        """Of a directory: (when it was asked for, all that is in it, those names that were not told yet)."""
+        it = self._directories.get(node)
+        if it is None or monotonic() - it.began > _YOUNG or it.began <= self._fs.changes.last(node.ino):
+            return None
+        whole = it.whole
+        return None if whole is None else (it.began, whole, it.names)
 
     def lacks(self, parent: Node) -> None:
         """What was looked for is not there: who looks for one thing in many places need not have them read."""
@@ -93,48 +138,39 @@ class Ahead:
         if it is not None:
             it.asked -= 1
 
-    def changed(self) -> None:
-        """Something has, or may have: nothing that was read before is good any more."""
-        self.age += 1
+    @property
+    def pending(self) -> bool:
+        return bool(self._directories)
 
     def rest(self) -> None:
         """Give up what nobody asks for any more."""
         for node, it in list(self._directories.items()):
-            if monotonic() - it.last > scan.FRESH and it.lock.acquire(False):
-                self._directories.pop(node, None)
-                self._leave(it)
-                it.lock.release()
+            if monotonic() - it.last > scan.FRESH:
+                self._give_up(node, it)
 
     def lost(self) -> None:
         """The connection, and the FDs with it."""
         for it in self._directories.values():
             it.fdid = 0
         self._directories = {}
-        self.changed()
 
     def _add(self, parent: Node) -> _Directory:
         if len(self._directories) >= _MOST:
-            try:
-                first = next(iter(self._directories))
-                old = self._directories.pop(first)
-            except (KeyError, RuntimeError, StopIteration):  # another thread was quicker
-                pass
-            else:
-                if old.lock.acquire(False):
-                    self._leave(old)
-                    old.lock.release()
-                else:  # it is being read, and stays
-                    self._directories[first] = old
+            for node, it in sorted(self._directories.items(), key=_last)[: _MOST // 4]:
+                self._give_up(node, it)
         return self._directories.setdefault(parent, _Directory())
 
-    def _leave(self, it: _Directory) -> None:
-        """Its FD. it.lock is held."""
-        if it.fdid:
-            self._fs.nodes.close_later(it.fdid)
-            it.fdid = 0
+    def _give_up(self, node: Node, it: _Directory) -> None:
+        """Unless it is being read."""
+        if it.lock.acquire(False):
+            self._directories.pop(node, None)
+            if it.fdid:
+                self._fs.nodes.close_later(it.fdid)
+                it.fdid = 0
+            it.lock.release()
 
     def _read(self, request: Request, parent: Node, it: _Directory) -> bool:
-        """One batch more; False where it cannot be had, or something has changed meanwhile."""
+        """One batch more; False where it cannot be had."""
         until = monotonic() + scan.FRESH
         try:
             if it.fdid:
@@ -142,6 +178,7 @@ class Ahead:
                 it.ended = not told
             else:
                 it.fdid, told, it.ended = scan.begin(self._fs, parent, request.held, _FIRST)
+                it.whole = told if it.ended else None
         except OSError:
             told, it.ended = None, True
         if told is None:
@@ -154,4 +191,8 @@ class Ahead:
         if len(found) > _KEPT:  # who asks in another order than they come in would have all of a directory here
             it.names = dict(list(found.items())[-_KEPT // 2 :])
         it.got += len(told)
-        return it.age == self.age
+        return True
+
+
+def _last(one: tuple[Node, _Directory]) -> float:
+    return one[1].last

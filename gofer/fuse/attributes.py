@@ -27,7 +27,7 @@ def getattr(fs: FileSystem, request: Request) -> Reply:
         fh = 0
     elif fs.keeps_ids and fs.handle(fh).host >= 0:
         return fs.attr_of_host(node, fs.handle(fh).host)
-    return _attr_here(fs, node) or fs.attr(node, look(fs, request, node, fh))
+    return _attr_here(fs, node) or fs.view.attr(node, look(fs, request, node, fh))
 
 
 def _attr_here(fs: FileSystem, node: Node) -> bytes:
@@ -45,7 +45,7 @@ def statx(fs: FileSystem, request: Request) -> Reply:
     flags, fh, _, _ = kernel.StatxIn.read(request.body)
     node = fs.nodes.by_id(request.nodeid)
     raw = bytearray(look(fs, request, node, fh if flags & kernel.GETATTR_FH else 0))
-    fs.view_statx(node, raw)
+    fs.view.statx(node, raw)
     return kernel.StatxOut.bytes(fs.valid, 0, 0, raw)
 
 
@@ -103,9 +103,9 @@ def setattr(fs: FileSystem, request: Request) -> Reply:
     if mask:
         told = wire.SetStatReq.bytes(fd, mask, mode & 0o7777, uid, gid, size, atime, ansec, mtime, mnsec)
         if fs.behind is not None:
-            return fs.attr(node, _set_and_look(fs.behind, fd, told))
+            return fs.view.attr(node, _set_and_look(fs.behind, fd, told))
         _judge(fs.pool.ask(wire.SETSTAT, told))
-    return _attr_here(fs, node) or fs.attr(node, fs.pool.ask(wire.FSTAT, wire.FDID.bytes(fd)))
+    return _attr_here(fs, node) or fs.view.attr(node, fs.pool.ask(wire.FSTAT, wire.FDID.bytes(fd)))
 
 
 def _judge(payload: bytes) -> None:

@@ -3,8 +3,8 @@ the first.
 
 Whoever opens a directory that was just seen in the listing of another is taken for one who walks: that directory is asked for,
 and behind it the next ones of that listing, and what he finds in it. How many are on their way doubles with each that was right,
-and is halved by each that nobody wanted. What was asked so answers for `scan.FRESH` seconds, and not at all once something has
-been done in the mount, as in ahead.py.
+and is halved by each that nobody wanted. What was asked so answers for `scan.FRESH` seconds, and not where that directory was
+changed in the mount meanwhile.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ _SEEN = 4000  # directories in one of them
 
 
 class _Asked:
-    """One that is on its way, or is here. age: as of ahead.py; at: when it was asked for."""
+    """One that is on its way, or is here. at: when it was asked for."""
 
-    __slots__ = ("call", "age", "at")
+    __slots__ = ("call", "at")
 
-    def __init__(self, call: Any, age: int) -> None:
+    def __init__(self, call: Any) -> None:
         self.call = call
-        self.age = age
         self.at = monotonic()
 
     def is_old(self) -> bool:
@@ -95,7 +94,7 @@ class Below:
             raise
         except OSError:  # those who ask in order are told why
             return None
-        if asked.age != self._fs.ahead.age or asked.is_old():
+        if asked.at <= self._fs.changes.last(node.ino) or asked.is_old():
             self._discard(payload)
             return None
         return asked.at, scan.entered(self._fs, node, node.name, payload)
@@ -125,7 +124,6 @@ class Below:
         """Those of them that are not asked for yet. _lock is held."""
         stream = self._fs.behind
         assert stream is not None
-        age = self._fs.ahead.age
         for node in nodes:
             parent, name = node.parent, node.name
             if len(self._asked) > self._window:
@@ -133,7 +131,7 @@ class Below:
             if parent is None or not parent.fd or node in self._asked:
                 continue
             body = wire.DirWalkReq.bytes(parent.fd, _COUNT, 1) + wire.Count.bytes(len(name)) + name
-            self._asked[node] = _Asked(stream.begin(wire.DIRWALK, body, keep=True), age)
+            self._asked[node] = _Asked(stream.begin(wire.DIRWALK, body, keep=True))
         stream.push()
 
     def _discard(self, payload: bytes) -> None:

@@ -46,7 +46,7 @@ def _open(fs: FileSystem, request: Request, node: Node, fd: int, flags: int) -> 
         payload, fds = fs.exchange(wire.OPENAT, wire.OpenAtReq.bytes(fd, access))
     (fdid,) = wire.OpenAtResp.unpack(payload)
     if access:
-        fs.ahead.changed()
+        fs.changes.of(node)
     return opened(fs, request, Handle(node, fdid, _one(fds), access))
 
 
@@ -90,8 +90,9 @@ def create(fs: FileSystem, request: Request) -> Reply:
         return _open_existing(fs, request, parent, fd, name, flags)
     control, raw, fdid = wire.OpenCreateAtResp.unpack(payload)
     node = fs.told(request, parent, name, raw, control)
+    fs.changes.of(node)
     handle = Handle(node, fdid, _one(fds), access)
-    reply = fs.entry(node, raw) + opened(fs, request, handle)
+    reply = fs.view.entry(node, raw) + opened(fs, request, handle)
     if fs.behind is not None and node.use is not None and node.use.opens == 1:
         node.use.made = Made(handle, raw)
     return reply
@@ -106,7 +107,7 @@ def _open_existing(fs: FileSystem, request: Request, parent: Node, fd: int, name
     node = fs.told(request, parent, name, raw, control)
     if not stat.S_ISREG(node.mode):
         raise OSError(EEXIST, os.strerror(EEXIST))
-    return fs.entry(node, raw) + _open(fs, request, node, fs.fd(request, node.id), flags)
+    return fs.view.entry(node, raw) + _open(fs, request, node, fs.fd(request, node.id), flags)
 
 
 def release(fs: FileSystem, request: Request) -> Reply:
@@ -115,9 +116,9 @@ def release(fs: FileSystem, request: Request) -> Reply:
         handle = fs.handle(fh)
         if handle.behind:  # written since, by the kernel: its FD must not be closed before
             _settle(fs, request, handle)
-    fs.released(fh)
-    if flags & os.O_ACCMODE:  # it may have been written by the kernel itself
-        fs.ahead.changed()
+    node = fs.released(fh)
+    if node is not None and flags & os.O_ACCMODE:  # it may have been written by the kernel itself
+        fs.changes.of(node)
     return b""
 
 

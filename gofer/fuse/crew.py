@@ -7,10 +7,8 @@ cost two switches, and the interpreter runs one thread at a time anyway. Where a
 at once where that is known beforehand (`aside`), else as soon as the `sentinel` sees it, which looks every few milliseconds
 while there is something to look at. So a request that hangs holds up others for a moment, once.
 
-A request that was read is answered, whatever happens, or whoever waits for it could not even be killed: with EIO when it has
-taken `timeout` seconds, with EINTR soon after the kernel has told that its process was interrupted. The thread that is at it
-goes on, and what comes of it is taken back (`undo`), as the kernel does not know of it. `_waiting` has all that are
-unanswered: who takes a request from it answers it.
+What takes too long is answered in its thread's place (pending.py). The thread that is at it goes on, and what comes of it is
+taken back (`undo`), as the kernel does not know of it.
 
 What may wait for the server is not the sentinel's business: closing FDs is that of a thread of its own (`tidy`).
 """
@@ -26,15 +24,15 @@ from errno import EAGAIN, EINTR, EIO, ENODEV, ENOENT, ENOMEM, ENOSYS, ENOTCONN, 
 
 from gofer.client.look import HOLE, Look, pays
 from gofer.client.transport import Lost
-from gofer.fuse import kernel
+from gofer.fuse import kernel, notices
+from gofer.fuse.pending import Pending
 from gofer.fuse.state import Request
-from gofer.fuse.table import CHANGES, OPERATIONS
+from gofer.fuse.table import CHANGES, OF_ONE, OPERATIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from gofer.fuse.nodes import Node
     from gofer.fuse.state import FileSystem, Reply
 
 MOST = 32  # threads; what hangs beyond that waits in the kernel, where it can be killed
@@ -44,16 +42,13 @@ _TICK = 0.005  # seconds between two looks of the sentinel
 _SLOW = 0.004  # of a request, from when on another thread leads
 _LOOK = 60e-6  # seconds to look for the next request before sleeping
 _LOOK_AT_ALL = 0.1  # between two looks at all that wait
-_SOON = 1.0  # after an interruption, until it is answered for a request that does not end
 _DROWSY = 20  # looks at nothing, after which the sentinel sleeps until there is something
 _FORGETS = 500  # nodes that the kernel is asked to forget at once
-_PRUNES = 45  # the minor version since which it can be asked for that
 _LAST_ERRNO = 511  # the kernel takes none above
+_OPCODE = 4  # where it is in a request; those of a file system are below 256
 _LSEEK = kernel.OPCODES["LSEEK"]
 _FLUSH = kernel.OPCODES["FLUSH"]
 _WITHOUT_SERVER = (kernel.FORGET, kernel.BATCH_FORGET, kernel.OPCODES["RELEASE"], kernel.OPCODES["RELEASEDIR"], _FLUSH)
-_ID = struct.Struct("<Q").pack
-_Header = kernel.OutHeader.bytes
 
 
 class Worker:
@@ -87,8 +82,7 @@ class Crew:
         self._workers = [Worker()]  # the first is the thread that tidies
         self._paused = False
         self._number = 0
-        self._waiting: dict[int, float] = {}
-        self._interrupted: dict[int, float] = {}
+        self._pending = Pending(fs.device, fs.options.timeout)
         self._asleep = False
         self._alarm = _thread.allocate_lock()
         self._alarm.acquire()
@@ -126,7 +120,7 @@ class Crew:
         request = Request(memoryview(bytearray(WRITE_SIZE)), lambda: self._lead_on(me))
         come = select.poll()
         come.register(self._device, select.POLLIN)
-        while self._leads(me):
+        while self._leader is me or self._leads(me):
             try:
                 size = self._read(buffer, come)
             except OSError as error:
@@ -134,6 +128,8 @@ class Crew:
                     continue
                 self._finish(error)
                 return
+            if buffer[_OPCODE] == kernel.LOOKUP and not self._paused and self._told(buffer[:size]):
+                continue
             me.began = time.monotonic()
             if self._asleep:
                 self._asleep = False
@@ -144,9 +140,13 @@ class Crew:
     def _read(self, buffer: memoryview, come: select.poll) -> int:
         """The next request; its size. Who asks one thing after the other need not wait until we are awake again."""
         look, device, parts = self._look, self._device, [buffer]
+        try:
+            return os.readv(device, parts)
+        except BlockingIOError:
+            pass
         if look.rest:
             look.rest -= 1
-        elif not self._waiting and self._looks:  # else another thread has the interpreter
+        elif self._looks and not self._pending.waiting:  # else another thread has the interpreter
             before = time.monotonic()
             until = before + look.most
             while True:
@@ -214,20 +214,34 @@ class Crew:
 
     # Requests
 
+    def _told(self, message: memoryview) -> bool:
+        """Answer a LOOKUP that takes no message, nor time in which anybody would have to see to it."""
+        try:
+            found = self._fs.ahead.at_once(message)
+        except Exception:  # whoever asks in the usual way is told why
+            return False
+        if found is None:
+            return False
+        try:
+            os.write(self._device, found[1])
+        except OSError:  # the kernel does not want it any more
+            self._fs.nodes.forget(found[0], 1)
+        return True
+
     def _serve(self, me: Worker, request: Request, message: memoryview) -> None:
         _, opcode, unique, request.nodeid, request.uid, request.gid, _, _ = kernel.InHeader.read(message)
         request.opcode, request.unique, request.body = opcode, unique, message[kernel.InHeader.size :]
         if opcode == kernel.INTERRUPT:
-            self._interrupted[kernel.InterruptIn.read(request.body)[0]] = me.began
+            self._pending.interrupt(kernel.InterruptIn.read(request.body)[0], me.began)
             return
         silent = opcode in (kernel.FORGET, kernel.BATCH_FORGET)
         if not silent:
-            self._waiting[unique] = me.began
+            self._pending.begin(unique, me.began)
         code: int = ENOTCONN
         reply: Reply = b""
         if self._paused and self.patient and opcode not in _WITHOUT_SERVER:
             self._lead_on(me)
-            while self._paused and unique in self._waiting:
+            while self._paused and unique in self._pending:
                 time.sleep(_TICK)
         me.inside = True
         if not self._paused or opcode in _WITHOUT_SERVER:
@@ -235,9 +249,13 @@ class Crew:
             if request.held:
                 self._fs.nodes.unpin(request.held)
             if opcode in CHANGES:
-                self._fs.ahead.changed()
+                self._fs.has_changed(request.nodeid if opcode in OF_ONE else 0)
         if not silent:
-            self._answer(unique, code, reply, request)
+            taken = self._pending.answer(unique, code, reply)
+            while request.undo:
+                undo = request.undo.pop()
+                if not taken:
+                    undo()
         if request.lent is not None:
             reply = b""  # nothing refers to that memory any more
             self._fs.pool.give_back(request.lent)
@@ -269,52 +287,27 @@ class Crew:
             self._log(f"fault in {kernel.NAMES.get(opcode, opcode)}: {type(error).__name__}: {error}")
             return EIO, b""
 
-    def _answer(self, unique: int, code: int, reply: Reply, request: Request) -> None:
-        if self._waiting.pop(unique, None) is None:
-            taken = False  # it was answered in our place
-        elif code:
-            self._write([_Header(kernel.OutHeader.size, -code, unique)])
-            taken = False
-        elif isinstance(reply, list):
-            size = kernel.OutHeader.size + sum(map(len, reply))
-            taken = self._write([_Header(size, 0, unique), *reply] if len(reply) < 64 else
-                                [_Header(size, 0, unique), b"".join(reply)])  # fmt: skip
-        else:
-            assert isinstance(reply, bytes)
-            taken = self._write([_Header(kernel.OutHeader.size + len(reply), 0, unique), reply])
-        if request.undo:
-            if not taken:
-                for undo in reversed(request.undo):
-                    undo()
-            request.undo.clear()
-
-    def _write(self, parts: list[bytes]) -> bool:
-        """False where the kernel does not want it any more."""
-        try:
-            os.writev(self._device, parts)
-        except OSError:
-            return False
-        return True
-
     # Watching
 
     def _watch(self) -> None:
-        looked, quiet = 0.0, 0
+        fs, looked, quiet = self._fs, 0.0, 0
         while not self._over:
             time.sleep(_TICK)
             now, leader = time.monotonic(), self._leader
             if leader is not None and leader.began and now - leader.began > _SLOW:
                 self._lead_on(leader)
-            if self._fs.behind is not None:
-                self._fs.behind.push()
+            if fs.behind is not None:
+                fs.behind.push()
             if now - looked > _LOOK_AT_ALL:
                 looked = now
-                self._look_at_all(now)
-            self._fs.kept.rest(now)
-            crowded = len(self._fs.nodes) > self._fs.options.node_budget
-            if (self._fs.nodes.to_close or crowded or self._fs.kept.expired) and self._tidying.locked():
+                self._pending.look(now)
+                fs.ahead.rest()
+                fs.below.rest()
+            fs.kept.rest(now)
+            crowded = len(fs.nodes) > fs.options.node_budget
+            if (fs.nodes.to_close or crowded or fs.kept.expired) and self._tidying.locked():
                 self._tidying.release()
-            busy = self._waiting or self._interrupted or self._fs.kept.pending or (leader is not None and leader.began)
+            busy = self._pending or fs.kept.pending or fs.ahead.pending or (leader is not None and leader.began)
             quiet = 0 if busy else quiet + 1
             if quiet >= _DROWSY:
                 self._sleep()
@@ -323,29 +316,11 @@ class Crew:
     def _sleep(self) -> None:
         self._asleep = True
         leader = self._leader
-        if leader is None or leader.began or self._waiting or self._over:  # it has just read one
+        if leader is None or leader.began or self._pending.waiting or self._over:  # it has just read one
             if self._asleep:
                 self._asleep = False
                 return
         self._alarm.acquire()
-
-    def _look_at_all(self, now: float) -> None:
-        timeout = self._fs.options.timeout
-        self._fs.ahead.rest()
-        self._fs.below.rest()
-        for unique, began in list(self._waiting.items()):
-            told = self._interrupted.get(unique)
-            if told is not None and now - told > _SOON:
-                self._give_up(unique, EINTR)
-            elif timeout and now - began > timeout:
-                self._give_up(unique, EIO)
-        for unique, told in list(self._interrupted.items()):
-            if unique not in self._waiting and now - told > _SOON:  # also one that was told of before it was read
-                self._interrupted.pop(unique, None)
-
-    def _give_up(self, unique: int, code: int) -> None:
-        if self._waiting.pop(unique, None) is not None:
-            self._write([_Header(kernel.OutHeader.size, -code, unique)])
 
     def _tidy(self) -> None:
         nodes, budget, me = self._fs.nodes, self._fs.options.node_budget, self._workers[0]
@@ -356,18 +331,6 @@ class Crew:
             if self._paused:
                 continue
             if len(nodes) > budget:
-                self._have_forgotten(nodes.to_forget(_FORGETS))
+                notices.forget(self._device, self._fs.minor, nodes.to_forget(_FORGETS))
             self._fs.kept.drop()
             nodes.close_now()
-
-    def _have_forgotten(self, nodes: list[Node]) -> None:
-        """Ask the kernel to; it answers by FORGET, for those that nobody uses."""
-        ids = b"".join([_ID(node.id) for node in nodes])
-        body = kernel.NotifyPruneOut.bytes(len(nodes)) + ids
-        size = kernel.OutHeader.size + len(body)
-        if self._fs.minor >= _PRUNES and self._write([_Header(size, kernel.NOTIFY_PRUNE, 0), body]):
-            return
-        for node in nodes:
-            if node.parent is not None and len(node.name) <= 255:
-                body = kernel.NotifyInvalEntryOut.bytes(node.parent.id, len(node.name), 0) + node.name + b"\0"
-                self._write([_Header(kernel.OutHeader.size + len(body), kernel.NOTIFY_INVAL_ENTRY, 0), body])

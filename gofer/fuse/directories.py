@@ -23,11 +23,13 @@ from gofer.fuse.state import NONE, Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from typing import Any
 
+    from gofer.fuse.ahead import Seen
     from gofer.fuse.kept import Reading
     from gofer.fuse.nodes import Held, Node
+    from gofer.fuse.scan import Told
     from gofer.fuse.state import FileSystem, Reply, Request
 
     Entry = tuple[int, int, bytes, bytes]  # inode number, type, name, struct statx: b"" where it is not told
@@ -43,13 +45,13 @@ _NOTHING = bytes(kernel.EntryOut.size)
 
 
 class Batch:
-    """Entries. age: of what is known in the mount (ahead.py), as it was before they were read. asked: when the server was."""
+    """Entries. asked: when the server was asked for them."""
 
-    __slots__ = ("entries", "age", "until")
+    __slots__ = ("entries", "asked", "until")
 
-    def __init__(self, entries: list[Entry], age: int, asked: float) -> None:
+    def __init__(self, entries: list[Entry], asked: float) -> None:
         self.entries = entries
-        self.age = age
+        self.asked = asked
         self.until = asked + scan.FRESH
 
 
@@ -75,7 +77,7 @@ class Listing:
         self.ended = False
         self.asked = monotonic()
         self.left = 0.0
-        self.coming: deque[tuple[int, float, Any]] = deque()
+        self.coming: deque[tuple[float, Any]] = deque()
 
     @property
     def next(self) -> int:
@@ -88,7 +90,7 @@ def opendir(fs: FileSystem, request: Request) -> Reply:
     handle.listing = Listing()
     kept = fs.kept.has(node)
     if kept is None:
-        _begin(fs, request.held, handle)
+        _begin(fs, request.held, handle, fs.ahead.listing(node))
         handle.listing.soon = monotonic() + _SOON
     fs.pass_through(handle)
     fh = fs.opened(request, handle)
@@ -146,7 +148,7 @@ def readdirplus(fs: FileSystem, request: Request) -> Reply:
             entry, at = _NOTHING, index + len(dirents)
             if raw and at < MOST:  # who lists a million may want no more than the names
                 node = fs.told(request, handle.node, name, raw)
-                ino, entry = node.ino, fs.entry(node, raw, handle.listing.left)
+                ino, entry = node.ino, fs.view.entry(node, raw, handle.listing.left)
                 if kind == _DIRECTORY:
                     below.append(node)
             dirents.append(_dirent(by, at, ino, kind, name))
@@ -175,7 +177,7 @@ def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tupl
     assert use is not None
     number, index = offset >> 32, offset & 0xFFFFFFFF
     if not offset:
-        if listing.reading is not None or listing.soon < monotonic() or _is_old(fs, listing.batches):
+        if listing.reading is not None or listing.soon < monotonic() or _is_old(fs, handle):
             _begin(fs, request.held, handle)  # rewinddir(3) shows what is new
         listing.reading = fs.kept.begins(use, listing.asked)
     elif listing.reading is None or listing.reading.number != number or max(index, 2) < listing.first:
@@ -192,8 +194,9 @@ def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tupl
     return listing.reading, index, _entries(fs, handle, index, fresh)
 
 
-def _is_old(fs: FileSystem, batches: list[Batch]) -> bool:
-    return any(batch.age != fs.ahead.age for batch in batches)
+def _is_old(fs: FileSystem, handle: Handle) -> bool:
+    changed = fs.changes.last(handle.node.ino)
+    return any(batch.asked <= changed for batch in handle.listing.batches)
 
 
 def _entries(fs: FileSystem, handle: Handle, index: int, fresh: Batch | None) -> Iterator[Entry]:
@@ -212,21 +215,30 @@ def _entries(fs: FileSystem, handle: Handle, index: int, fresh: Batch | None) ->
             if batch is fresh:
                 yield from rest
             else:
-                known = batch.age == fs.ahead.age and left > 0
                 for entry in rest:
-                    yield entry if known and entry[3] and not fs.nodes.in_use(entry[3]) else (*entry[:3], b"")
+                    raw = entry[3]
+                    known = not raw or (left > 0 and fs.is_so(fs.nodes.identity(raw)[0], batch.asked))
+                    yield entry if known else (*entry[:3], b"")
             return
         at += len(batch.entries)
 
 
-def _begin(fs: FileSystem, held: Held, handle: Handle) -> None:
-    """From the beginning. One that is open goes on being read, whatever became of the right to open it."""
+def _begin(fs: FileSystem, held: Held, handle: Handle, seen: Seen | None = None) -> None:
+    """From the beginning. One that is open goes on being read, whatever became of the right to open it.
+
+    seen: what was read of it a moment ago, for who opens it.
+    """
     listing = handle.listing
     listing.restart()
+    if seen is not None:
+        listing.asked, told, untold = seen
+        listing.ended = True
+        listing.batches.append(Batch(_good(told, untold), listing.asked))
+        return
     if handle.fdid != NONE:
         _take(fs, handle, _batch(fs, handle, -1))
         return
-    age, ahead = fs.ahead.age, fs.below.enter(handle.node)
+    ahead = fs.below.enter(handle.node)
     if ahead is not None:
         listing.asked, came = ahead
     else:
@@ -234,9 +246,9 @@ def _begin(fs: FileSystem, held: Held, handle: Handle) -> None:
     fdid, told, listing.ended = came
     handle.fdid = fdid or NONE
     if told and fdid and fs.behind is not None:
-        scan.ask_ahead(fs.behind, fdid, _MOST, listing.coming, age)
+        scan.ask_ahead(fs.behind, fdid, _MOST, listing.coming)
     if told:
-        listing.batches.append(Batch(_good(told), age, listing.asked))
+        listing.batches.append(Batch(_good(told), listing.asked))
 
 
 def _more(fs: FileSystem, handle: Handle) -> Batch:
@@ -256,22 +268,28 @@ def _take(fs: FileSystem, handle: Handle, batch: Batch) -> None:
 def _batch(fs: FileSystem, handle: Handle, sign: int) -> Batch:
     """sign -1: from the beginning. No more than the kernel takes at once, so that all of it is new; more of a far server."""
     count = sign * (_MOST if fs.behind is not None else min(max(handle.listing.batch, _LEAST), _MOST))
-    age, asked = fs.ahead.age, monotonic()
+    asked = monotonic()
     if fs.behind is not None and fs.lists_stats and fs.walks_in:
-        scan.ask_ahead(fs.behind, handle.fdid, count, handle.listing.coming, age)
-        age, asked, came = scan.take(fs.behind, handle.listing.coming)
-        return Batch(_good(came), age, asked)
+        scan.ask_ahead(fs.behind, handle.fdid, count, handle.listing.coming)
+        asked, came = scan.take(fs.behind, handle.listing.coming)
+        return Batch(_good(came), asked)
     told = scan.go_on(fs, handle.fdid, count) if fs.lists_stats else None
     if told is not None:
-        return Batch(_good(told), age, asked)
+        return Batch(_good(told), asked)
     entries = fs.pool.getdents64(handle.fdid, count)
-    return Batch([(entry.ino, entry.type, entry.name, b"") for entry in entries if _is_name(entry.name)], age, asked)
+    return Batch([(entry.ino, entry.type, entry.name, b"") for entry in entries if _is_name(entry.name)], asked)
 
 
-def _good(told: list[tuple[bytes, bytes]]) -> list[Entry]:
+def _good(told: list[Told], untold: Container[bytes] | None = None) -> list[Entry]:
+    """untold: the names whose attributes the kernel does not know; None: of all."""
     read = int.from_bytes
     return [
-        (read(raw[32:40], "little"), stat.S_IFMT(read(raw[28:30], "little")) >> 12, name, raw if raw[0] else b"")
+        (
+            read(raw[32:40], "little"),
+            stat.S_IFMT(read(raw[28:30], "little")) >> 12,
+            name,
+            raw if raw[0] and (untold is None or name in untold) else b"",
+        )
         for name, raw in told
         if _is_name(name)
     ]

@@ -95,4 +95,4 @@ class Made:
         for bit, at, value in ((sys.STATX_ATIME, _AT_ATIME, atime), (sys.STATX_MTIME, _AT_MTIME, mtime)):
             if mask & bit:
                 _TIME.pack_into(self.raw, at, *((int(time()), 0) if value[1] == UTIME_NOW else value))
-        return fs.attr(handle.node, self.raw, 0)
+        return fs.view.attr(handle.node, self.raw, 0)

@@ -16,12 +16,10 @@ reading has brought. And what a reading has told is kept here, too, for who was 
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import deque
 from time import monotonic
 
-from gofer.fuse import kernel
+from gofer.fuse import kernel, notices
 from gofer.fuse.kernel import padded
 
 TYPE_CHECKING = False
@@ -124,7 +122,4 @@ class Kept:
     def drop(self) -> None:
         """What is expired. It may have to wait for who reads that record at this moment."""
         while self.expired:
-            body = kernel.NotifyInvalInodeOut.bytes(self.expired.pop().id, 0, 0)
-            size = kernel.OutHeader.size + len(body)
-            with contextlib.suppress(OSError):  # the kernel does not know of it any more
-                os.writev(self._fs.device, [kernel.OutHeader.bytes(size, kernel.NOTIFY_INVAL_INODE, 0), body])
+            notices.drop_listing(self._fs.device, self.expired.pop())

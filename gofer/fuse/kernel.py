@@ -136,7 +136,7 @@ OPCODES = {
     "SYNCFS": 50, "TMPFILE": 51, "STATX": 52,
 }  # fmt: skip
 NAMES = {number: name for name, number in OPCODES.items()}
-FORGET, INIT, DESTROY, INTERRUPT, BATCH_FORGET = 2, 26, 38, 36, 42
+LOOKUP, FORGET, INIT, DESTROY, INTERRUPT, BATCH_FORGET = 1, 2, 26, 38, 36, 42
 
 # INIT: what either side can do
 ASYNC_READ = 1 << 0

@@ -30,7 +30,7 @@ def lookup(fs: FileSystem, request: Request) -> Reply:
         ahead = fs.ahead.find(request, parent, name)
         if ahead:
             left, raw = ahead
-            return fs.entry(fs.told(request, parent, name, raw), raw, left)
+            return fs.view.entry(fs.told(request, parent, name, raw), raw, left)
     body = wire.FDID.bytes(fs.fd(request)) + b"\1\0" + string(name)
     payload = fs.exchange(wire.WALK, body)[0]
     status, count = wire.WalkResp.read(payload)
@@ -43,7 +43,7 @@ def lookup(fs: FileSystem, request: Request) -> Reply:
     node = fs.told(request, parent, name, raw, fd)
     if fs.posting and node.use is not None:  # what was written behind may have been overtaken
         raw = fs.pool.ask(wire.FSTAT, wire.FDID.bytes(fs.fd(request, node.id)))
-    return fs.entry(node, raw)
+    return fs.view.entry(node, raw)
 
 
 def forget(fs: FileSystem, request: Request) -> Reply:
@@ -79,9 +79,10 @@ def _made(fs: FileSystem, request: Request, parent: Node, name: bytes, mid: int,
     fs.fresh.gets(parent, name)
     fd, raw = wire.Inode.unpack(fs.exchange(mid, body)[0])
     node = fs.told(request, parent, name, raw, fd)
+    fs.changes.of(node)  # of a new one, too: what had its number before is not told of any more
     if mid == wire.MKDIRAT:
         fs.fresh.made(node)
-    return fs.entry(node, raw)
+    return fs.view.entry(node, raw)
 
 
 def symlink(fs: FileSystem, request: Request) -> Reply:

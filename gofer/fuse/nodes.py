@@ -116,7 +116,7 @@ class Nodes:
             node = self._by_id[number]
         except IndexError:
             node = None
-        if node is None:
+        if node is None:  # 0 is none, either
             raise OSError(ESTALE, "no such node")
         return node
 
@@ -133,7 +133,16 @@ class Nodes:
 
     def seen(self, parent: Node | None, name: bytes, raw: bytes | memoryview, fd: int = 0) -> Node:
         """The node of what was found there; the kernel will know of it once more. fd: a control FD on it, ours from now on."""
-        ino, born, mode = self.identity(raw)
+        node = self.seen_as(parent, name, self.identity(raw))
+        if fd:
+            with self.lock:
+                self._give(node, fd)
+            self._settle()
+        return node
+
+    def seen_as(self, parent: Node | None, name: bytes, identity: tuple[int, int, int]) -> Node:
+        """As `seen`, of what has been read already."""
+        ino, born, mode = identity
         with self.lock:
             node = self._by_ino.get(ino)
             if node is None or node.born != born or (node.mode ^ mode) & 0o170000:
@@ -142,14 +151,10 @@ class Nodes:
             elif node.parent is not None:
                 node.parent, node.name, node.mode = parent, name, mode
             node.known += 1
-            if fd:
-                self._give(node, fd)
-        self._settle()
         return node
 
-    def in_use(self, raw: bytes) -> bool:
-        """Whether what has these attributes is open."""
-        node = self._by_ino.get(self.identity(raw)[0])
+    def is_open(self, ino: int) -> bool:
+        node = self._by_ino.get(ino)
         return node is not None and node.use is not None
 
     def moved(self, parent: Node, name: bytes, raw: bytes) -> None:
@@ -357,10 +362,9 @@ class Nodes:
             return bool(gave or waiting)
 
     def close_later(self, fdid: int) -> None:
+        """By the thread that tidies: whoever calls this may not wait for the server."""
         with self.lock:
             self._closing.append(fdid)
-        if len(self._closing) >= _CLOSES:
-            self.close_now()
 
     def close_now(self) -> None:
         """Whatever is to be closed. Errors are of no use to anybody."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gofer.fuse.nodes import Held, Node
     from gofer.fuse.state import FileSystem
 
-    Coming = deque[tuple[int, float, Any]]
+    Coming = deque[tuple[float, Any]]
     Told = tuple[bytes, bytes]  # name, struct statx: one that has no mask tells nothing but type and inode number
 
 FRESH = 1.0  # seconds in which what was read is good, from when it was asked for
@@ -89,22 +89,22 @@ def go_on(fs: FileSystem, fdid: int, count: int) -> list[Told] | None:
     return raw_dirstats_of(payload)
 
 
-def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming, age: int) -> None:
+def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming) -> None:
     """Have the next parts of a far directory sent; count < 0: from its beginning.
 
-    coming: those that are on their way, each with its age, and when it was asked for.
+    coming: those that are on their way, and when each was asked for.
     """
     now = monotonic()
     if count < 0:
         coming.clear()
-        coming.append((age, now, stream.begin(wire.DIRSTAT, wire.DirStatReq.bytes(fdid, count), keep=True)))
+        coming.append((now, stream.begin(wire.DIRSTAT, wire.DirStatReq.bytes(fdid, count), keep=True)))
     more = wire.DirStatReq.bytes(fdid, abs(count))
     while len(coming) < _COMING:
-        coming.append((age, now, stream.begin(wire.DIRSTAT, more, keep=True)))
+        coming.append((now, stream.begin(wire.DIRSTAT, more, keep=True)))
     stream.push()
 
 
-def take(stream: Stream, coming: Coming) -> tuple[int, float, list[Told]]:
-    """The next of them: (age, when it was asked for, as `go_on`)."""
-    age, asked, call = coming.popleft()
-    return age, asked, raw_dirstats_of(bytes(stream.end(wire.DIRSTAT, call)))
+def take(stream: Stream, coming: Coming) -> tuple[float, list[Told]]:
+    """The next of them: (when it was asked for, as `go_on`)."""
+    asked, call = coming.popleft()
+    return asked, raw_dirstats_of(bytes(stream.end(wire.DIRSTAT, call)))

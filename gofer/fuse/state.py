@@ -1,4 +1,4 @@
-"""What all operations share: the file system, a request, a file that is open; and attributes as the kernel wants them."""
+"""What all operations share: the file system, a request, a file that is open."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from gofer.client.transport import close_all
 from gofer.fuse import kernel
 from gofer.fuse.ahead import Ahead
 from gofer.fuse.below import Below
+from gofer.fuse.changes import Changes
 from gofer.fuse.fresh import Fresh
 from gofer.fuse.kept import Kept
 from gofer.fuse.nodes import Nodes, Use
+from gofer.fuse.view import View
 from gofer.sys import O_PATH
 from gofer.wire import NO_ID
 
@@ -30,13 +32,6 @@ if TYPE_CHECKING:
 
     Reply = Union[bytes, list[Any], None]  # None: there is none
 
-_STATX = struct.Struct("<II8xIIIH2x8xQQ8x" + "qI4x" * 4 + "IIII")
-_ATTR = "".join(kernel.Attr.codes.values())
-_Entry = struct.Struct("<" + "".join(code for code in kernel.EntryOut.codes.values() if code != kernel.ATTR) + _ATTR)
-_Attr = struct.Struct("<QI4x" + _ATTR)
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-_BLOCKS = frozenset(1 << bits for bits in range(9, 21))  # sizes that the kernel takes
-YEAR = 365 * 86400
 FD_BUDGET = 10_000  # what is held costs the host some 2 KiB each; a server that has not so many says so
 GONE = 0  # in place of an open FD: the file it was is not there any more
 NONE = -1  # the same of a directory: there is none, it is read without
@@ -76,7 +71,7 @@ class Request:
         self.out = out
         self.lent: Any = None
         self.held: list[Node] = []
-        self.undo: list[Callable[[], None]] = []
+        self.undo: list[Callable[[], object]] = []
         self.aside = aside
 
 
@@ -129,7 +124,9 @@ class FileSystem:
         self.behind = pool if isinstance(pool, Stream) else None
         self.posting: set[Handle] = set()  # with something behind
         self.hides_security: bool | None = None  # see attributes.py
-        self.valid = {"none": 0, "auto": 1, "always": YEAR}[options.cache]
+        self.view = View(options)
+        self.valid = self.view.valid
+        self.changes = Changes()
         self.negative = self.valid if options.cache == "always" else 0
         self.ahead = Ahead(self)
         self.below = Below(self)
@@ -141,50 +138,11 @@ class FileSystem:
 
     # Attributes
 
-    def _view(self, node: Node, raw: Any) -> tuple[Any, ...]:
-        (
-            _, blksize, nlink, uid, gid, mode, size, blocks,
-            asec, ansec, _, _, csec, cnsec, msec, mnsec, major, minor, _, _,
-        ) = _STATX.unpack(raw)  # fmt: skip
-        options = self.options
-        if options.uid != NO_ID:
-            uid = options.uid
-        if options.gid != NO_ID:
-            gid = options.gid
-        if blksize not in _BLOCKS:
-            blksize = 4096
-        device = kernel.device_number(major, minor) if major or minor else 0
-        return (
-            node.ino, size, blocks, asec, msec, csec, ansec, mnsec, cnsec, mode & ~options.umask, nlink, uid, gid, device,
-            blksize, 0,
-        )  # fmt: skip
-
-    def entry(self, node: Node, raw: Any, left: float = 0) -> bytes:
-        """struct fuse_entry_out. left: seconds below 1 that it is good for; 0: as long as others."""
-        if left:
-            nanoseconds = min(int(left * 1e9), 999_999_999)
-            return _Entry.pack(node.id, 0, 0, 0, nanoseconds, nanoseconds, *self._view(node, raw))
-        valid = self.valid
-        return _Entry.pack(node.id, 0, valid, valid, 0, 0, *self._view(node, raw))
-
-    def attr(self, node: Node, raw: Any, valid: int = YEAR) -> bytes:
-        """struct fuse_attr_out. valid: seconds at most."""
-        return _Attr.pack(min(self.valid, valid), 0, *self._view(node, raw))
-
     def attr_of_host(self, node: Node, host: int) -> bytes:
-        """As `attr`, of a donated fd: without the server."""
+        """struct fuse_attr_out of a donated fd: without the server."""
         if self.pool.lost:
             raise self.pool.lost
-        found = os.fstat(host)
-        (asec, ansec), (msec, mnsec), (csec, cnsec) = (
-            divmod(each, 10**9) for each in (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)
-        )
-        options, uid, gid, blksize = self.options, found.st_uid, found.st_gid, found.st_blksize
-        return _Attr.pack(
-            self.valid, 0, node.ino, found.st_size, found.st_blocks, asec, msec, csec, ansec, mnsec, cnsec,
-            found.st_mode & ~options.umask, found.st_nlink, uid if options.uid == NO_ID else options.uid,
-            gid if options.gid == NO_ID else options.gid, 0, blksize if blksize in _BLOCKS else 4096, 0,
-        )  # fmt: skip
+        return self.view.attr_of_host(node, host)
 
     def host_of(self, node: Node) -> int:
         """An fd, the caller's, of an open file that the server donated; -1: there is none.
@@ -200,21 +158,21 @@ class FileSystem:
             except OSError:  # none left
                 return -1
 
-    def view_statx(self, node: Node, raw: bytearray) -> None:
-        """As `attr`, in a struct statx: what the options change."""
-        options = self.options
-        if options.uid != NO_ID:
-            _U32.pack_into(raw, 20, options.uid)
-        if options.gid != NO_ID:
-            _U32.pack_into(raw, 24, options.gid)
-        raw[28] &= ~options.umask & 0xFF
-        raw[29] &= ~options.umask >> 8 & 0xFF
-        _U64.pack_into(raw, 32, node.ino)
-
     def keep_cache(self, node: Node) -> int:
         """Whether what the kernel has of a file's data is to be kept at an open: it looks at time and size itself."""
         passed, node.passed = node.passed, False
         return 0 if passed or not self.valid else kernel.FOPEN_KEEP_CACHE
+
+    def has_changed(self, nodeid: int) -> None:
+        """0: it is not known what."""
+        try:
+            self.changes.of(self.nodes.by_id(nodeid))
+        except OSError:
+            self.changes.anything()
+
+    def is_so(self, ino: int, asked: float) -> bool:
+        """Whether what the server told of an inode, asked then, may be told: what is open the kernel may change by itself."""
+        return asked > self.changes.last(ino) and not self.nodes.is_open(ino)
 
     # Nodes and FDs
 
@@ -284,11 +242,12 @@ class FileSystem:
         request.undo.append(lambda: self.released(fh))
         return fh
 
-    def released(self, fh: int) -> None:
+    def released(self, fh: int) -> Node | None:
+        """What it was of."""
         with self._lock:
             handle = self._handles.pop(fh, None)
             if handle is None:
-                return
+                return None
             self.posting.discard(handle)
             node, backing = handle.node, 0
             use = node.use
@@ -314,6 +273,7 @@ class FileSystem:
             self.nodes.close_later(handle.fdid)
         if node.known <= 0:
             self.nodes.forget(node, 0)
+        return node
 
     def discard(self, handle: Handle) -> None:
         """One that was not `opened`."""

@@ -25,10 +25,9 @@ OPERATIONS: dict[int, Operation] = {
         directories.opendir, directories.readdir, directories.readdirplus, directories.releasedir, directories.fsyncdir,
     )
 }  # fmt: skip
-CHANGES = frozenset(
+# What changes something: what it is asked of; or what that is cannot be told.
+OF_ONE = frozenset(
     OPCODES[name]
-    for name in (
-        "SETATTR", "SYMLINK", "MKNOD", "MKDIR", "UNLINK", "RMDIR", "RENAME", "RENAME2", "LINK", "WRITE", "CREATE", "SETXATTR",
-        "REMOVEXATTR", "FALLOCATE", "COPY_FILE_RANGE", "TMPFILE",
-    )
-)  # fmt: skip
+    for name in ("SETATTR", "SYMLINK", "MKNOD", "MKDIR", "WRITE", "CREATE", "SETXATTR", "REMOVEXATTR", "FALLOCATE", "TMPFILE")
+)
+CHANGES = OF_ONE | {OPCODES[name] for name in ("UNLINK", "RMDIR", "RENAME", "RENAME2", "LINK", "COPY_FILE_RANGE")}
