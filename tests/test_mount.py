@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import os
+import resource
 import signal
 import stat as modes
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -249,6 +251,23 @@ def test_what_cannot_be_mounted_is_one_line_and_leaves_nothing(server: Server, s
         fails_in_one_line(run("mount", socket, str(there.path)), "mounted there already")
     fails_in_one_line(run("umount", str(spot / "empty")), "nothing that gofer has mounted")
     fails_in_one_line(run("mount", "-o", "nonsense", socket, str(spot / "empty")), "nonsense")
+
+
+@pytest.mark.parametrize("limit", range(6, 12))
+def test_too_few_fds_for_what_is_asked_are_named_and_nothing_else_is(server: Server, spot: Path, limit: int) -> None:
+    """A channel is two fds from the server: those that have no place here do not come."""
+    (server.tree / "file").touch()
+    (spot / "m").mkdir()
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (limit, limit))
+    mounts = run("mount", str(server.path), str(spot / "m"), preexec_fn=few)
+    if mounts.returncode:
+        fails_in_one_line(mounts, "Too many open files; raise the limit of open files")
+    else:
+        assert os.listdir(spot / "m") == ["file"]
+        assert run("umount", str(spot / "m")).returncode == 0
+    lists = run("ls", f"{server.path}:", preexec_fn=few)
+    assert (lists.returncode, lists.stdout, lists.stderr) == (0, "file\n", ""), lists
+    assert limit > 6 or mounts.returncode == 1
 
 
 NOBODY = 65534  # fusermount3 asks for the user's name

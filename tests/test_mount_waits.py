@@ -87,6 +87,30 @@ def test_whatever_hangs_below_holds_up_nobody_else_and_it_ends_while_it_hangs(
             wait_until(lambda: ended(there.pid), "the mount process ends")
 
 
+@pytest.mark.parametrize("operation", ["READ", "OPEN"])
+def test_a_mount_process_that_is_killed_while_it_hangs_is_unmounted_at_once(
+    start: "object", spot: Path, operation: str
+) -> None:
+    """In a read of what was donated, a thread of it cannot end before the disk below answers, and nor can it."""
+    (spot / "tree").mkdir()
+    code = "import os, sys; os.chdir(sys.argv[1])\nwith open('file', 'rb', buffering=0) as f: f.read(1)"
+    with faulty.faulty(spot / "tree") as slow:
+        server = start(tree=spot / "tree")  # type: ignore[operator]
+        with mount(server, "--timeout=0", "--cache=none", "--no-passthrough") as there:
+            os.stat(there.path / slow.path.name)
+            number = getattr(faulty, operation)
+            slow.hang(number)
+            argv = [sys.executable, "-c", code, str(there.path / slow.path.name)]
+            waiting = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wait_until(lambda: slow.hangs(number), "it waits for the hung file system")
+            os.kill(there.pid, signal.SIGKILL)
+            assert there.process.wait(CALM) == 1
+            assert waiting.wait(CALM) == 1
+            assert not mounted(there.path) and there.said() == "gofer: the mount process was killed: unmounted\n"
+            slow.vanish()  # nothing else ends what hangs in such a call
+            wait_until(lambda: ended(there.pid), "the mount process ends")
+
+
 def test_who_waits_for_what_hangs_can_be_killed(start: "object", spot: Path) -> None:
     with faulty.faulty(spot) as slow:
         server = start(tree=spot)  # type: ignore[operator]

@@ -18,7 +18,7 @@ import contextlib
 import os
 import socket
 import struct
-from errno import EIO, ELOOP, ENAMETOOLONG, ENOENT
+from errno import EIO, ELOOP, EMFILE, ENAMETOOLONG, ENOENT
 
 from gofer import wire
 from gofer.client.replies import Dirent, DirWalk, Inode, Stat, StatFS, dirents_of, dirstats_of, stat_of, stats_of
@@ -103,10 +103,12 @@ class Client:
     # Session
 
     def channel(self) -> ChannelTransport:
-        """One more channel. ENOMEM where the server gives no more."""
+        """One more channel. ENOMEM where the server gives no more, EMFILE where this process may have no more fds."""
         payload, fds = self.exchange(wire.CHANNEL)
         if len(fds) != 2:
             close_all(fds)
+            if len(fds) < 2 and self.base.dropped:
+                raise OSError(EMFILE, os.strerror(EMFILE))
             raise Garbled("a channel without its two fds")
         offset, length = wire.ChannelResp.unpack(payload)
         return ChannelTransport(fds[0], offset, length, fds[1], self._timeout)
@@ -117,7 +119,7 @@ class Client:
             self.transport = self.channel()
         except Lost:
             raise
-        except OSError:  # --channels=0, one that is as old as 2021, or all are taken
+        except OSError:  # --channels=0, one that is as old as 2021, all are taken, or we may have no more fds
             return False
         return True
 

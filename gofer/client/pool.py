@@ -44,7 +44,7 @@ class Pool(Client):
                 self._channels.append(self.channel())
         except Lost:
             raise
-        except OSError:  # the server gives no more
+        except OSError:  # the server gives no more, or we may have no more fds
             pass
         self.fileno = sock.fileno()
         _, self.peer_uid, _ = struct.unpack("=iII", sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))

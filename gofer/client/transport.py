@@ -14,6 +14,7 @@ import select
 import socket
 import struct
 import time
+from errno import EMFILE
 
 from gofer import sys, wire
 from gofer.cdata import addressof, byref, c_char, c_int, c_long, c_ulong, c_void_p
@@ -74,6 +75,7 @@ class SocketTransport:
         self._came = b""  # and was not asked for yet
         self._at = 0  # where the next reply begins in it
         self._fds: list[int] = []  # those of the reply that the last byte of it belongs to
+        self.dropped = False  # whether fds came for which this process had no place
         set_timeout(sock, timeout)
 
     def set_timeout(self, timeout: float) -> None:
@@ -142,11 +144,13 @@ class SocketTransport:
         fds = self._last_fds()
         space, cloexec = socket.CMSG_SPACE(4 * _MOST_FDS), socket.MSG_CMSG_CLOEXEC
         try:
-            part, ancillary, _, _ = self._socket.recvmsg(_AT_ONCE, space, cloexec)
+            part, ancillary, flags, _ = self._socket.recvmsg(_AT_ONCE, space, cloexec)
         except BaseException:
             close_all(fds)
             raise
         self._fds = _rights(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            self.dropped = True
         if not part:
             close_all(fds)
             raise HungUp("the server closed the connection")
@@ -288,7 +292,9 @@ def _window(memfd: int, offset: int, length: int) -> mmap.mmap:
         if length < _PAYLOAD + 4 or not fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
             raise ValueError
         return mmap.mmap(memfd, length, offset=offset)
-    except (OSError, OverflowError, ValueError):
+    except (OSError, OverflowError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == EMFILE:  # it has an fd of its own on the memory
+            raise
         raise Garbled("a channel that cannot be mapped") from None
 
 

@@ -210,6 +210,8 @@ def _in_background(plan: Any) -> int:
             status = guard.run(plan, lambda: _ready(writer), lambda line: None)
         except Failure as why:
             os.write(writer, str(why).encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            os.write(writer, str(failure("cannot mount", error)).encode())
         except BaseException as error:
             os.write(writer, f"cannot mount: {type(error).__name__}".encode())
         finally:

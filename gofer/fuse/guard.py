@@ -15,7 +15,7 @@ import socket
 from errno import EBUSY, EINVAL, ENOENT
 from time import monotonic, sleep
 
-from gofer import Failure, signals
+from gofer import Failure, failure, signals
 from gofer.client.transport import connected
 from gofer.fuse import device, process
 from gofer.output import tell
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 5.0  # for a server to take a connection, when it is to be taken up again
 _GRACE = 2.0  # seconds for those who use it to leave it, then for the mount process to end
+_LOOK_AFTER = 0.5  # seconds between two looks whether the mount process was killed and cannot end
 _LOOK = 0.1  # seconds between two looks whether they have
 _SYNC = 5.0  # to write what programs have changed by mmap(2), before the file system is taken from under them
 
@@ -119,7 +120,7 @@ def _mount_process(plan: Plan, writer: int, log: Callable[[str], None], dial: so
     except Failure as why:
         _last_words(writer, str(why))
     except OSError as error:
-        _last_words(writer, f"cannot mount: {error.strerror or error}; `gofer doctor` says what this host lacks")
+        _last_words(writer, str(failure("cannot mount", error)))
     finally:
         os._exit(1)
 
@@ -156,16 +157,31 @@ class _Charge:
         self.status: int | None = None
 
     def watch(self, stopping: set[int], log: Callable[[str], None]) -> int:
-        while not self.ended():
-            number = signal.sigwait({*stopping, signal.SIGCHLD})
-            if number in stopping:
+        doomed = 0
+        while not self.ended() and doomed < 2:  # at the first look it may just be ending in order
+            told = signal.sigtimedwait({*stopping, signal.SIGCHLD}, _LOOK_AFTER)
+            if told is not None and told.si_signo in stopping:
                 self.stop(stopping)
                 return 0
-        assert self.status is not None
-        if self.status:
-            log("the mount process was killed: unmounted" if self.status < 0 else "the mount process failed: unmounted")
+            doomed = doomed + 1 if told is None and self._is_doomed() else 0
+        if self.status is None:
+            status = -signal.SIGKILL if device.number_at(self.place) == self.number else 0
+        else:
+            status = self.status
+        if status:
+            log("the mount process was killed: unmounted" if status < 0 else "the mount process failed: unmounted")
         self.take_away()
-        return 1 if self.status else 0
+        return 1 if status else 0
+
+    def _is_doomed(self) -> bool:
+        """Whether it was killed, and one of its threads hangs in a system call: that it has ended is told when that ends."""
+        try:
+            with open(f"/proc/{self.pid}/status", "rb") as file:
+                lines = dict(line.split(b":", 1) for line in file)
+            pending = int(lines[b"SigPnd"], 16) | int(lines[b"ShdPnd"], 16)
+        except (OSError, KeyError):  # no /proc here
+            return False
+        return lines[b"State"].split()[0] in (b"Z", b"X") or bool(pending >> signal.SIGKILL - 1 & 1)
 
     def ended(self) -> bool:
         if self.status is None:
