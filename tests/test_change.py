@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Union
 
 import pytest
+from asks import ask
 from hosts import CALM, GOFER, Server, fails_in_one_line, run
+from terminal import Terminal
 
 Word = Union[str, bytes]
 ODD = [b"plain", b"-dash", b"two words", b"quote'\"", b"new\nline", b"\xff\xfe", b"*?[", b"n" * 255]
@@ -23,27 +25,32 @@ class Twins:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.ours, self.theirs = server.tree / "ours", server.tree / "theirs"
+        self.plant()
+
+    def plant(self) -> None:
         for place in (self.ours, self.theirs):
+            shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             with inside(place):
                 _plant()
 
     def gofer(self, command: str, *words: Word, **how: Any) -> "subprocess.CompletedProcess[bytes]":
         """`@` at the front of bytes stands for the served directory."""
+        return subprocess.run([*GOFER, command, *self.named(words)], capture_output=True, timeout=CALM, **how)
+
+    def named(self, words: "tuple[Word, ...]") -> "list[bytes]":
         root = os.fsencode(self.server.path) + b":/ours/"
-        argv = [root + word[1:] if isinstance(word, bytes) else os.fsencode(word) for word in words]
-        return subprocess.run([*GOFER, command, *argv], capture_output=True, timeout=CALM, **how)
+        return [root + word[1:] if isinstance(word, bytes) else os.fsencode(word) for word in words]
 
     def coreutils(self, command: str, *words: Word, **how: Any) -> "subprocess.CompletedProcess[bytes]":
         argv = [b"./" + word[1:] if isinstance(word, bytes) else os.fsencode(word) for word in words]
         return subprocess.run([command, *argv], capture_output=True, timeout=CALM, cwd=self.theirs, **how)
 
-    def both(self, command: str, *words: Word, **how: Any) -> None:
+    def both(self, command: str, *words: Word) -> None:
         """The same exit status, and afterwards the same tree."""
-        ours, theirs = self.gofer(command, *words, **how), self.coreutils(command, *words, **how)
-        assert (ours.returncode, bool(ours.stderr)) == (theirs.returncode, bool(theirs.stderr)), (ours, theirs)
-        assert b"Traceback" not in ours.stderr
-        assert looks(self.ours) == looks(self.theirs)
+        ours, theirs = ask(command, *self.named(words)), self.coreutils(command, *words, stdin=subprocess.DEVNULL)
+        assert (ours.status, bool(ours.err)) == (theirs.returncode, bool(theirs.stderr)), (command, words, ours, theirs)
+        assert looks(self.ours) == looks(self.theirs), (command, words)
 
 
 @contextlib.contextmanager
@@ -143,6 +150,70 @@ def test_a_tree_is_changed_as_the_coreutils_change_it(twins: Twins, case: "tuple
     twins.both(str(command), *words)
 
 
+ENDS: "dict[str, list[tuple[Word, ...]]]" = {  # `/`, `.`, `..` at the end; a file under two names
+    "touch": [
+        (b"@missing/",), (b"@plain/",), (b"@dir/",), (b"@dangling/",), ("-c", b"@missing/"), ("-h", b"@missing"),
+        ("-ch", b"@missing"), ("-h", b"@dangling"), (b"@.",), (b"@dir/..",),
+    ],
+    "truncate": [
+        ("-s3", b"@missing/"), ("-s3", b"@plain/"), ("-cs3", b"@missing/"), ("-s1k", b"@plain"), ("-s1m", b"@new"),
+        ("-s1KiB", b"@new"), ("-s1B", b"@new"), ("-s9E", b"@plain"), ("-s5", b"@plain", b"@dir", b"@fifo"), ("-s-9", b"@plain"),
+    ],
+    "mv": [
+        (b"@plain", b"@missing/"), (b"@dir", b"@missing/"), (b"@plain/", b"@x"), (b"@dirlink/", b"@x"), (b"@dirlink", b"@x"),
+        (b"@dir/", b"@x"), ("-T", b"@plain", b"@missing/"), (b"@plain", b"@plain"), (b"@plain", b"@."), (b"@.", b"@x"),
+        (b"@dir/.", b"@x"), (b"@dir/..", b"@x"), (b"@dir", b"@dir"), ("-n", b"@plain", b"@plain"), ("-T", b"@dir", b"@dir"),
+        (b"@missing", b"@plain", b"@dir"), (b"@block", b"@new"), (b"@dangling", b"@plain"), (b"@fifo", b"@plain"),
+        (b"@plain", b"@dir/sub/../one"), (b"@one", b"@two"), (b"@one", b"@dir"),
+    ],
+    "ln": [
+        (b"@plain", b"@missing/"), ("-s", "x", b"@missing/"), ("-s", "x/", b"@dir"), ("-s", "..", b"@dir"),
+        ("-f", b"@one", b"@two"), ("-sf", ".", b"@dangling"), (b"@plain/", b"@x"), (b"@dirlink/", b"@x"), (b"@dirlink", b"@x"),
+        ("-s", "", b"@x"), ("-s", "a" * 4095, b"@x"), ("-s", "a" * 4096, b"@x"), ("-T", b"@plain", b"@dir"),
+        ("-fT", b"@plain", b"@dir"), ("-n", b"@plain", b"@dirlink"), (b"@.", b"@x"), (b"@fifo", b"@dir/"),
+        (b"@plain", b"@plain"), (b"@plain", b"@plain/"),
+    ],
+    "mkdir": [
+        (b"@.",), ("-p", b"@."), (b"@..",), ("-p", b"@dir/.."), (b"@new//",), (b"@dangling/",), ("-p", b"@a/../b"),
+        ("-p", b"@dir/../b/c"), ("-p", b"@a/./b//c"), ("-p", b"@new/."), (b"@new/.",), ("-p", b"@plain/../x"),
+        (b"@a", b"@a/b", b"@plain", b"@c"), ("-pm", "000", b"@p/q"), ("-m", "g+s", b"@new"), ("-pm", "700", b"@dir"),
+    ],
+    "rmdir": [(b"@empty/",), (b"@.",), (b"@empty/.",), (b"@dirlink/",), ("-p", b"@empty/"), (b"@empty", b"@missing", b"@plain")],
+    "rm": [
+        ("-f",), ("-rf",), ("-r", b"@."), ("-r", b"@dir/."), ("-rf", b"@.."), (b"@dirlink/",), ("-f", b"@plain/"),
+        ("-f", b"@missing/"), ("-f", b"@plain/x"), ("-r", b"@plain", b"@plain"), (b"@missing/",), ("-f", b"@dir"),
+    ],
+    "chmod": [
+        ("-w", b"@plain"), ("-x+r", b"@plain"), ("-R", "-w", b"@dir"), ("-r", b"@plain"), ("+x", b"@plain"), ("=", b"@plain"),
+        ("u=g", b"@plain"), ("u+s,g+s,o+t", b"@dir"), ("00755", b"@dir/sub"), ("00000", b"@dir/sub"), ("g=u-x", b"@plain"),
+        ("755", b"@plain/"), ("-R", "a=rX", b"@dir", b"@dirlink"), ("-R", "755", b"@dangling"), ("7777", b"@dir"),
+        ("-w", b"@link"),
+    ],
+    "chown": [
+        (":", b"@plain"), ("root:root", b"@plain"), ("-R", "5:6", b"@dir", b"@missing"), ("-hR", "5:6", b"@dirlink"),
+        ("7:8", b"@link", b"@dirlink"), ("4294967295", b"@plain"), ("4294967296", b"@plain"), ("3", b"@plain/"),
+    ],
+    "cp": [
+        ("-a", b"@plain", b"@missing/"), ("-a", b"@dir", b"@new/"), ("-a", b"@dir/", b"@empty"), ("-a", b"@dir/.", b"@empty"),
+        ("-a", b"@dirlink", b"@new"), ("-a", b"@dirlink/", b"@new"), ("-a", b"@plain", b"@dirlink"), ("-p", b"@dir", b"@new"),
+        ("-a", b"@plain", b"@plain"), ("-a", b"@one", b"@two"), ("-aT", b"@plain", b"@dir"), ("-a", b"@dir", b"@plain"),
+        ("-a", b"@missing", b"@plain", b"@empty"), ("-p", b"@dangling", b"@new"), ("-a", b"@plain", b"@plain/x"),
+        ("-a", b"@plain", b"@missing/x"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ENDS)
+def test_what_a_path_means_at_its_end_is_what_it_means_to_the_coreutils(twins: Twins, command: str) -> None:
+    for words in ENDS[command]:
+        twins.plant()
+        for place in (twins.ours, twins.theirs):
+            (place / "one").write_text("of two names")
+            os.link(place / "one", place / "two")
+        twins.both(command, *words)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -240,7 +311,20 @@ def test_sync_writes_a_file_to_its_disk(twins: Twins) -> None:
         (["rm", "@/"], ["the root of what is served", "are not removed"]),
         (["rm", "-r", "@/dir/.."], ["are not removed"]),
         (["rm", "@/dir"], ["it is a directory", "-r removes it"]),
+        (["rm"], ["what is to be removed?"]),
         (["mv", "@/file"], ["where to?"]),
+        (["mv", "@/file", "@/dir/../file"], ["mv /file: that and /dir/../file are the same file"]),
+        (["mv", "@/.", "@/x"], ["the root of what is served, `.` and `..` are no names that something can get or give up"]),
+        (["cp", "@/file", "@/x/"], ["/x/: it is no directory to copy into"]),
+        (["cp", "@/file", "@/file"], ["cp /file: that and what is to be its copy are the same file"]),
+        (["cp", "@/file", "@/file/x"], ["/file/x: nothing can be copied to there: Not a directory"]),
+        (["put", "-q", "/etc/hostname", "@/file/"], ["/file/: nothing can be copied to there: Not a directory"]),
+        (["put", "-q", "/etc/hostname", "@/" + "n" * 256], ["nothing can be copied to there: File name too long"]),
+        (["put", "-q", "/etc/hostname", "@/x/"], ["/x/: it is no directory to copy into"]),
+        (["get", "-q", "@/file", "/nonexistent/"], ["/nonexistent/: it is no directory to copy into"]),
+        (["ln", "@/missing", "@/x"], ["ln /missing: No such file"]),
+        (["ln", "@/dir", "@/x"], ["ln /dir: a directory has one name only: -s makes a symbolic link to it"]),
+        (["touch", "@/x/"], ["touch /x/: Is a directory"]),
         (["mv", "@/file", "@/file2", "@/file"], ["is no directory, and 2 files are to go there"]),
         (["mv", "@/file", "/elsewhere/x.sock:/y"], ["both names are on one server"]),
         (["ln", "/elsewhere/x.sock:/y", "@/z"], ["on one server"]),
@@ -260,6 +344,7 @@ def test_sync_writes_a_file_to_its_disk(twins: Twins) -> None:
         (["xattr", "set", "user.x", "0xabc", "@/file"], ["'0xabc' is no value"]),
         (["xattr", "get", "user.none", "@/file"], ["it has no attribute user.none"]),
         (["edit", "@/dir"], ["only regular files are edited"]),
+        (["edit", "@/x/"], ["only regular files are edited"]),
     ],
 )
 def test_what_cannot_be_done_is_one_line(server: Server, argv: list[str], words: list[str]) -> None:
@@ -338,3 +423,15 @@ def test_edit_tells_of_an_editor_that_fails_or_is_not_there(server: Server) -> N
     shutil.rmtree(Path(done.stderr.split("kept in ")[1].strip()).parent)
 
 
+
+
+def test_ctrl_c_in_the_editor_is_the_editors(server: Server) -> None:
+    path = server.tree / "file"
+    path.write_text("before\n")
+    script = 'trap "echo caught" INT; echo ready; until read line; do :; done; echo "$line" >>"$1"'
+    with Terminal(*GOFER, "edit", f"{server.path}:/file", VISUAL=f"sh -c '{script}' sh") as shown:
+        shown.wait_for("ready\r\n")
+        shown.type("\x03")
+        shown.wait_for("caught\r\n")
+        shown.type("after\n")
+    assert (shown.close(), path.read_text()) == (0, "before\nafter\n")

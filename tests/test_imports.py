@@ -104,7 +104,7 @@ LAYERS = """
     commands: notify options stdio runsc given
     commands: charge
     commands: config common attrs names patterns lscolors
-    commands: modes xattr rm typed pieces
+    commands: modes xattr rm typed pieces dates
     commands: make
     commands: mv edit
     commands: regexes findrun

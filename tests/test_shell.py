@@ -94,6 +94,8 @@ def test_the_shell_begins_where_it_is_told(served: Server) -> None:
     assert run("shell", f"{served.path}:/dir", "-c", "pwd").stdout == "/dir\n"
     assert run("shell", "-c", "pwd", env={**os.environ, "GOFER_SOCKET": str(served.path)}).stdout == "/\n"
     fails_in_one_line(run("shell", f"{served.path}:/file", "-c", "pwd"), "Not a directory")
+    done = run("shell", "", "-c", "pwd", env={**os.environ, "GOFER_SOCKET": str(served.path)})
+    fails_in_one_line(done, "an address must not be empty")
     fails_in_one_line(run("shell", f"{served.path}x", "-c", "pwd"), "is the server running")
     fails_in_one_line(run("shell", f"{served.path}:/file", "-c", "pwd"), "gofer: shell: /file: Not a directory\n")
     fails_in_one_line(run("shell", f"{served.path}:/none", "-c", "pwd"), "gofer: shell: /none: No such file or directory\n")
@@ -206,6 +208,18 @@ def test_ctrl_c_ends_a_line_or_a_command_and_not_the_shell(served: Server, spot:
         shown.wait_for("contents\r\n")
         shown.wait_for("> ")
         shown.type("exit\n")
+
+
+def test_pwd_lets_no_name_speak_to_the_terminal(served: Server, spot: Path) -> None:
+    (served.tree / "\x1b[31mred").mkdir()
+    with Terminal(*GOFER, "shell", f"{served.path}:/\x1b[31mred", XDG_STATE_HOME=str(spot)) as shown:
+        said = shown.wait_for("red> ")
+        shown.type("pwd\n")
+        said += shown.wait_for(r"\n.*red\r\n") + shown.wait_for("> ")
+        shown.type("exit\n")
+    assert shown.close() == 0 and "\x1b[31m" not in said
+    done = script(served, "cd '\x1b[31mred'\npwd")  # in a pipe it is what it is
+    assert done.stdout == "/\x1b[31mred\n"
 
 
 def test_ctrl_c_a_moment_before_ctrl_d_does_not_make_the_end_a_failure(served: Server, spot: Path) -> None:

@@ -99,7 +99,7 @@ class Tree:
         """
         head, _, name = path.rstrip(b"/").rpartition(b"/")
         if name in (b"", b".", b".."):
-            raise OSError(EINVAL, os.strerror(EINVAL))
+            raise OSError(EINVAL, "the root of what is served, `.` and `..` are no names that something can get or give up")
         directory = self.resolve(head)
         if not stat.S_ISDIR(directory.stat.mode):
             self.drop(directory.fd)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from gofer.client.address import Address
     from gofer.client.tree import Tree
 
 _HELP = {
@@ -197,8 +198,8 @@ class _Get(Copier):
     def copy(self, sources: list[str], target: str) -> None:
         here, place = LocalTree(), os.fsencode(target)
         into = os.path.isdir(place)
-        if not into and (len(sources) > 1 or place.endswith(b"/") and not self.recursive):
-            raise Failure(f"{target}: it is no directory to copy into; make one first")
+        if not into and len(sources) > 1:
+            raise no_directory(target)
         for word in sources:
             address = parse(word)
             shown = _plain(address.path) or b"/"
@@ -224,6 +225,8 @@ class _Get(Copier):
         elif into:
             copy.entry(None, node, _opened(place), name, shown)
         else:
+            if place.endswith(b"/") and not directory:
+                raise no_directory(os.fsdecode(place))
             if _leads_to_no_file(place):
                 raise OSError(EEXIST, f"{printable(place)} leads to a device or a pipe, and stays: `gofer cat` prints a file")
             parent, _, own = place.rstrip(b"/").rpartition(b"/")
@@ -238,9 +241,9 @@ class _Put(Copier):
         tree = self.session.tree(address)
         there = RemoteTree(tree.client)
         copy = self.copies(None, LocalTree(), there)
-        into = directory_at(tree, address.path)
-        if into is None and (len(sources) > 1 or address.path.endswith(b"/") and not self.recursive):
-            raise Failure(f"{target}: it is no directory to copy into; make one first")
+        into = directory_at(tree, address)
+        if into is None and len(sources) > 1:
+            raise no_directory(target)
         for word in sources:
             with self.each(os.fsencode(word)):
                 self._one(copy, tree, os.fsencode(word), into, address.path)
@@ -262,6 +265,8 @@ class _Put(Copier):
         elif into is not None:
             copy.entry(parent, node, into, os.path.basename(word.rstrip(b"/")), word)
         else:
+            if path.endswith(b"/") and not modes.S_ISDIR(node.stat.mode):
+                raise no_directory(printable(path))
             directory, own = place_for(tree, path, "put")
             copy.entry(parent, node, FD(directory.fd, []), own, word)
 
@@ -279,12 +284,20 @@ def _opened(path: bytes) -> Fd:
         raise Failure(f"get: cannot copy into {printable(path)}: {error.strerror}") from None
 
 
-def directory_at(tree: Tree, path: bytes) -> FD | None:
+def no_directory(shown: str) -> Failure:
+    return Failure(f"{shown}: it is no directory to copy into; make one first")
+
+
+def directory_at(tree: Tree, address: Address) -> FD | None:
     """The directory of a server that has that path; None where there is none."""
     try:
-        inode = tree.resolve(path)
-    except FileNotFoundError:
-        return None
+        inode = tree.resolve(address.path)
+    except Lost:
+        raise
+    except OSError as error:
+        if error.errno == ENOENT:
+            return None
+        raise Failure(f"{printable(address.shown)}: nothing can be copied to there: {why(error)}") from None
     return FD(inode.fd, []) if modes.S_ISDIR(inode.stat.mode) else None
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat as modes
+from errno import EINVAL
 
 from gofer import Failure
 from gofer.client import tree as client_tree
 from gofer.commands.common import Session, add_common, operands, place_for, ssh_of
-from gofer.commands.copy import Copier, directory_at
+from gofer.commands.copy import Copier, directory_at, no_directory
+from gofer.commands.make import same_file
 from gofer.copy.files import FD
 from gofer.copy.remote import RemoteTree
 from gofer.copy.sides import Node
@@ -76,9 +78,9 @@ class _Cp(Copier):
         self._names_itself, self._no_clobber = options.no_target_directory, options.no_clobber
 
     def copy(self, sources: list[Address], target: Address, there: Tree) -> None:
-        into = None if self._names_itself else directory_at(there, target.path)
-        if into is None and (len(sources) > 1 or target.path.endswith(b"/") and not self.recursive):
-            raise Failure(f"{printable(target.shown)}: it is no directory to copy into; make one first")
+        into = None if self._names_itself else directory_at(there, target)
+        if into is None and len(sources) > 1:
+            raise no_directory(printable(target.shown))
         for source in sources:
             with self.each(source.shown):
                 tree = self.session.tree(source)
@@ -88,7 +90,7 @@ class _Cp(Copier):
 
     def _one(self, copy: Copy, tree: Tree, source: Address, there: Tree, target: Address, into: FD | None) -> None:
         inode = tree.resolve(source.path, follow=not self.recursive)
-        name = source.path.rstrip(b"/").rpartition(b"/")[2]
+        name = last = source.path.rstrip(b"/").rpartition(b"/")[2]
         if name in (b"", b".", b".."):  # the root has none
             name = tree.canonical(source.path, missing=0).rpartition(b"/")[2]
         node = Node(name, inode.stat, FD(inode.fd, []))
@@ -96,13 +98,18 @@ class _Cp(Copier):
             return
         if modes.S_ISDIR(inode.stat.mode):
             self._not_into_itself(tree, source, there, target)
+        elif into is None and target.path.endswith(b"/"):
+            raise no_directory(printable(target.shown))
         self.progress.expect(None if modes.S_ISDIR(inode.stat.mode) else node.stat.size)
-        if into is not None and not name:
+        if into is not None and (not name or last == b"."):
             copy.inside(node.key, node, into, source.shown)
             return
         directory, own = (into, name) if into is not None else self._parent(there, target)
-        if self._no_clobber and copy.target.look(directory, [own])[0] is not None:
+        (taken,) = copy.target.look(directory, [own])
+        if self._no_clobber and taken is not None:
             return
+        if isinstance(taken, Node) and same_file(taken.stat, [inode.stat]):
+            raise OSError(EINVAL, "that and what is to be its copy are the same file")
         copy.entry(None, node, directory, own, source.shown)
 
     def _parent(self, there: Tree, target: Address) -> tuple[FD, bytes]:

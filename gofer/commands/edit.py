@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import stat
 import subprocess
 import tempfile
@@ -51,7 +52,7 @@ def run(options: Any) -> int:
 def _edit(session: Session, address: Address) -> None:
     tree = session.tree(address)
     path, node = _found(tree, address.path)
-    if node is not None and not stat.S_ISREG(node.stat.mode):
+    if not stat.S_ISREG(node.stat.mode) if node else path.endswith(b"/"):
         raise OSError(EINVAL, "only regular files are edited")
     name = os.fsdecode(path.rpartition(b"/")[2])
     folder = tempfile.mkdtemp(prefix="gofer-edit-")
@@ -121,11 +122,15 @@ def read(tree: Tree, node: Inode) -> Iterator[bytes]:
 
 def _run_editor(copy: str) -> None:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the editor's, and what it has is not to be lost
     try:
-        status = subprocess.run([*shlex.split(editor), copy]).returncode
+        restore = lambda: signal.signal(signal.SIGINT, before)  # noqa: E731
+        status = subprocess.run([*shlex.split(editor), copy], preexec_fn=restore).returncode
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise Failure(f"cannot run {editor}: {why}; set $EDITOR to one that is here") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
     if status:
         raise Failure(f"{editor} ended with status {status}, so nothing is put back")
 

@@ -171,7 +171,7 @@ class Tests:
 
     def _newer_xy(self, word: str, value: str) -> Test:
         """-newerXY: the X of a file is after the Y of another one, or after the time that is given."""
-        from gofer.commands.make import moment
+        from gofer.commands.dates import moment
 
         which, other = _TIMES[word[6]], word[7]
         than = attrs.nanoseconds(moment(value) if other == "t" else getattr(self._context.reference(value), _TIMES[other]))

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import time
-from errno import EEXIST, EISDIR, ENOENT
+from errno import EEXIST, EISDIR, ENOENT, EPERM
 
 from gofer import Failure, sys
 from gofer.client.address import below, parse
@@ -17,16 +17,17 @@ from gofer.output import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+    from collections.abc import Sequence
     from typing import Any, Callable
 
     from gofer.client.address import Address
-    from gofer.client.replies import Inode
+    from gofer.client.replies import Inode, Stat
     from gofer.client.tree import Tree
 
-_UNITS = {"": 1, **{letter: 1024**n for n, letter in enumerate("KMGTPE", 1)}}
+_UNITS = {"": 1, "k": 1024, "m": 1 << 20, **{letter: 1024**n for n, letter in enumerate("KMGTPE", 1)}}
 _UNITS.update({f"{letter}iB": 1024**n for n, letter in enumerate("KMGTPE", 1)})
 _UNITS.update({f"{letter}B": 1000**n for n, letter in enumerate("KMGTPE", 1)})
-_SIZE = re.compile(r"([-+<>/%]?)(\d+)([KMGTPE]?(?:iB|B)?)")
+_SIZE = re.compile(r"([-+<>/%]?)(\d+)(k|m|[KMGTPE]?(?:iB|B)?)")
 _NOW = (0, -1)  # no time: the protocol has none that means now
 
 
@@ -77,17 +78,19 @@ def _make_directory(session: Session, options: Any, address: Address, mode: int,
                 raise FileExistsError(EEXIST, os.strerror(EEXIST))
             break
         except FileNotFoundError:
-            path, _, name = path.rpartition(b"/")
+            path, _, name = path.rstrip(b"/").rpartition(b"/")
             missing.append(name)
     else:
         node, name = tree.parent(path)
         missing.append(name)
     while missing:
         name = missing.pop()
-        made = _child_directory(tree, node, name, above if missing else mode, options.parents)
+        path = below(path, name)
+        here = name in (b".", b"..")  # by now there is something that they are in
+        made = tree.resolve(path) if here else _child_directory(tree, node, name, above if missing else mode, options.parents)
         tree.drop(node.fd)
         node = made
-        if options.verbose:
+        if options.verbose and not here:
             session.write(f"gofer: mkdir: created directory '{printable(name if missing else address.shown)}'\n".encode())
     tree.drop(node.fd)
 
@@ -127,18 +130,26 @@ def _ln(session: Session, options: Any) -> None:
     old = None if options.symbolic else operands([options.old])[0]
     if old and (old.server, old.remote) != (new.server, new.remote):
         raise Failure("ln: a hard link has both its names on one server; get or put copies between two")
+    node = None
+    if old:
+        with session.each(old.shown):
+            node = session.tree(old).resolve(old.path, follow=False)
+            if stat.S_ISDIR(node.stat.mode):
+                raise OSError(EPERM, "a directory has one name only: -s makes a symbolic link to it")
+        if session.status:
+            return
     with session.each(new.shown):
         tree = session.tree(new)
         text = os.fsencode(options.old)
-        last = (old.path if old else text).rstrip(b"/").rpartition(b"/")[2]
-        new = into(tree, new, last, options)
+        new = into(tree, new, (old.path if old else text).rstrip(b"/").rpartition(b"/")[2], options)
+        if new.path.endswith(b"/"):
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
         directory, name = tree.parent(new.path)
         try:
-            if old is None:
+            if node is None:
                 put_name(tree, directory, name, options.force, lambda to: tree.client.symlinkat(directory.fd, to, text))
             else:
-                node = tree.resolve(old.path, follow=False)
-                put_name(tree, directory, name, options.force, lambda to: tree.client.linkat(directory.fd, node.fd, to))
+                put_name(tree, directory, name, options.force, lambda to: tree.client.linkat(directory.fd, node.fd, to), node)
                 tree.drop(node.fd)
         finally:
             tree.drop(directory.fd)
@@ -159,13 +170,18 @@ def into(tree: Tree, address: Address, name: bytes, options: Any) -> Address:
     return address.within(name) if stat.S_ISDIR(node.stat.mode) else address
 
 
-def put_name(tree: Tree, directory: Inode, name: bytes, force: bool, make: Any) -> None:
-    """make(name), which fails where the name is taken. force: then under another one, which takes its place at once."""
+def put_name(tree: Tree, directory: Inode, name: bytes, force: bool, make: Any, old: Inode | None = None) -> None:
+    """make(name), which fails where the name is taken. force: then under another one, which takes its place at once.
+
+    old: the file that is to have the name as well.
+    """
     try:
         made = make(name)
     except FileExistsError:
         if not force:
             raise
+        if old and same_file(old.stat, tree.client.walkstat(directory.fd, [name])):
+            return  # it has it already, and a rename would leave both
         spare = b".gofer-" + os.urandom(8).hex().encode()
         made = make(spare)
         try:
@@ -174,6 +190,10 @@ def put_name(tree: Tree, directory: Inode, name: bytes, force: bool, make: Any) 
             tree.client.unlinkat(directory.fd, spare)
             raise
     tree.drop(made.fd)
+
+
+def same_file(one: Stat, found: Sequence[Stat]) -> bool:
+    return any((one.dev, one.ino) == (other.dev, other.ino) for other in found)
 
 
 # touch
@@ -193,11 +213,13 @@ def _add_touch(parser: ArgumentParser) -> None:
 
 
 def _touch(options: Any) -> Any:
+    from gofer.commands import dates
+
     times = [_NOW, _NOW]
     if options.date is not None:
-        times = [moment(options.date)] * 2
+        times = [dates.moment(options.date)] * 2
     elif options.stamp is not None:
-        times = [_stamp(options.stamp)] * 2
+        times = [dates.stamp(options.stamp)] * 2
 
     def do(session: Session, options: Any, address: Address) -> None:
         chosen = times
@@ -215,8 +237,10 @@ def _touch_one(session: Session, options: Any, address: Address, times: list[tup
     try:
         node = tree.resolve(address.path, not options.no_dereference)
     except FileNotFoundError:
-        if options.no_create or options.no_dereference:
+        if options.no_create:
             return
+        if options.no_dereference:
+            raise
         node = create(tree, address.path, 0o666 & ~umask())
         if times == [_NOW, _NOW]:
             tree.drop(node.fd)
@@ -231,6 +255,8 @@ def _touch_one(session: Session, options: Any, address: Address, times: list[tup
 
 def create(tree: Tree, path: bytes, mode: int) -> Inode:
     """A new, empty file. Where it is a link that leads nowhere, the file is made there, as open(2) does."""
+    if path.endswith(b"/"):
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
     directory, name = tree.parent(path)
     try:
         node, opened, host = tree.client.opencreateat(directory.fd, name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
@@ -246,38 +272,6 @@ def create(tree: Tree, path: bytes, mode: int) -> Inode:
         os.close(host)
     tree.drop(opened)
     return node
-
-
-def moment(text: str) -> tuple[int, int]:
-    """(seconds since 1970, nanoseconds) of a date in ISO 8601, or of @SECONDS. Failure where it is none."""
-    from datetime import datetime, timezone
-
-    found = re.fullmatch(r"@(-?\d+)(?:\.(\d{1,9})\d*)?", text)
-    if found:
-        return int(found[1]), int((found[2] or "").ljust(9, "0"))
-    parts = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)?)?\s*(Z|UTC|[-+]\d\d:?\d\d)?", text)
-    try:
-        if not parts:
-            raise ValueError
-        zone = parts[4] or ""
-        zone = "+00:00" if zone in ("Z", "UTC") else zone if ":" in zone or not zone else f"{zone[:3]}:{zone[3:]}"
-        when = datetime.fromisoformat(f"{parts[1]}T{parts[2] or '00:00'}{zone}")
-        since = (when if when.tzinfo else when.astimezone()) - datetime(1970, 1, 1, tzinfo=timezone.utc)
-    except (OverflowError, ValueError):
-        raise Failure(f"{text!r} is no time; give it as in 2026-11-27T12:34:56, or @SECONDS since 1970") from None
-    return since.days * 86400 + since.seconds, int((parts[3] or "").ljust(9, "0"))
-
-
-def _stamp(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(?:(\d\d)?(\d\d))?(\d\d)(\d\d)(\d\d)(\d\d)(?:\.(\d\d))?", text)
-    if not found:
-        raise Failure(f"{text!r} is no time; give it as [[CC]YY]MMDDhhmm[.ss]")
-    century, year, month, day, hour, minute, second = found.groups()
-    if year is None:
-        full = time.localtime().tm_year
-    else:
-        full = int(century or ("19" if int(year) > 68 else "20")) * 100 + int(year)
-    return moment(f"{full:04}-{month}-{day}T{hour}:{minute}:{second or '00'}")
 
 
 # truncate

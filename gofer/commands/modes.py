@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _DT_DIR, _DT_LNK = 4, 10
 _PARTS = re.compile(r"([ugoa]*)((?:[-+=](?:[ugo]|[rwxXst]*))+)")
+_TAKES = re.compile(r"-[rwxXstugo][-+=,rwxXstugoa]*")  # a mode that takes, as none but the first word has it
 _ACTIONS = re.compile(r"([-+=])([ugo]|[rwxXst]*)")
 _WHO = {"u": 0o4700, "g": 0o2070, "o": 0o1007, "a": 0o7777}
 _BITS = {"r": 0o444, "w": 0o222, "x": 0o111}
@@ -46,6 +47,14 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="tell of each, also where nothing changed")
     parser.add_argument("-c", "--changes", action="store_true", help="tell of each that changed")
     add_common(parser)
+
+
+def words(argv: list[str], parser: ArgumentParser) -> list[str]:
+    """A mode that begins with `-` (chmod -w FILE) is no option: none of its letters is one. `+` before it adds nothing to it."""
+    at = next((at for at, word in enumerate(argv) if word == "--" or _TAKES.fullmatch(word)), len(argv))
+    if parser.get_default("subcommand") != "chmod" or at == len(argv) or argv[at] == "--":
+        return argv
+    return [*argv[:at], "+" + argv[at], *argv[at + 1 :]]
 
 
 def run(options: Any) -> int:

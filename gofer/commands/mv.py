@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
-from errno import EEXIST, EXDEV
+from errno import EEXIST, EINVAL, ENOTDIR, EPERM, EXDEV
 
 from gofer import Failure, sys
 from gofer.commands.common import Session, add_common, confirmed, operands, place_for
-from gofer.commands.make import into
+from gofer.commands.make import into, same_file
 from gofer.output import printable
 
 TYPE_CHECKING = False
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gofer.client.address import Address
+    from gofer.client.replies import Inode, Stat
     from gofer.client.tree import Tree
 
 
@@ -50,14 +52,19 @@ def run(options: Any) -> int:
 
 def _move(session: Session, options: Any, tree: Tree, source: Address, new: Address) -> None:
     above, name = tree.parent(source.path)
+    old = _looked_at(tree, above, name)
     there = into(tree, new, name, options)
     directory, called = place_for(tree, there.path, "mv")
     try:
+        if b"/" in (source.path[-1:], there.path[-1:]) and not all(stat.S_ISDIR(found.mode) for found in old):
+            raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
         flags = sys.RENAME_EXCHANGE if options.exchange else sys.RENAME_NOREPLACE if options.no_clobber else 0
-        if options.interactive and not flags and tree.client.walkstat(directory.fd, [called]):
-            if not confirmed(f"gofer: mv: overwrite '{printable(there.shown)}'? "):
-                return
+        taken = [] if flags else tree.client.walkstat(directory.fd, [called])
+        if options.interactive and taken and not confirmed(f"gofer: mv: overwrite '{printable(there.shown)}'? "):
+            return
         tree.flush()
+        if old and same_file(old[0], taken):  # a rename would say yes, and keep both names
+            raise OSError(EINVAL, f"that and {printable(there.shown)} are the same file")
         if flags:
             tree.client.renameat2(above.fd, name, directory.fd, called, flags)
         else:
@@ -75,3 +82,11 @@ def _move(session: Session, options: Any, tree: Tree, source: Address, new: Addr
         session.write(f"renamed '{printable(source.shown)}' -> '{printable(there.shown)}'\n".encode())
 
 
+def _looked_at(tree: Tree, directory: Inode, name: bytes) -> list[Stat]:
+    """Nothing also of what the server lets nobody look at, such as a block device: it may be moved all the same."""
+    try:
+        return tree.client.walkstat(directory.fd, [name])
+    except OSError as error:
+        if error.errno != EPERM:
+            raise
+        return []

@@ -6,6 +6,7 @@ import os
 import stat
 from errno import EINVAL, ENOENT, ENOTDIR, EPERM
 
+from gofer import Failure
 from gofer.commands.common import Session, add_addresses, add_common, below, confirmed, operands
 from gofer.output import printable
 from gofer.sys import AT_REMOVEDIR
@@ -28,7 +29,7 @@ def add(parser: ArgumentParser) -> None:
     directories = parser.get_default("subcommand") == "rmdir"
     what = "Remove empty directories" if directories else "Remove files, and with -r directories with all that is in them"
     parser.description = f"{what}, on a served tree. A symbolic link is removed, and never followed."
-    add_addresses(parser)
+    add_addresses(parser, "" if directories else "none, which only -f does not mind")
     if directories:
         parser.add_argument("-p", "--parents", action="store_true", help="then each directory above it that is named, too")
     else:
@@ -42,6 +43,10 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Any) -> int:
     command = options.subcommand
+    if not options.addresses:
+        if options.force:
+            return 0
+        raise Failure("rm: what is to be removed? give SERVER[:PATH], as in /run/gofer.sock:/old")
     with Session(command, options, changes=True) as session:
         for address in operands(options.addresses):
             with session.each(address.shown):
@@ -101,7 +106,7 @@ class _Removal:
         tree, options = self._tree, self._options
         try:
             directory, name = _parent(tree, address.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if options.force:
                 return
             raise
@@ -112,6 +117,8 @@ class _Removal:
                     return
                 raise OSError(ENOENT, os.strerror(ENOENT))
             if address.path.endswith(b"/") and not stat.S_ISDIR(mode):
+                if options.force:
+                    return
                 raise OSError(ENOTDIR, os.strerror(ENOTDIR))
             shown = address.shown.rstrip(b"/")
             if stat.S_ISDIR(mode) and options.recursive:

@@ -52,7 +52,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(options: Any) -> int:
     with Kept() as kept:
-        shell = Shell(options, operands([options.server] if options.server else [])[0], kept)
+        shell = Shell(options, operands([] if options.server is None else [options.server])[0], kept)
         if options.line is not None:
             return shell.script(iter(options.line.split("\n")))
         if not os.isatty(0):
@@ -206,8 +206,8 @@ class Shell:
         return 0
 
     def _pwd(self, rest: list[str]) -> int:
-        put(self._here.path or b"/")
-        put(b"\n")
+        with Session("pwd", self._options) as session:
+            session.write(session.seen(self._here.path or b"/") + b"\n")
         return 0
 
     def _lcd(self, rest: list[str]) -> int:
