@@ -16,6 +16,14 @@ OF_OLD = [
     "from gofer.cli import main; main(sys.argv[1:])",
 ]  # fmt: skip
 
+# The command, as if each file were large and a processor idle; see copy/pair.py.
+BY_TWO = [
+    *PYTHON, "-c",
+    f"import sys; sys.path.insert(0, {str(CHECKOUT)!r})\n"
+    "from gofer.copy import pair; pair.WINDOW, pair._PIECE, pair._idle = 1 << 22, 1 << 16, lambda: True\n"
+    "from gofer.cli import main; main(sys.argv[1:])",
+]  # fmt: skip
+
 NAMES = [
     b"plain", b"with space", b"-rf", b"--", b"new\nline", b"tab\tand \x1b[31m", b"quote'\"`$(x)", b"back\\slash", b"\xff\xfe",
     b"half\xc3", "schön☃".encode(), b"n" * 255, b".hidden", b"...", b"*?[a]", b":", b"a:b", b"#", b"~", b" ", b".gofer-x.part",

@@ -66,11 +66,11 @@ def unmount(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def tmpfs(size: str) -> Iterator[Path]:
-    """A tmpfs of so many bytes (with K, M) and 100 inodes."""
+def tmpfs(size: str, inodes: int = 100) -> Iterator[Path]:
+    """A tmpfs of so many bytes (with K, M)."""
     path = Path(tempfile.mkdtemp(prefix="tmpfs-"))
     try:
-        run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=100,mode=0755", "tmpfs", path)
+        run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes},mode=0755", "tmpfs", path)
         with _unmounted(path):
             yield path
     finally:

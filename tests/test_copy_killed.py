@@ -1,5 +1,6 @@
 """Copies that are killed, interrupted and watched: no half file ever has a whole one's name, and the next run goes on."""
 
+import contextlib
 import os
 import pty
 import random
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from copies import OF_OLD, copy, differences, equal, fill, look, parts
+from copies import BY_TWO, OF_OLD, copy, differences, equal, fill, look, parts
+from disks import tmpfs
 from hostile_server import Hostile, Node
 from hosts import CALM, GOFER, PATIENCE, Server, run, wait_until
 
@@ -24,24 +26,31 @@ KILLS = int(os.environ.get("COPY_KILLS", "4"))  # in each direction, each way
 MIB = 1 << 20
 
 
-# How files come and go: `no`: by messages, which take longest and have more moments; `each`: small ones are not taken together.
-@pytest.mark.parametrize("files", ["no", "yes", "each"])
+# How files come and go: `no`: by messages, which take longest and have more moments; `each`: small ones are not taken together;
+# `two`: large ones by two threads, into tmpfs.
+@pytest.mark.parametrize("files", ["no", "yes", "each", "two"])
 @pytest.mark.parametrize("way", ["get", "put"])
 def test_killed_at_any_moment_no_half_file_has_a_name_and_in_the_end_all_is_equal(
     start: Start, spot: Path, way: str, files: str
 ) -> None:
+    with tmpfs("200M", 1000) if files == "two" else contextlib.nullcontext(spot) as base:
+        killed_at_any_moment(start, base, way, files)
+
+
+def killed_at_any_moment(start: Start, spot: Path, way: str, files: str) -> None:
     rng = random.Random(KILLS)
     source, target = spot / "source", spot / "target"
     source.mkdir()
-    fill(source, 2)
+    if files != "two":  # tmpfs has user.* xattrs since Linux 6.6
+        fill(source, 2)
     for number in range(3):
         (source / f"large{number}").write_bytes(rng.getrandbits(8 * 5_000_000).to_bytes(5_000_000, "little"))
     for number in range(200):
         (source / f"d{number % 3}").mkdir(exist_ok=True)
         (source / f"d{number % 3}/small{number}").write_bytes(b"%d" % number * 1000)
-    server = start("--donate", "no" if files == "no" else "yes")
+    server = start("--donate", "no" if files == "no" else "yes", tree=spot)
     paths = [f"{server.path}:/source/.", target] if way == "get" else [f"{source}/.", f"{server.path}:/target"]
-    gofer = OF_OLD if files == "each" else GOFER
+    gofer = {"each": OF_OLD, "two": BY_TWO}.get(files, GOFER)
     words = [*gofer, way, "-r", "-q", "--resume", *map(str, paths)]
     began = time.monotonic()
     assert subprocess.run(words, timeout=CALM).returncode == 0
@@ -64,6 +73,7 @@ def test_killed_at_any_moment_no_half_file_has_a_name_and_in_the_end_all_is_equa
     copy(*words[len(gofer) :])
     equal(source, target)
     assert not parts(target)
+    server.stop()
 
 
 def half(wanted: "dict[bytes, tuple[object, ...]]", target: Path) -> "list[str]":

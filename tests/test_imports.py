@@ -82,7 +82,8 @@ LAYERS = """
     fuse: guard
     fuse
     copy: sides
-    copy: data names progress
+    copy: names pair progress
+    copy: data
     copy: commit places posts settle
     copy: small
     copy: local files archive

@@ -11,7 +11,7 @@ from collections import namedtuple
 from errno import EIO
 
 from gofer.client.transport import Lost
-from gofer.copy import data, names
+from gofer.copy import data, names, pair
 from gofer.copy.commit import Complete, discard
 from gofer.copy.names import WORTH
 from gofer.copy.sides import SMALL, New
@@ -313,13 +313,16 @@ def _small(reader: File, writer: File, content: bytes | None) -> bytes | None:
 
 
 def _agreed(reader: File, writer: File) -> int:
-    """How far what is there is taken for right: all of it where its last piece is what the source has there, else nothing.
+    """How far what is there is taken for right: all that can be whole of it where its last piece is what the source has there,
+    else nothing.
 
     A crash of the machine may leave zeros at the end of what was not synced.
     """
-    size = writer.size if writer.size <= reader.size else 0
+    size = pair.whole(writer.size, reader.size) if writer.size <= reader.size else 0
     start = max(0, size - data.PIECE)
     if size and _between(reader, start, size) == _between(writer, start, size):
+        if size < writer.size:
+            writer.truncate(size)
         return size
     writer.truncate(0)
     return 0
