@@ -262,7 +262,9 @@ def test_a_process_id_finds_the_socket(start: Start, control: Path) -> None:
     assert run("top", "--once", str(server.process.pid)).stdout.startswith("gofer: ")
     fails_in_one_line(run("top", "--once", str(os.getpid())), "does not tell", "--control PATH")
     fails_in_one_line(run("metrics", "/nowhere"), "cannot ask /nowhere", "--control PATH")
-    fails_in_one_line(run("top", "--once", str(server.path)), f"{server.path}: no answer: it is not the socket of a --control")
+    for words in (["top", "--once"], ["metrics"]):
+        told = run(*words, str(server.path))
+        fails_in_one_line(told, f"{server.path}: no answer: it is not the socket of a --control")
 
 
 # Prometheus

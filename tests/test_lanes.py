@@ -135,6 +135,20 @@ def line(tree: Path, *options: str, kind: "type[Line]" = Line, blocking: bool = 
         assert (it.process.wait(PATIENCE), it.process.stderr.read()) == (0, b"")
 
 
+def processes(client: Line) -> list[int]:
+    """All of what runs there."""
+    found = [client.process.pid]
+    for pid in found:
+        found += children(pid)
+    return found
+
+
+def figure(pid: int, name: str) -> int:
+    """Of what a process has read and written, as the kernel counts it."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
 def test_a_reply_does_not_wait_for_the_request_that_came_with_its_own_and_hangs(spot: Path) -> None:
     """It would go with the next one's, if that were quick."""
     with faulty.faulty(spot) as slow, line(spot) as client:
@@ -152,13 +166,13 @@ def test_a_reply_does_not_wait_for_the_request_that_came_with_its_own_and_hangs(
 def test_many_small_requests_are_answered_together_and_in_the_order_of_their_lanes(spot: Path) -> None:
     with line(spot) as client:
         count = 3000
+        there = processes(client)
+        before = sum(figure(pid, "syscw") for pid in there)
         client.sock.sendall(b"".join([message(Mid.FSTAT, 1 + number % 3, FSTAT) for number in range(count)]))
-        reads = 0
         came = b""
         while len(came) < count * (8 + 144):
             came += client.sock.recv(MIB)
-            reads += 1
-        assert reads < count / 4
+        assert sum(figure(pid, "syscw") for pid in there) - before < count / 4, "writes"
         heads = [struct.unpack_from("<IHH", came, at) for at in range(0, len(came), 8 + 144)]
         assert heads == [(144, Mid.FSTAT, 1 + number % 3) for number in range(count)]
 
@@ -282,9 +296,7 @@ def test_nobody_copies_what_is_read_of_a_file(spot: Path, kind: "type[Line]") ->
     with line(spot, kind=kind) as client:
         _, fd = client.made(b"file")
         (spot / "file").write_bytes(os.urandom(MIB))
-        there = [client.process.pid]
-        for pid in there:
-            there += children(pid)
+        there = processes(client)
         before = sum(map(moved, there))
         for _ in range(16):
             client.send(Mid.PREAD, 5, read(fd, 0, MIB))
@@ -293,8 +305,7 @@ def test_nobody_copies_what_is_read_of_a_file(spot: Path, kind: "type[Line]") ->
 
 
 def moved(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    return sum(int(each.split()[1]) for each in lines if each.startswith(("rchar", "wchar")))
+    return figure(pid, "rchar") + figure(pid, "wchar")
 
 
 def test_a_read_that_hangs_or_fails_keeps_no_other_waiting_nor_from_what_it_reads(spot: Path) -> None:

@@ -23,6 +23,7 @@ def ask(where: str, word: bytes) -> bytes:
             sock.connect(path)
             try:
                 sock.sendall(word)
+                sock.shutdown(socket.SHUT_WR)  # who waits for more, as a server of files does, hangs up
                 while part := sock.recv(1 << 16):
                     found += part
             except (BrokenPipeError, ConnectionResetError):  # it has hung up without a word
