@@ -19,12 +19,16 @@ _HELD = 32 << 20  # bytes of one direction: more than a line of a gigabyte a sec
 
 
 @contextlib.contextmanager
-def slow_line(port: int, milliseconds: float) -> Iterator[int]:
-    """A port on 127.0.0.1 that leads to that one, so many milliseconds away, each way."""
+def slow_line(port: int, milliseconds: float, turns: memoryview | None = None) -> Iterator[int]:
+    """A port on 127.0.0.1 that leads to that one, so many milliseconds away, each way.
+
+    turns: memory that processes share; its first item counts how often the near side has sent something while nothing was on its
+    way in either direction.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near: int = listener.getsockname()[1]
         context = multiprocessing.get_context("fork")
-        process = context.Process(target=_accept, args=(listener, port, milliseconds / 1000), daemon=True)
+        process = context.Process(target=_accept, args=(listener, port, milliseconds / 1000, turns), daemon=True)
         process.start()
     try:
         yield near
@@ -33,14 +37,16 @@ def slow_line(port: int, milliseconds: float) -> Iterator[int]:
         process.join()
 
 
-def _accept(listener: socket.socket, port: int, seconds: float) -> None:
+def _accept(listener: socket.socket, port: int, seconds: float, turns: memoryview | None) -> None:
     while True:
         near, _ = listener.accept()
         far = socket.create_connection(("127.0.0.1", port))
         for each in (near, far):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for source, target in ((near, far), (far, near)):
-            threading.Thread(target=_Direction(source, target, seconds).take, daemon=True).start()
+        there, back = _Direction(near, far, seconds), _Direction(far, near, seconds)
+        there.back, there.turns = back, turns
+        for each in (there, back):
+            threading.Thread(target=each.take, daemon=True).start()
 
 
 class _Direction:
@@ -49,6 +55,8 @@ class _Direction:
         self._due: collections.deque[tuple[float, bytes]] = collections.deque()
         self._held = 0
         self._changed = threading.Condition()
+        self.back: _Direction | None = None
+        self.turns: memoryview | None = None
 
     def take(self) -> None:
         threading.Thread(target=self._hand_on, daemon=True).start()
@@ -61,6 +69,8 @@ class _Direction:
             with self._changed:
                 while self._held > _HELD:
                     self._changed.wait()
+                if self.turns is not None and self.back is not None and not self._held and not self.back._held:
+                    self.turns[0] += 1
                 self._due.append((time.monotonic() + self._seconds, data))
                 self._held += len(data)
                 self._changed.notify()
@@ -71,11 +81,13 @@ class _Direction:
             with self._changed:
                 while not self._due:
                     self._changed.wait()
-                due, data = self._due.popleft()
-                self._held -= len(data)
-                self._changed.notify()
+                due, data = self._due[0]
             time.sleep(max(due - time.monotonic(), 0))
             with contextlib.suppress(OSError):  # whoever was there has hung up, which the other direction tells
                 self._target.sendall(data)
+            with self._changed:
+                self._due.popleft()
+                self._held -= len(data)
+                self._changed.notify()
         with contextlib.suppress(OSError):
             self._target.shutdown(socket.SHUT_WR)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import mmap
 import os
 import shutil
 import subprocess
@@ -76,6 +77,51 @@ def test_many_threads_have_their_requests_on_the_way_at_once(far: Sshd, spot: Pa
         for thread in threads:
             thread.join()
         assert wrong == []
+
+
+def test_a_file_that_is_read_from_end_to_end_is_handed_on_by_the_thread_that_takes_replies(far: Sshd, spot: Path) -> None:
+    """Whole and to its last byte, however it ends; and no thread waits for each piece that is on its way."""
+    sizes = [12 << 20, 1 << 20, (1 << 20) - 1, (1 << 16) + 1, (3 << 20) + 4097]
+    for number, size in enumerate(sizes):
+        (spot / f"tree/{number}").write_bytes(os.urandom(size))
+    with mount(far, spot) as here:
+        for number in range(len(sizes)):
+            assert (here / str(number)).read_bytes() == (spot / f"tree/{number}").read_bytes()
+        threads = max(len(os.listdir(f"/proc/{pid}/task")) for pid in os.listdir("/proc") if _is_mount(pid, here))
+        assert 2 < threads < 11, "one that reads of the kernel, one of the line, and those that look after them"
+
+
+def _is_mount(pid: str, here: Path) -> bool:
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return b"mount" in words and os.fsencode(here) in words
+    return False
+
+
+def test_what_a_far_disk_says_of_a_large_read_is_what_the_reader_gets(far: Sshd, spot: Path) -> None:
+    with faulty.faulty(spot / "tree") as slow, mount(far, spot, "--timeout=3") as here:
+        place = here / slow.path.name / "file"
+        with open(place, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            slow.fail(faulty.READ, errno.EREMOTEIO)
+            with fails(errno.EREMOTEIO):
+                _direct(place)
+            slow.hang(faulty.READ)
+            with fails(errno.EIO):  # at the end of the timeout
+                _direct(place)
+            (here / "other").write_bytes(bytes(1 << 20))
+            assert (here / "other").read_bytes() == bytes(1 << 20)
+        slow.vanish()
+
+
+def _direct(path: Path) -> bytes:
+    """By one request of 256 KiB, whatever the size of the file is said to be."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        room = mmap.mmap(-1, 1 << 18)
+        return bytes(room[: os.preadv(fd, [room], 0)])
+    finally:
+        os.close(fd)
 
 
 def test_what_a_write_behind_has_met_is_told_at_close_or_fsync(far: Sshd, spot: Path) -> None:
@@ -317,22 +363,23 @@ def test_a_tree_is_walked_in_far_less_time_than_its_directories_take_one_after_t
     (spot / "tree/long").mkdir()
     for number in range(4000):
         os.mknod(spot / f"tree/long/{number}")
-    with slow_line(far.port, DELAY * 500) as port:
+    turns = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+    with slow_line(far.port, DELAY * 500, turns) as port:
         config = spot / "sshd/ssh_config"
         config.write_text(config.read_text().replace(f"Port {far.port}\n", f"Port {port}\n"))
         with mount(far, spot) as here:
-            began = time.monotonic()
+            before = turns[0]
             walked = [os.path.join(at, name) for at, below, files in os.walk(here) for name in (*below, *files)]
-            took = time.monotonic() - began
+            took = turns[0] - before
             assert len(walked) == len(set(walked)) == 80 * 2 + 1 + 4000
-            assert took < 80 * DELAY, "less than a turn for each directory"
+            assert took < 40, "less than a turn for two directories"
             (here / "7/new").touch()  # what is done here is seen, though it was listed a moment ago
             os.rename(here / "8/file", here / "8/moved")
             assert sorted(os.listdir(here / "7")) == ["file", "new"] and os.listdir(here / "8") == ["moved"]
             assert sum(len(below) + len(files) for _, below, files in os.walk(here)) == len(walked) + 1
 
 
-DELAY = 0.1  # seconds from a question to its answer: much, beside what a busy machine takes for the rest
+DELAY = 0.05  # seconds from a question to its answer
 
 
 def test_what_was_asked_for_ahead_is_no_longer_good_than_from_then_on(far: Sshd, spot: Path) -> None:
