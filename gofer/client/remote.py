@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _HELLO = "gofer-stage-1"
 _LONGEST = 1000  # bytes of the far side's line
+_WIDE = 1 << 20
+_SO_SNDBUFFORCE = 32
 
 # `run` and `send` are what we answer. python3 is isolated, so that nothing in that account's home or directory is imported.
 _STAGE = """
@@ -100,6 +102,7 @@ class Remote:
         path = f"./{path}" if path.startswith("-") else path
         self._words = ["serve", "--stdio", *["--read-only"][: ssh.read_only], path]
         self.socket, theirs = socket.socketpair()
+        _widen(theirs)
         try:
             argv = [*self._words_of_ssh(), "--", host, self._command()]
             with theirs:
@@ -207,6 +210,17 @@ class Remote:
             raise Failure(f"{self.host}: {error.strerror}; see what ssh has said above") from None
         self.socket.settimeout(None)
         return line.decode("utf-8", "replace").rstrip("\n")
+
+
+def _widen(sock: socket.socket) -> None:
+    """Room for what ssh has received, so that neither it nor we take a turn for each piece: a mebibyte, or what who is not root
+    may have."""
+    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, option, _WIDE)
+            return
+        except OSError:
+            pass
 
 
 def _at_our_end() -> None:

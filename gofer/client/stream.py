@@ -11,6 +11,9 @@ order. A lane is that of the control FD that is asked about; an open FD has that
 asked about one file is done in the order in which it was sent, whoever waits for it, and what hangs holds up its own file. An
 older server answers everything in order.
 
+A large read of a mount's is asked `later`: its answer goes to the kernel from where it was received, and by the thread that
+received it, so that no other has to be woken for it.
+
 Nobody waits for a post, which is how writes are sent: what becomes of it is told to who asks later. Each message costs four
 processes a turn, so small posts are kept back until something is sent that somebody waits for, there are many of them, or
 `push` is called: by who has nothing to do, and every few milliseconds.
@@ -40,11 +43,13 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Union
 
     Answer = Union[tuple[int, Union[bytes, memoryview], list[int]], Lost]
+    _Due = Union["_Call", "_Posted", "_Later"]
 
 MOST = 32  # requests that it pays to have on their way at once
 _BEAT_LANE = 0xFFFF
 _LANES = 0xFFF0  # how many others there are
 _AT_ONCE = 1 << 18  # bytes of one read
+_NEXT = 1 << 12  # of those behind a large answer that are read with its last ones: the next one's head, as a rule
 _SLOWEST = 1 << 16  # bytes a second that a line must take, of what we have sent
 _SPARE = 16  # pieces of memory that large answers came in, and the next ones will
 _KEPT = 1 << 15  # bytes of posts that are kept back
@@ -92,6 +97,26 @@ class _Posted:
         self._done(outcome)
 
 
+class _Later:
+    """One that nobody waits for either, but whose answer is wanted where it lies. done(outcome): by the thread that reads; the
+    payload is good as long as that takes."""
+
+    __slots__ = ("_mid", "_done", "size")
+
+    def __init__(self, mid: int, size: int, done: Callable[[memoryview | OSError], None]) -> None:
+        self._mid, self._done, self.size = mid, done, size
+
+    def answered(self, answer: Answer) -> None:
+        if isinstance(answer, Lost):
+            self._done(answer)
+            return
+        try:
+            outcome: memoryview | OSError = memoryview(checked(self._mid, *answer)[0])
+        except OSError as error:
+            outcome = error
+        self._done(outcome)
+
+
 class Stream(Pool):
     """As Pool, of a connection that can have no channel, and over which no fd comes.
 
@@ -103,7 +128,7 @@ class Stream(Pool):
         self.lanes = False
         self._book = _thread.allocate_lock()  # over what is due
         self._sending = _thread.allocate_lock()
-        self._due: dict[int, collections.deque[_Call | _Posted]] = {}
+        self._due: dict[int, collections.deque[_Due]] = {}
         self._due_bytes = 0
         self._kept: list[bytes] = []  # what is to be sent before anything else
         self._kept_bytes = 0
@@ -183,6 +208,14 @@ class Stream(Pool):
         size = len(request) + len(data)
         self._send(_Posted(mid, size, done), mid, self._lane(mid, request), request, data, size < _KEPT)
 
+    def later(self, mid: int, request: bytes, done: Callable[[memoryview | OSError], None]) -> None:
+        """Ask, at the next `push`; see _Later. For what is large: of a small one there is nothing to be saved."""
+        try:
+            self._send(_Later(mid, len(request), done), mid, self._lane(mid, request), request, b"", True)
+        except Lost as lost:
+            self.lost = self.lost or lost
+            raise
+
     def push(self) -> None:
         """Send what is kept back; where somebody sends, he does. An end of the line is told to who asks."""
         if self._kept and self._sending.acquire(False):
@@ -235,7 +268,7 @@ class Stream(Pool):
     # The line
 
     def _send(
-        self, call: _Call | _Posted, mid: int, lane: int, request: bytes, data: bytes | memoryview, keep: bool = False
+        self, call: _Due, mid: int, lane: int, request: bytes, data: bytes | memoryview, keep: bool = False
     ) -> None:  # fmt: skip
         head = LaneHeader.bytes(call.size, mid, lane) + request
         with self._sending:
@@ -271,6 +304,7 @@ class Stream(Pool):
     def _read(self) -> None:
         """The thread that takes replies, until there are no more; whoever still waits is told."""
         buffer = memoryview(bytearray(_AT_ONCE))
+        next_head = buffer[:_NEXT]
         at = have = 0
         lost: Lost = HungUp("the server closed the connection")
         try:
@@ -286,12 +320,14 @@ class Stream(Pool):
                 if size <= have:
                     payload: bytes | memoryview = bytes(buffer[at : at + size])
                     at, have = at + size, have - size
-                else:
-                    payload = self._rest(buffer[at : at + have], size)
-                    if mid != wire.PREAD:
-                        payload = bytes(payload)
-                    have = 0
-                self._take_due(lane).answered((mid, payload, []))
+                    self._take_due(lane).answered((mid, payload, []))
+                    continue
+                payload, have = self._rest(buffer[at : at + have], size, next_head)
+                at = 0
+                call = self._take_due(lane)
+                call.answered((mid, payload if mid == wire.PREAD else bytes(payload), []))
+                if mid != wire.PREAD or isinstance(call, _Later):
+                    self.give_back(payload.obj)
         except Lost as error:
             lost = error
         except OSError:
@@ -300,7 +336,7 @@ class Stream(Pool):
             lost = Garbled("an answer that cannot be taken")
         self._over(lost)
 
-    def _take_due(self, lane: int) -> _Call | _Posted:
+    def _take_due(self, lane: int) -> _Due:
         with self._book:
             queue = self._due.get(lane)
             if not queue:
@@ -311,14 +347,15 @@ class Stream(Pool):
             self._due_bytes -= call.size
         return call
 
-    def _receive(self, into: memoryview) -> int:
-        count = self._sock.recv_into(into)
+    def _receive(self, *into: memoryview) -> int:
+        count = self._sock.recvmsg_into(into)[0] if len(into) > 1 else self._sock.recv_into(into[0])
         if not count:
             raise HungUp("the server closed the connection")
         self._moved = monotonic()
         return count
 
-    def _rest(self, begun: memoryview, size: int) -> memoryview:
+    def _rest(self, begun: memoryview, size: int, beyond: memoryview) -> tuple[memoryview, int]:
+        """A payload, and how much of `beyond` has come behind it: little, as what is read to there has to be copied."""
         try:
             room = self._spare.pop()
         except IndexError:
@@ -328,9 +365,11 @@ class Stream(Pool):
         payload = memoryview(room)[:size]
         payload[: len(begun)] = begun
         rest = payload[len(begun) :]
-        while rest:
-            rest = rest[self._receive(rest) :]
-        return payload
+        while True:
+            count = self._receive(rest, beyond)
+            if count >= len(rest):
+                return payload, count - len(rest)
+            rest = rest[count:]
 
     def _over(self, lost: Lost) -> None:
         with self._book:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import stat
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from gofer.client.stream import Stream
     from gofer.fuse.nodes import Node
-    from gofer.fuse.state import FileSystem, Reply, Request
+    from gofer.fuse.state import FileSystem, Finish, Reply, Request
 
 _NOT_YET = os.RWF_NOWAIT if hasattr(os, "RWF_NOWAIT") else 0
 _ASKED = os.O_ACCMODE | os.O_TRUNC
@@ -128,8 +129,10 @@ def read(fs: FileSystem, request: Request) -> Reply:
     if handle.host >= 0:
         into = request.out[:size]
         return [into[: _from_host(request, handle.host, into, offset)]]
-    if fs.behind is not None and size >= _MANY:  # others shall be on their way meanwhile
-        request.aside()
+    if fs.behind is not None and _MANY <= size <= _READ_ROOM:  # others shall be on their way meanwhile
+        body = wire.PReadReq.bytes(offset, handle.fdid, size)
+        fs.behind.later(wire.PREAD, body, partial(_came, fs, request.finish, request.unique, fh, offset, size))
+        return None
     done = 0
     while done < size:
         part, lender = _lent(fs, handle, min(size - done, _READ_ROOM), offset + done)
@@ -143,6 +146,40 @@ def read(fs: FileSystem, request: Request) -> Reply:
             break
         done += len(part)
     return [request.out[:done]]
+
+
+def _came(
+    fs: FileSystem, finish: Finish, unique: int, fh: int, offset: int, size: int, outcome: memoryview | OSError
+) -> None:  # fmt: skip
+    """What was asked for `later` goes to the kernel from where it was received, by the thread that received it."""
+
+    def told() -> Reply:
+        if isinstance(outcome, OSError):
+            raise outcome
+        return [outcome[wire.PReadResp.size : wire.PReadResp.size + size]]
+
+    def rest() -> Reply:
+        """Whether that was the end of the file only a further read tells, for which others shall not wait."""
+        data = begun
+        while len(data) < size:
+            at, handle = len(data), fs.handle(fh)
+            part, lender = _lent(fs, handle, size - at, offset + at)
+            data += part
+            if lender is not None:
+                fs.pool.give_back(lender)
+            if not part:
+                break
+        return [data]
+
+    if isinstance(outcome, OSError) or len(outcome) in (wire.PReadResp.size, wire.PReadResp.size + size):
+        finish(unique, told)
+        return
+    begun = bytes(outcome[wire.PReadResp.size :])
+    try:
+        _thread.start_new_thread(finish, (unique, rest))
+    except RuntimeError:  # no thread
+        outcome = OSError(EIO, os.strerror(EIO))
+        finish(unique, told)
 
 
 def _lent(fs: FileSystem, handle: Handle, count: int, offset: int) -> tuple[bytes | memoryview, Any]:

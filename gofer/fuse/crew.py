@@ -47,7 +47,7 @@ _FORGETS = 500  # nodes that the kernel is asked to forget at once
 _LAST_ERRNO = 511  # the kernel takes none above
 _OPCODE = 4  # where it is in a request; those of a file system are below 256
 _LSEEK = kernel.OPCODES["LSEEK"]
-_FLUSH = kernel.OPCODES["FLUSH"]
+_FLUSH, _READ = kernel.OPCODES["FLUSH"], kernel.OPCODES["READ"]
 _WITHOUT_SERVER = (kernel.FORGET, kernel.BATCH_FORGET, kernel.OPCODES["RELEASE"], kernel.OPCODES["RELEASEDIR"], _FLUSH)
 
 
@@ -117,7 +117,7 @@ class Crew:
 
     def _work(self, me: Worker) -> None:
         buffer = memoryview(bytearray(_ROOM))
-        request = Request(memoryview(bytearray(WRITE_SIZE)), lambda: self._lead_on(me))
+        request = Request(memoryview(bytearray(WRITE_SIZE)), lambda: self._lead_on(me), self._finish_read)
         come = select.poll()
         come.register(self._device, select.POLLIN)
         while self._leader is me or self._leads(me):
@@ -250,7 +250,7 @@ class Crew:
                 self._fs.nodes.unpin(request.held)
             if opcode in CHANGES:
                 self._fs.has_changed(request.nodeid if opcode in OF_ONE else 0)
-        if not silent:
+        if not (silent or reply is None):
             taken = self._pending.answer(unique, code, reply)
             while request.undo:
                 undo = request.undo.pop()
@@ -270,8 +270,15 @@ class Crew:
             return ENOSYS, b""
         if self._fs.options.read_only and opcode in CHANGES:
             return EROFS, b""
+        return self._tried(opcode, lambda: operation(self._fs, request))
+
+    def _finish_read(self, unique: int, work: Callable[[], Reply]) -> None:
+        """See Request.finish."""
+        self._pending.answer(unique, *self._tried(_READ, work))
+
+    def _tried(self, opcode: int, work: Callable[[], Reply]) -> tuple[int, Reply]:
         try:
-            return 0, operation(self._fs, request)
+            return 0, work()
         except Lost:
             return ENOTCONN, b""
         except OSError as error:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from gofer.client.pool import Pool
     from gofer.fuse.nodes import Node
 
-    Reply = Union[bytes, list[Any], None]  # None: there is none
+    Reply = Union[bytes, list[Any], None]  # None: it comes later, or never
+    Finish = Callable[[int, Callable[[], Reply]], None]
 
 FD_BUDGET = 10_000  # what is held costs the host some 2 KiB each; a server that has not so many says so
 GONE = 0  # in place of an open FD: the file it was is not there any more
@@ -60,12 +61,13 @@ class Request:
     """What a thread is at. held: nodes that it pins; undo: what is to be taken back where the kernel does not get the reply.
 
     body: what follows the header; out: room for what is read; lent: the channel in whose memory the reply is.
-    aside(): to be called before what may take long.
+    aside(): to be called before what may take long. finish(unique, work): answer with what comes of that, where the operation
+    itself has said None, and from whatever thread.
     """
 
-    __slots__ = ("opcode", "unique", "nodeid", "uid", "gid", "body", "out", "lent", "held", "undo", "aside")
+    __slots__ = ("opcode", "unique", "nodeid", "uid", "gid", "body", "out", "lent", "held", "undo", "aside", "finish")
 
-    def __init__(self, out: memoryview, aside: Callable[[], None]) -> None:
+    def __init__(self, out: memoryview, aside: Callable[[], None], finish: Finish) -> None:
         self.opcode = self.unique = self.nodeid = self.uid = self.gid = 0
         self.body = memoryview(b"")
         self.out = out
@@ -73,6 +75,7 @@ class Request:
         self.held: list[Node] = []
         self.undo: list[Callable[[], object]] = []
         self.aside = aside
+        self.finish = finish
 
 
 class Handle:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 WIDE = 1 << 20  # bytes of a pipe, where it can have them
 _LEAST = 1 << 16  # bytes of a read from which on three calls cost less than to copy it
-_LINGER = 0.0007  # seconds, in which a full pipe of that width does not run dry: not even at a gigabyte a second
+_LINGER = 0.001  # seconds, in which a full pipe of that width does not run dry: not even at a gigabyte a second
 _PAGE = 4096
 _MOVE, _NONBLOCK = 1, 2  # SPLICE_F_*
 _splice = libc["splice"]
@@ -140,12 +140,12 @@ class Pipes:
         reader, _, stdout = self._ends.reader, self._ends.writer, self._ends.stdout
         moved: int = _splice(reader, None, stdout, None, count, _MOVE | _NONBLOCK)
         if moved > 0:
+            if moved < count and self._ends.wide:  # it is full
+                sleep(_LINGER)
             return moved
         code = get_errno()
         if code == EAGAIN:
             self._room.poll()
-            if self._ends.wide:
-                sleep(_LINGER)
         elif code != EINTR:  # a thing that takes no pages; or nobody takes anything, which the next write will tell
             self._splices = False
             data = os.read(reader, count)
