@@ -51,6 +51,8 @@ class Twins:
         ours, theirs = ask(command, *self.named(words)), self.coreutils(command, *words, stdin=subprocess.DEVNULL)
         assert (ours.status, bool(ours.err)) == (theirs.returncode, bool(theirs.stderr)), (command, words, ours, theirs)
         assert looks(self.ours) == looks(self.theirs), (command, words)
+        said = [sorted(out.splitlines()) for out in (ours.out.replace(b"/ours/", b"./"), theirs.stdout)]
+        assert said[0] == said[1], (command, words)
 
 
 @contextlib.contextmanager
@@ -212,6 +214,28 @@ def test_what_a_path_means_at_its_end_is_what_it_means_to_the_coreutils(twins: T
             (place / "one").write_text("of two names")
             os.link(place / "one", place / "two")
         twins.both(command, *words)
+
+
+VERBOSE: "list[tuple[Word, ...]]" = [
+    ("rm", "-v", b"@plain", b"@link"), ("rm", "-rv", b"@dir", b"@empty"), ("rm", "-dv", b"@empty"), ("rmdir", "-v", b"@empty"),
+    ("rmdir", "-pv", b"@dir/sub/deep"), ("mkdir", "-v", b"@a", b"@plain", b"@b"),
+    ("mkdir", "-pv", b"@a/b/c", b"@a", b"@dir/new/"),
+    ("mv", "-v", b"@plain", b"@x"), ("mv", "-v", b"@plain", b"@link", b"@dir"), ("mv", "-nv", b"@plain", b"@link"),
+    ("ln", "-v", b"@plain", b"@x"), ("ln", "-sv", "any", b"@x"), ("ln", "-sfv", "any", b"@plain"),
+    ("ln", "-v", b"@plain", b"@dir"), ("chmod", "-v", "600", b"@plain"),
+    ("chmod", "-v", "640", b"@plain", b"@dir"), ("chmod", "-c", "640", b"@plain", b"@dir"),
+    ("chmod", "-Rc", "u+s,o=t", b"@dir"), ("chown", "-v", "3:4", b"@plain"), ("chown", "-v", "root", b"@plain"),
+    ("chown", "-c", "0:0", b"@plain"), ("chown", "-Rv", ":6", b"@dir"),
+    ("chown", "-v", "bin:", b"@plain"), ("chown", "-v", "4000000000:4000000000", b"@plain"), ("chown", "-hv", "7", b"@link"),
+    ("chown", "-v", ":", b"@plain"), ("chown", "-cR", "7", b"@dir"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_is_told_of_each_is_what_the_coreutils_tell(twins: Twins) -> None:
+    for command, *words in VERBOSE:
+        twins.plant()
+        twins.both(str(command), *words)
 
 
 @pytest.mark.parametrize(

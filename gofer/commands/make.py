@@ -91,7 +91,8 @@ def _make_directory(session: Session, options: Any, address: Address, mode: int,
         tree.drop(node.fd)
         node = made
         if options.verbose and not here:
-            session.write(f"gofer: mkdir: created directory '{printable(name if missing else address.shown)}'\n".encode())
+            shown = address.shown[: len(address.shown) - len(address.path)] + path if missing else address.shown
+            session.write(f"mkdir: created directory '{printable(shown)}'\n".encode())
     tree.drop(node.fd)
 
 
@@ -155,7 +156,7 @@ def _ln(session: Session, options: Any) -> None:
             tree.drop(directory.fd)
         if options.verbose:
             arrow = "->" if options.symbolic else "=>"
-            session.write(f"'{printable(new.shown)}' {arrow} '{printable(text)}'\n".encode())
+            session.write(f"'{printable(new.shown)}' {arrow} '{printable(old.shown if old else text)}'\n".encode())
 
 
 def into(tree: Tree, address: Address, name: bytes, options: Any) -> Address:

@@ -7,6 +7,7 @@ import re
 import stat
 
 from gofer import Failure, sys
+from gofer.commands import attrs
 from gofer.commands.common import Session, add_addresses, add_common, below, operands
 from gofer.output import printable
 from gofer.wire import NO_ID
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from gofer.client.tree import Tree
     from gofer.commands.common import Address
 
-    Change = Callable[[Tree, Inode], bool]
+    Change = Callable[[Tree, Inode], tuple[bool, str, str]]  # whether it is another now; what -v says, before and behind the name
 
 _DT_DIR, _DT_LNK = 4, 10
 _PARTS = re.compile(r"([ugoa]*)((?:[-+=](?:[ugo]|[rwxXst]*))+)")
@@ -96,10 +97,9 @@ def _operand(session: Session, options: Any, address: Address, change: Change) -
 
 def _one(session: Session, options: Any, tree: Tree, node: Inode, shown: bytes, change: Change) -> None:
     with session.each(shown):
-        changed = change(tree, node)
+        changed, before, behind = change(tree, node)
         if options.verbose or options.changes and changed:
-            said = f"changed to {options.what}" if changed else f"kept as {options.what}"
-            session.write(f"'{printable(shown)}' {said}\n".encode())
+            session.write(f"{before} '{printable(shown)}' {behind}\n".encode())
 
 
 def set_stat(tree: Tree, node: Inode, mask: int, **values: Any) -> None:
@@ -112,14 +112,19 @@ def set_stat(tree: Tree, node: Inode, mask: int, **values: Any) -> None:
 def _chmod(text: str) -> Change:
     wanted = permissions(text)
 
-    def change(tree: Tree, node: Inode) -> bool:
+    def change(tree: Tree, node: Inode) -> tuple[bool, str, str]:
         before = stat.S_IMODE(node.stat.mode)
         after = wanted(before, stat.S_ISDIR(node.stat.mode))
-        if after != before:
-            set_stat(tree, node, sys.STATX_MODE, mode=after)
-        return after != before
+        if after == before:
+            return False, "mode of", f"retained as {_mode(after)}"
+        set_stat(tree, node, sys.STATX_MODE, mode=after)
+        return True, "mode of", f"changed from {_mode(before)} to {_mode(after)}"
 
     return change
+
+
+def _mode(mode: int) -> str:
+    return f"{mode:04o} ({stat.filemode(mode)[1:]})"
 
 
 def permissions(text: str) -> Callable[[int, bool], int]:
@@ -182,12 +187,17 @@ def umask() -> int:
 def _chown(text: str) -> Change:
     uid, gid = owners(text)
     mask = sys.STATX_UID * (uid != NO_ID) | sys.STATX_GID * (gid != NO_ID)
+    what = "group" if mask == sys.STATX_GID else "ownership"
+    to = text + attrs.group(gid) if text.endswith(":") and gid != NO_ID else text.lstrip(":")
 
-    def change(tree: Tree, node: Inode) -> bool:
-        same = uid in (NO_ID, node.stat.uid) and gid in (NO_ID, node.stat.gid)
+    def change(tree: Tree, node: Inode) -> tuple[bool, str, str]:
+        found = node.stat
+        names = [attrs.user(found.uid)] * (uid != NO_ID) + [attrs.group(found.gid)] * (gid != NO_ID)
         if mask:  # also where they are the same: it takes set-id bits away, as chown(2) does
             set_stat(tree, node, mask, uid=uid, gid=gid)
-        return not same
+        if uid in (NO_ID, found.uid) and gid in (NO_ID, found.gid):
+            return False, f"{what} of", f"retained as {':'.join(names)}" if names else "retained"
+        return True, f"changed {what} of", f"from {':'.join(names)} to {to}"
 
     return change
 

@@ -62,13 +62,13 @@ def _rmdir(session: Session, options: Any, address: Address) -> None:
     path, shown = address.path.rstrip(b"/"), address.shown.rstrip(b"/")
     while True:
         directory, name = _parent(tree, path)
+        if options.verbose:
+            session.write(f"rmdir: removing directory, '{printable(shown)}'\n".encode())
         try:
             tree.flush()  # none of ours keeps it busy
             tree.client.unlinkat(directory.fd, name, AT_REMOVEDIR)
         finally:
             tree.drop(directory.fd)
-        if options.verbose:
-            session.write(f"gofer: rmdir: removed directory '{printable(shown)}'\n".encode())
         path, shown = path.rpartition(b"/")[0].rstrip(b"/"), shown.rpartition(b"/")[0].rstrip(b"/")
         if not options.parents or not path:
             return
