@@ -1,16 +1,12 @@
 """What Docker and podman do with a container; one check a function, each in a Box of engines.py."""
 
-import fcntl
 import os
-import pty
-import select
-import struct
-import termios
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
 from engines import SOON, Box
 from hosts import wait_until
+from terminal import Terminal
 
 UP = "touch /out/up; "
 FOREVER = "while :; do sleep 0.1; done"
@@ -136,21 +132,21 @@ def its_changes_are_told(box: Box) -> None:
 def a_terminal_has_its_size_and_its_ctrl_c(box: Box) -> None:
     script = 'trap "echo interrupted; exit 9" INT; until [ "$(stty size)" = "33 77" ]; do sleep 0.1; done; echo sized; ' + FOREVER
     line = box.line("sh", "-c", script, options=["--rm", "--interactive", "--tty"])
-    with Terminal(box.engine.command(*line), box.engine.env()) as terminal:
-        terminal.wait_for(b"sized")
-        terminal.type(b"\x03")
-        terminal.wait_for(b"interrupted")
-        assert terminal.end() == 9
+    with Terminal(*box.engine.command(*line), size=(33, 77), env=box.engine.env()) as terminal:
+        terminal.wait_for("sized", SOON)
+        terminal.type("\x03")
+        terminal.wait_for("interrupted", SOON)
+    assert terminal.close() == 9
 
 
 def a_second_command_at_a_terminal(box: Box) -> None:
     name = box.start("sh", "-c", f"{UP}{FOREVER}")
     words = box.engine.command("exec", "-it", name, "sh", "-c", "[ -t 1 ] && echo tty; read line; echo got $line; exit 4")
-    with Terminal(words, box.engine.env()) as terminal:
-        terminal.wait_for(b"tty")
-        terminal.type(b"typed\r")
-        terminal.wait_for(b"got typed")
-        assert terminal.end() == 4
+    with Terminal(*words, env=box.engine.env()) as terminal:
+        terminal.wait_for("tty", SOON)
+        terminal.type("typed\r")
+        terminal.wait_for("got typed", SOON)
+    assert terminal.close() == 4
 
 
 def its_processes_are_listed(box: Box) -> None:
@@ -188,44 +184,3 @@ CHECKS: "list[Callable[[Box], None]]" = [
     its_processes_are_listed,
     twenty_starts_four_at_a_time,
 ]
-
-
-class Terminal:
-    """A command at a terminal of its own, 33 lines of 77 columns."""
-
-    def __init__(self, argv: "list[str]", env: "dict[str, str]") -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", 33, 77, 0, 0))
-            os.execvpe(argv[0], argv, env)
-        self.said = b""
-
-    def __enter__(self) -> "Terminal":
-        return self
-
-    def wait_for(self, text: bytes) -> None:
-        while text not in self.said:
-            assert select.select([self.fd], [], [], SOON)[0], self.said
-            try:
-                self.said += os.read(self.fd, 1000)
-            except OSError:  # EIO: nobody holds the other end any more
-                raise AssertionError(f"{text!r} is not among {self.said!r}") from None
-
-    def type(self, text: bytes) -> None:
-        os.write(self.fd, text)
-
-    def end(self) -> int:
-        """The exit status."""
-        try:
-            while os.read(self.fd, 1000):
-                pass
-        except OSError:
-            pass
-        pid, self.pid = self.pid, 0
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)  # hangs up
-        if self.pid:
-            os.kill(self.pid, 9)
-            os.waitpid(self.pid, 0)

@@ -1,12 +1,16 @@
 """A command as somebody at a terminal has it."""
 
 import contextlib
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
+import struct
+import termios
 import time
+from typing import Optional
 
 from gofer.conform.transport import PATIENCE
 
@@ -16,11 +20,15 @@ __all__ = ["Terminal"]
 class Terminal:
     """A command on a pty. What it says is read as it comes."""
 
-    def __init__(self, *argv: str, **environment: str) -> None:
+    def __init__(
+        self, *argv: str, size: "tuple[int, int]" = (25, 80), env: "Optional[dict[str, str]]" = None, **environment: str
+    ) -> None:
+        """size: lines, columns. env: all of its environment, in place of this process's."""
         self.said = ""
-        env = {**os.environ, "TERM": "dumb", "INPUTRC": "/dev/null", **environment}
+        env = env or {**os.environ, "TERM": "dumb", "INPUTRC": "/dev/null", **environment}
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
             os.execvpe(argv[0], argv, env)
 
     def __enter__(self) -> "Terminal":

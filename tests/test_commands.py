@@ -305,7 +305,7 @@ def on_terminal(width: int, argv: "list[str]", **popen: object) -> bytes:
     return b"".join(parts)
 
 
-@pytest.mark.parametrize("width", [40, 132])
+@pytest.mark.parametrize("width", [20, 40, 132])
 @pytest.mark.parametrize("options", ["", "-l", "-F --color=auto"])
 def test_a_terminal_gets_columns_and_names_that_cannot_speak_to_it(there: Server, options: str, width: int) -> None:
     mine = {"env": {**WORLD, "GOFER_SOCKET": str(there.path)}}

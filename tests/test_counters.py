@@ -2,14 +2,11 @@
 
 import json
 import os
-import pty
 import re
-import select
 import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -20,8 +17,9 @@ from typing import Any, Callable
 import pytest
 from conftest import Start
 from faulty import LOOKUP, faulty
-from hosts import CHECKOUT, PATIENCE, Server, fails, fails_in_one_line, run, wait_until
+from hosts import GOFER, PATIENCE, Server, fails, fails_in_one_line, run, wait_until
 from prison import USER, as_user
+from terminal import Terminal
 from test_wire import NAMES
 
 from gofer.conform.corpus import recorded
@@ -322,43 +320,6 @@ def test_metrics_by_http_on_the_loopback_alone(start: Start, spot: Path) -> None
 # The terminal
 
 
-class Terminal:
-    """A program on a pty of 100 columns."""
-
-    def __init__(self, *argv: str) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ.update(TERM="xterm", COLUMNS="100", LINES="30")
-            os.execv(sys.executable, [sys.executable, str(CHECKOUT), *argv])
-        self.screen = ""
-        self.ended = False  # it was told to
-
-    def until(self, pattern: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not re.search(pattern, self.screen):
-            assert time.monotonic() < deadline, f"no {pattern!r} in {self.screen[-2000:]!r}"
-            if select.select([self.fd], [], [], 0.1)[0]:
-                self.screen += os.read(self.fd, 65536).decode(errors="replace")
-
-    def press(self, keys: str) -> None:
-        self.screen = ""
-        os.write(self.fd, keys.encode())
-        self.ended = keys == "q"
-
-    def end(self) -> int:
-        """Its exit status, once it has ended, or -SIGTERM."""
-        if not self.ended:
-            os.kill(self.pid, signal.SIGTERM)
-        while True:
-            try:
-                if not os.read(self.fd, 65536):
-                    break
-            except OSError:
-                break
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
 def test_top_in_a_terminal_shows_rates_and_takes_keys(start: Start, control: Path) -> None:
     server = counting(start, control, f"--trace-out={control.parent / 'trace'}")
     stop = threading.Event()
@@ -369,20 +330,19 @@ def test_top_in_a_terminal_shows_rates_and_takes_keys(start: Start, control: Pat
 
     thread = threading.Thread(target=work)
     thread.start()
-    terminal = Terminal("top", "--interval", "0.2", str(control))
     try:
-        terminal.until(r"count/s")
-        terminal.until(r"FStatFS")
-        terminal.press("c")
-        terminal.until(r"client \d+, user 0")
-        terminal.press("p")
-        terminal.until(r'"/"')
-        terminal.press("q")
+        size = {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+        with Terminal(*GOFER, "top", "--interval", "0.2", str(control), **size) as terminal:
+            terminal.wait_for(r"(?s)FStatFS.*count/s|count/s.*FStatFS")
+            terminal.type("c")
+            terminal.wait_for(r"client \d+, user 0")
+            terminal.type("p")
+            terminal.wait_for(r'"/"')
+            terminal.type("q")
+        assert terminal.close() == 0
     finally:
         stop.set()
         thread.join()
-        status = terminal.end()
-    assert status == 0
 
 
 def ask(peer: Peer, stop: threading.Event) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from engine_checks import FOREVER, UP, Terminal
+from engine_checks import FOREVER, UP
 from engines import SOON, VARIANTS_OF_ENGINES, Box, Engine, check_in
 from hosts import children, wait_until
 from runsc import Variant, one_file_gofer
+from terminal import Terminal
 
 pytestmark = pytest.mark.slow
 
@@ -160,22 +161,22 @@ def a_folder_is_shared_by_two(box: Box) -> None:
 def a_terminal_has_its_size_and_its_ctrl_c(box: Box) -> None:
     script = 'trap "echo interrupted; exit 9" INT; until [ "$(stty size)" = "33 77" ]; do sleep 0.1; done; echo sized; ' + FOREVER
     line = box.line("/bin/sh", "-c", script, options=["--rm", "--tty"])
-    with Terminal(box.engine.command(*line), box.engine.env()) as terminal:
-        terminal.wait_for(b"sized")
-        terminal.type(b"\x03")
-        terminal.wait_for(b"interrupted")
-        assert terminal.end() == 9
+    with Terminal(*box.engine.command(*line), size=(33, 77), env=box.engine.env()) as terminal:
+        terminal.wait_for("sized", SOON)
+        terminal.type("\x03")
+        terminal.wait_for("interrupted", SOON)
+    assert terminal.close() == 9
 
 
 def a_second_command_at_a_terminal(box: Box) -> None:
     name, _ = start(box, f"{UP}{FOREVER}")
     script = "[ -t 1 ] && echo tty; read line; echo got $line; exit 4"
     words = box.engine.command("task", "exec", "--tty", "--exec-id=two", name, "/bin/sh", "-c", script)
-    with Terminal(words, box.engine.env()) as terminal:
-        terminal.wait_for(b"tty")
-        terminal.type(b"typed\r")
-        terminal.wait_for(b"got typed")
-        assert terminal.end() == 4
+    with Terminal(*words, env=box.engine.env()) as terminal:
+        terminal.wait_for("tty", SOON)
+        terminal.type("typed\r")
+        terminal.wait_for("got typed", SOON)
+    assert terminal.close() == 4
 
 
 def twenty_starts_four_at_a_time(box: Box) -> None:
