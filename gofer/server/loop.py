@@ -206,7 +206,8 @@ class Server:
         elif fd == self._mounts:
             mounts.follow()
         elif self._onlooker is not None and fd == self._onlooker.fileno:
-            self._onlooker.answer()
+            if not self._onlooker.answer():
+                self._epoll.unregister(fd)
         elif fd == self._crew.lifeline:
             self._epoll.unregister(fd)
             self.stop()

@@ -108,20 +108,20 @@ class Watch:
                     self._free.append(table.ring)
             self._free.sort(key=lambda ring: -ring.word)
 
-    def answer(self) -> None:
-        """The watcher has asked for something (`fileno` can be read from): do as the ring's words now say.
+    def answer(self) -> bool:
+        """The watcher has asked for something (`fileno` can be read from): do as the ring's words now say. False: it has gone.
 
         A trace that begins in the middle, or a new file, is told who is there, with which FDs.
         """
         try:
             asked = os.read(self.fileno, 64)
         except BlockingIOError:
-            return
+            return True
         with self.lock:
             if COUNTERS in asked:
                 self._publish()
             if TELL_AGAIN not in asked:
-                return
+                return bool(asked)
             self.on = self.rings is not None and self.rings.on
             for seen in self.seen.values():
                 if self.on:
@@ -129,6 +129,7 @@ class Watch:
                     self._tell_known(seen)
                 for table in seen.tables:
                     table.switch()
+        return True
 
     def _publish(self) -> None:
         if self.page is None:
