@@ -109,7 +109,8 @@ class Server:
     def rest(self) -> None:
         """Waits until each thread sleeps: what a server has donated, say, it closes a moment after its client has it."""
         if self.process.poll() is None:
-            wait_until(lambda: asleep(self.pid), lambda: f"the server rests: {threads(self.pid)}")
+            both = self.pid, self.process.pid
+            wait_until(lambda: all(map(asleep, both)), lambda: f"the server rests: {[*map(threads, both)]}")
 
     def holds(self, path: Path) -> int:
         """How many fds of the server are open on this file, whatever its name in there is."""
