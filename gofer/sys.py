@@ -243,14 +243,17 @@ _fchmodat = _hot("fchmodat")
 syscall = libc["syscall"]
 syscall.restype = c_long
 FCHMODAT2 = _number("fchmodat2")  # of syscall's first argument: a call less than by `fchmodat2`
+syscall_silent = _silent["syscall"]  # as `openat_silent`
 fchmodat2 = partial(syscall, FCHMODAT2)
 fstatfs = _hot("fstatfs")
 getxattr = _hot("getxattr", c_ssize_t)
 openat = _hot("openat")
+openat_silent = _silent["openat"]  # keeps no errno: where it fails, it is to be called again
 sendmsg = _hot("sendmsg", c_ssize_t)
 statx = _hot("statx")
 statx_silent = statx if type(statx) is partial else _silent["statx"]
 utimensat = _hot("utimensat")  # its times: see `timespecs`
+utimensat_silent = _silent["utimensat"]
 
 # Checked.
 _capget = _bind("capget", c_void_p, c_void_p, prefer_libc=False)

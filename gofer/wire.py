@@ -276,7 +276,8 @@ LaneHeader = Record("LaneHeader", payload_len=U32, mid=U16, lane=U16)
 
 _u16 = Count.read
 _one_fdid = struct.Struct("<2xQ").unpack
-_walk_of_one = struct.Struct("<QHH").unpack_from
+WALK_OF_ONE = 12
+walk_of_one = struct.Struct("<QHH").unpack_from  # dir_fd, the number of names, and the length of the first, which begins then
 _walk = struct.Struct("<QH").unpack_from
 _rename = struct.Struct("<QQH").unpack_from
 
@@ -320,15 +321,9 @@ def _strs(raw: bytes, at: int, count: int) -> list[bytes]:
     return found
 
 
-def take_walk(buffer: memoryview) -> tuple[int, list[bytes]]:
-    """dir_fd and the names of a Walk or WalkStat; of one name, the usual one, by one struct."""
-    raw = buffer.tobytes()
-    if len(raw) > 12:
-        dir_fd, count, size = _walk_of_one(raw)
-        if count == 1 and len(raw) == 12 + size:
-            return dir_fd, [raw[12:]]
-    else:
-        dir_fd, count = _walk(raw)
+def take_walk(raw: bytes) -> tuple[int, list[bytes]]:
+    """dir_fd and the names of a Walk or WalkStat, all of it copied out."""
+    dir_fd, count = _walk(raw)
     return dir_fd, _strs(raw, 10, count)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hosts import fails
 
 from gofer.server import fds
-from gofer.server.fds import BoundSocketFD, ControlFD, FDTable, HostFD, OpenFD
+from gofer.server.fds import BoundSocketFD, ControlFD, FDTable, HostFD
 
 pytestmark = pytest.mark.usefixtures("as_in_a_server")
 
@@ -85,7 +85,7 @@ def test_an_open_fd_keeps_the_file_it_was_opened_from(spot: Path, no_collector: 
     (spot / "file").touch()
     node = control(spot / "file")
     number = node.host
-    opened = OpenFD(fds.reopen(node.host, os.O_RDONLY), node, os.O_RDONLY)
+    opened = fds.opened_fd(fds.reopen(node.host, os.O_RDONLY), node, os.O_RDONLY)
     del node
     assert is_open(number) and is_open(opened.host)
     del opened
@@ -102,7 +102,7 @@ def test_ids_count_up_from_one_through_all_kinds(spot: Path) -> None:
 def test_an_id_of_another_kind_is_einval_and_an_unknown_one_ebadf(spot: Path) -> None:
     table = FDTable()
     table.control[1] = control(spot)
-    table.opened[2] = OpenFD(-1, table.control[1], os.O_RDONLY)
+    table.opened[2] = fds.opened_fd(-1, table.control[1], os.O_RDONLY)
     table.bound[3] = BoundSocketFD(socket.socket(socket.AF_UNIX))
     for kind, own in ((table.control, 1), (table.opened, 2), (table.bound, 3)):
         for fdid in (1, 2, 3):
@@ -121,7 +121,7 @@ def test_clearing_a_table_closes_also_what_is_still_referred_to(spot: Path) -> N
     """As it is for a while in a free-threaded Python, when no call runs any more."""
     table = FDTable()
     node = control(spot)
-    opened = OpenFD(os.open(spot, os.O_RDONLY), node, os.O_RDONLY)
+    opened = fds.opened_fd(os.open(spot, os.O_RDONLY), node, os.O_RDONLY)
     bound = BoundSocketFD(socket.socket(socket.AF_UNIX))
     table.control[1], table.opened[2], table.bound[3] = node, opened, bound
     hosts = node.host, opened.host, bound.host
@@ -144,7 +144,7 @@ def test_clearing_a_table_closes_everything_without_the_collector(spot: Path, no
     (os.O_RDONLY | os.O_TRUNC, True, False),
 ])  # fmt: skip
 def test_access_is_told_by_the_flags(spot: Path, flags: int, readable: bool, writable: bool) -> None:
-    opened = OpenFD(-1, control(spot), flags)
+    opened = fds.opened_fd(-1, control(spot), flags)
     assert (opened.readable, opened.writable) == (readable, writable)
 
 

@@ -9,7 +9,7 @@ from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISGID
 
 from gofer import sys
 from gofer.server import attrs
-from gofer.server.comm import MASK_BYTE1, STATX_MASK
+from gofer.server.comm import MASKED, STATX_MASK
 from gofer.server.fds import HostFD, reopen
 from gofer.server.kernelfs import KIND
 from gofer.sys import (
@@ -23,9 +23,9 @@ from gofer.sys import (
     STATX_UID,
     UTIME_OMIT,
     statx_silent,
-    syscall,
+    syscall_silent,
     timespecs,
-    utimensat,
+    utimensat_silent,
 )
 from gofer.wire import NO_ID, FStatFSReq, FStatFSResp, FStatReq, SetStatResp, Statx
 
@@ -38,39 +38,43 @@ if TYPE_CHECKING:
     from gofer.wire import Record
 
 _NAMELEN = sys.Statfs.f_namelen.offset
+_read_fdid, _pack_statx, _STATX = FStatReq.unpack, Statx.pack, Statx.size
 _Answer = struct.Struct("<56s8s").pack_into
 _OWNER = STATX_UID | STATX_GID
 _TIMES = STATX_ATIME | STATX_MTIME
 _SETTABLE = STATX_MODE | _OWNER | STATX_SIZE | _TIMES
 _OMIT = timespecs(0, UTIME_OMIT, 0, 0)[:16]
-# SetStatReq with each time as its struct timespec.
-_read_setstat = struct.Struct("<QIIIIQ16s16s").unpack
+# SetStatReq with both times as utimensat(2) takes them.
+_read_setstat = struct.Struct("<QIIIIQ32s").unpack
 
 
 def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """Of a control FD, or of an open FD: then of the file it was opened from, as a FIFO's own fd was given away."""
-    (fdid,) = FStatReq.unpack(req)
-    node = comm.control.get(fdid) or comm.opened[fdid].node
+    (fdid,) = _read_fdid(req)
+    node = comm.control.get(fdid)
+    if node is None:
+        node = comm.opened[fdid].node
     if statx_silent(node.host, b"", AT_EMPTY_PATH, STATX_MASK, comm.statx_buffer):  # `comm.stat`, without a call
         comm.stat(node.host)
-    comm.statx_bytes[1] &= MASK_BYTE1
-    Statx.pack(reply, 0, comm.statx_bytes)
-    return Statx.size
+    found = comm.statx_bytes
+    found[1] = MASKED[found[1]]
+    _pack_statx(reply, 0, found)
+    return _STATX
 
 
 def setstat(comm: Communicator, req: memoryview, reply: memoryview, read: Callable[..., Any] = _read_setstat) -> int:
     """Each change is tried; what fails is told in the reply, with the last errno. The message itself succeeds."""
     if comm.read_only:
         comm.must_write()
-    fdid, mask, mode, uid, gid, size, atime, mtime = read(req)
-    node = comm.control[fdid]
-    if node.kind > KIND:
-        comm.changeable(fdid)
+    fdid, mask, mode, uid, gid, size, times = read(req)
+    node = comm.control.get(fdid)
+    if node is None or node.kind > KIND:
+        node = comm.changeable(fdid)
     if mask | _SETTABLE != _SETTABLE:
         raise OSError(EPERM, "SetStat of an attribute that cannot be set")
     failed = 0
     errno: int | None = 0
-    # The most frequent system calls are made here, not in functions of their own, which only see to what they would not do.
+    # The most frequent system calls are made here, without errno; where one fails, by functions that make it again.
     # The owner before the mode, as chown clears set-id bits; times last, as a truncation sets them.
     if mask & STATX_SIZE:
         try:
@@ -86,17 +90,16 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview, read: Callab
         try:
             if node.kind == S_IFLNK:
                 raise OSError(EOPNOTSUPP, "a symlink has no mode")
-            if mode & S_ISGID:
+            if mode & S_ISGID or syscall_silent(FCHMODAT2, node.host, b"", mode & 0o7777, AT_EMPTY_PATH):
                 attrs.chmod(node.host, mode & 0o7777)
-            elif syscall(FCHMODAT2, node.host, b"", mode & 0o7777, AT_EMPTY_PATH):
-                attrs.chmod_otherwise(node.host, mode & 0o7777)
         except OSError as e:
             failed, errno = failed | STATX_MODE, e.errno
     if mask & _TIMES:
         try:
-            times = (atime if mask & STATX_ATIME else _OMIT) + (mtime if mask & STATX_MTIME else _OMIT)
-            if utimensat(node.host, b"", times, AT_EMPTY_PATH):
-                attrs.set_times_otherwise(node.host, times)
+            if mask & _TIMES != _TIMES:
+                times = times[:16] + _OMIT if mask & STATX_ATIME else _OMIT + times[16:]
+            if utimensat_silent(node.host, b"", times, AT_EMPTY_PATH):
+                attrs.set_timespecs(node.host, times)
         except OSError as e:
             failed, errno = failed | mask & _TIMES, e.errno
     SetStatResp.pack(reply, 0, failed, errno or 0)
@@ -131,7 +134,7 @@ def _open_writer(comm: Communicator, node: ControlFD) -> int:
 def fstatfs(comm: Communicator, req: memoryview, reply: memoryview, request: Record = FStatFSReq) -> int:
     """struct statfs begins with the seven numbers of the reply, in its order; the name length follows the fsid."""
     (fdid,) = request.unpack(req)
-    node = comm.control[fdid]
+    node = comm.control.get(fdid) or comm.control[fdid]
     if sys.fstatfs(node.host, comm.statfs_buffer):
         sys.raise_errno()
     found = comm.statfs_bytes

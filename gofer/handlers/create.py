@@ -10,8 +10,8 @@ from gofer import sys
 from gofer.procself import proc_path, proc_paths
 from gofer.server.attrs import settle
 from gofer.server.comm import check_name, directory, last_name
-from gofer.server.fds import MARKS, OpenFD, admit, open_path
-from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE, O_PATH, openat, raise_errno
+from gofer.server.fds import MARKS, admit, open_path, opened_fd, reopen
+from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE, O_PATH, openat, openat_silent, raise_errno
 from gofer.wire import (
     LinkAtReq,
     MkdirAtReq,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from gofer.server.comm import Communicator
-    from gofer.server.fds import ControlFD
+    from gofer.server.fds import ControlFD, OpenFD
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _AGAIN = O_PATH | os.O_CLOEXEC  # with the magic link of an fd; see fds.reopen
@@ -41,7 +41,7 @@ def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         comm.must_write()
     dir_fd, uid, gid, mode, flags = OpenCreateAtReq.read(req)
     name = last_name(req, OpenCreateAtReq.size)
-    parent = comm.control[dir_fd]
+    parent = comm.control.get(dir_fd) or comm.control[dir_fd]
     if parent.kind != stat.S_IFDIR:
         directory(parent)
     file = open_new(comm, parent, name, flags, mode, uid, gid)
@@ -55,14 +55,16 @@ def open_new(
     flags &= _FLAGS
     if flags & O_ACCMODE == O_ACCMODE:
         raise OSError(EINVAL, "neither reading nor writing")
-    made = openat(parent.host, name, flags | _NEW, mode & _PERMISSIONS)
-    if made < 0:
-        raise_errno()
-    file = OpenFD(made, parent, flags)  # its owner from here on; what it is the opened file of comes next
-    try:
-        again = openat(AT_FDCWD, proc_paths[made], _AGAIN)
-        if again < 0:
+    made = openat_silent(parent.host, name, flags | _NEW, mode & _PERMISSIONS)
+    if made < 0:  # again, for its errno
+        made = openat(parent.host, name, flags | _NEW, mode & _PERMISSIONS)
+        if made < 0:
             raise_errno()
+    file = opened_fd(made, parent, flags)  # its owner from here on; what it is the opened file of comes next
+    try:
+        again = openat_silent(AT_FDCWD, proc_paths[made], _AGAIN)
+        if again < 0:
+            again = reopen(made, O_PATH)
         file.node = node = comm.adopt(again)
         if made >= MARKS[0]:
             admit(made, comm.table)

@@ -24,7 +24,7 @@ def pread(
 ) -> int:  # fmt: skip
     """The kernel reads straight into the reply. num_bytes 0: end of file."""
     offset, fdid, count = request.unpack(req)
-    file = comm.opened[fdid]
+    file = comm.opened.get(fdid) or comm.opened[fdid]
     if not file.readable:
         raise OSError(EBADF, "not open for reading")
     head = answer.size
@@ -39,12 +39,13 @@ def pread(
 
 def pwrite(comm: Communicator, req: memoryview, reply: memoryview, request: Record = PWriteReq) -> int:
     """The kernel writes straight from the request; short only where the kernel is."""
-    comm.must_write()
+    if comm.read_only:
+        comm.must_write()
     offset, fdid, count = request.read(req)
     body = request.size
     if count != len(req) - body:
         raise OSError(EIO, "PWrite lies about its length")
-    file = comm.opened[fdid]
+    file = comm.opened.get(fdid) or comm.opened[fdid]
     if not file.writable:
         raise OSError(EBADF, "not open for writing")
     if offset > MAX_OFFSET:

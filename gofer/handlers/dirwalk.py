@@ -9,7 +9,7 @@ from stat import S_IFDIR
 
 from gofer import sys
 from gofer.server.comm import check_name, directory
-from gofer.server.fds import MARKS, WALKABLE, OpenFD, admit, open_path, reopen
+from gofer.server.fds import MARKS, WALKABLE, admit, open_path, opened_fd, reopen
 from gofer.sys import get_errno
 from gofer.wire import STATX_SIZE, DirWalkReq, DirWalkResp, take_last
 
@@ -48,7 +48,7 @@ def dirwalk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     else:
         comm.stat(node.host)
     found = bytes(comm.statx_bytes[:STATX_SIZE])
-    file = OpenFD(reopen(node.host, os.O_RDONLY | os.O_NONBLOCK), node, os.O_RDONLY)
+    file = opened_fd(reopen(node.host, os.O_RDONLY | os.O_NONBLOCK), node, os.O_RDONLY)
     if file.host >= MARKS[0]:
         admit(file.host, comm.table, 1)
     names, told, ended = _listed(comm, file.host, min(count, _MOST), what == 1)

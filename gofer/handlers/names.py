@@ -24,7 +24,7 @@ def unlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         comm.must_write()
     dir_fd, flags = UnlinkAtReq.read(req)
     name = last_name(req, UnlinkAtReq.size)
-    return remove(directory(comm.control[dir_fd]), name, flags)
+    return remove(directory(comm.control.get(dir_fd) or comm.control[dir_fd]), name, flags)
 
 
 def remove(parent: ControlFD, name: bytes, flags: int) -> int:
@@ -44,7 +44,8 @@ def renameat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if not (old_name.isalnum() and new_name.isalnum()) or len(old_name) > 255 or len(new_name) > 255:  # most are no more
         check_name(new_name)
         check_name(old_name)
-    old, new = comm.control[old_dir], comm.control[new_dir]
+    old = comm.control.get(old_dir) or comm.control[old_dir]
+    new = old if new_dir == old_dir else comm.control[new_dir]
     if old.kind != stat.S_IFDIR or new.kind != stat.S_IFDIR:
         directory(old)
         directory(new)
@@ -70,7 +71,7 @@ def renameat2(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 def readlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     (fdid,) = ReadLinkAtReq.unpack(req)
-    node = comm.control[fdid]
+    node = comm.control.get(fdid) or comm.control[fdid]
     return pack_str(reply, 0, os.readlink(b"", dir_fd=node.host) if node.kind == stat.S_IFLNK else target_of(node))
 
 

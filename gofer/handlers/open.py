@@ -8,9 +8,9 @@ from errno import EAGAIN, EINVAL, EISDIR, ENXIO, EPERM, EROFS
 from stat import S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 
 from gofer.procself import proc_paths
-from gofer.server.fds import MARKS, ControlFD, HostFD, MountPoint, OpenFD, admit
+from gofer.server.fds import MARKS, ControlFD, HostFD, MountPoint, admit, opened_fd
 from gofer.server.kernelfs import KIND, READABLE
-from gofer.sys import AT_FDCWD, O_ACCMODE, Statx, get_errno, raise_errno
+from gofer.sys import AT_FDCWD, O_ACCMODE, Statx, get_errno, openat_silent, raise_errno
 from gofer.sys import openat as open_at
 from gofer.wire import OpenAtReq, OpenAtResp
 
@@ -34,7 +34,9 @@ def openat(
         raise OSError(EROFS, "served read-only")
     if flags & O_ACCMODE == O_ACCMODE:
         raise OSError(EINVAL, "neither reading nor writing")
-    node = comm.control[fdid]
+    node = comm.control.get(fdid)
+    if node is None:
+        node = comm.control[fdid]  # raises what is to be said; asked so each time, it costs a call more
     kind = node.kind
     if kind == S_IFREG:
         pass
@@ -43,8 +45,8 @@ def openat(
     elif flags:
         raise OSError(EISDIR, "a directory opens for reading only")
     # `_open`, without a call. What it opened is closed by its owner from the next line on.
-    host = open_at(AT_FDCWD, proc_paths[node.host], flags | _REOPEN)
-    file = OpenFD(host if host >= 0 else _open_leased(comm, node, flags), node, flags)
+    host = openat_silent(AT_FDCWD, proc_paths[node.host], flags | _REOPEN)
+    file = opened_fd(host if host >= 0 else _open(comm, node, flags), node, flags)
     if file.host >= MARKS[0]:
         admit(file.host, comm.table)
     if kind == S_IFREG:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from errno import EIO, ENOENT, ENOTDIR, EPERM
 from os import close
 from stat import S_IFDIR, S_IFLNK
 
-from gofer.server.comm import CHILD, MASK_BYTE1, MAX_MESSAGE_SIZE, MODE_BYTE1, SERVED, STATX_MASK, check_name
+from gofer.server.comm import CHILD, MASKED, MAX_MESSAGE_SIZE, MODE_BYTE1, SERVED, STATX_MASK, check_name
 from gofer.server.fds import MARKS, O_PATH_FLAGS, ControlFD
 from gofer.server.kernelfs import KIND, ROOT_BYTE
-from gofer.sys import AT_EMPTY_PATH, get_errno, openat, raise_errno, statx, statx_silent
+from gofer.sys import AT_EMPTY_PATH, get_errno, openat, openat_silent, raise_errno, statx, statx_silent
 from gofer.wire import (
     STATX_SIZE,
     WALK_MISSING,
+    WALK_OF_ONE,
     WALK_SUCCESS,
     WALK_SYMLINK,
     Count,
@@ -20,6 +22,7 @@ from gofer.wire import (
     Statx,
     WalkResp,
     take_walk,
+    walk_of_one,
 )  # fmt: skip
 
 TYPE_CHECKING = False
@@ -28,16 +31,48 @@ if TYPE_CHECKING:
     from gofer.wire import Record
 
 _INODE, _pack_inode = Inode.size, Inode.pack
+_pack_answer = WalkResp.pack
+_Found = struct.Struct("<BHQ144s")  # WalkResp and an Inode
+_pack_found, _FOUND = _Found.pack_into, _Found.size
+_Stat = struct.Struct("<H144s")  # WalkStatResp and a Statx
+_pack_stat, _STAT = _Stat.pack_into, _Stat.size
 _MOST = (MAX_MESSAGE_SIZE - WalkResp.size) // _INODE  # the same number in either dialect
 
 
 def walk(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    """The FDs get into the table only when the whole walk is done: on an error the new ones just close."""
-    dir_fd, names = take_walk(req)
+    """The FDs get into the table only when the whole walk is done: on an error the new ones just close.
+
+    One name in an ordinary directory is what most are, and has a way of its own: what more may come costs as much again.
+    """
+    raw = req.tobytes()
+    if len(raw) > WALK_OF_ONE:
+        dir_fd, count, size = walk_of_one(raw)
+        if count == 1 and size == len(raw) - WALK_OF_ONE:
+            node = comm.control.get(dir_fd)
+            if node is not None and node.kind == S_IFDIR:
+                return _walk_one(comm, node, raw[WALK_OF_ONE:], reply)
+    dir_fd, names = take_walk(raw)
     found: dict[int, ControlFD] = {}
     size = along(comm, comm.control[dir_fd], names, reply, WalkResp, found)
     comm.control.update(found)
     return size
+
+
+def _walk_one(comm: Communicator, node: ControlFD, name: bytes, reply: memoryview) -> int:
+    """`along`, for one name in an ordinary directory, and into the table."""
+    if not name.isalnum() and (not name or name[0] == 46 or 47 in name or 0 in name) or len(name) > 255:
+        check_name(name)  # most need no more than that look
+    host = openat(node.host, name, O_PATH_FLAGS)
+    if host < 0:
+        if get_errno() != ENOENT:
+            raise_errno()
+        _pack_answer(reply, 0, WALK_MISSING, 0)
+        return WalkResp.size
+    node = comm.adopt(host)
+    fdid = comm.next_id()
+    _pack_found(reply, 0, WALK_SUCCESS, 1, fdid, comm.statx_bytes)
+    comm.control[fdid] = node
+    return _FOUND
 
 
 def along(
@@ -64,18 +99,20 @@ def along(
                 break
             comm.enter(host, kind, name)
             mark = 0  # so that what is found there is looked at closer
-        host = openat(host, name, O_PATH_FLAGS)
-        if host < 0:
-            if get_errno() != ENOENT:
-                raise_errno()
-            status = WALK_MISSING
-            break
+        above, host = host, openat_silent(host, name, O_PATH_FLAGS)
+        if host < 0:  # once more, for its errno
+            host = openat(above, name, O_PATH_FLAGS)
+            if host < 0:
+                if get_errno() != ENOENT:
+                    raise_errno()
+                status = WALK_MISSING
+                break
         # `comm.adopt`, without a call
         node = ControlFD()
         node.host = host
         if statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, statx_buffer):
             comm.stat(host)
-        statx[1] &= MASK_BYTE1
+        statx[1] = MASKED[statx[1]]
         node.kind = kind = SERVED[statx[MODE_BYTE1]]
         if not kind or statx[ROOT_BYTE] or host >= mark:
             comm.check(node, len(found), within)
@@ -90,10 +127,34 @@ def along(
 
 def walkstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     """As Walk, without FDs. A leading empty name reports dir_fd itself, of whatever type where it stands alone."""
-    dir_fd, names = take_walk(req)
+    raw = req.tobytes()
+    if len(raw) > WALK_OF_ONE:
+        dir_fd, count, size = walk_of_one(raw)
+        if count == 1 and size == len(raw) - WALK_OF_ONE:
+            node = comm.control.get(dir_fd)
+            if node is not None and node.kind == S_IFDIR:
+                return _stat_one(comm, node, raw[WALK_OF_ONE:], reply)
+    dir_fd, names = take_walk(raw)
     count = stat_along(comm, comm.control[dir_fd], names, reply, Count.size)
     Count.pack(reply, 0, count)
     return Count.size + count * STATX_SIZE
+
+
+def _stat_one(comm: Communicator, node: ControlFD, name: bytes, reply: memoryview) -> int:
+    """`stat_along`, for one name in an ordinary directory."""
+    if not name.isalnum() and (not name or name[0] == 46 or 47 in name or 0 in name) or len(name) > 255:
+        check_name(name)
+    if statx(node.host, name, CHILD, STATX_MASK, comm.statx_buffer):
+        if get_errno() != ENOENT:
+            raise_errno()
+        Count.pack(reply, 0, 0)
+        return Count.size
+    found = comm.statx_bytes
+    found[1] = MASKED[found[1]]
+    if not SERVED[found[MODE_BYTE1]]:
+        raise OSError(EPERM, "block devices are not served")
+    _pack_stat(reply, 0, 1, found)
+    return _STAT
 
 
 def stat_along(comm: Communicator, node: ControlFD, names: list[bytes], reply: memoryview, head: int) -> int:
@@ -127,7 +188,9 @@ def stat_along(comm: Communicator, node: ControlFD, names: list[bytes], reply: m
             within = kind
             left -= 1
             if left:  # something is to be looked up in it: hold it, and look at what is held
-                host = openat(host, name, O_PATH_FLAGS)
+                above, host = host, openat_silent(host, name, O_PATH_FLAGS)
+                if host < 0:
+                    host = openat(above, name, O_PATH_FLAGS)
                 if held >= 0:
                     close(held)
                 held = host
@@ -139,7 +202,7 @@ def stat_along(comm: Communicator, node: ControlFD, names: list[bytes], reply: m
                 if get_errno() != ENOENT:
                     raise_errno()
                 break
-            found[1] &= MASK_BYTE1
+            found[1] = MASKED[found[1]]
             kind = SERVED[found[MODE_BYTE1]]
             if not kind:
                 raise OSError(EPERM, "block devices are not served")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gofer.server.comm import Communicator
 
 _codes = directory.Codes(Dirent)
-_read_setstat = struct.Struct("<I4xIIIIQ16s16s").unpack  # as attributes.py has it
+_read_setstat = struct.Struct("<I4xIIIIQ32s").unpack  # as attributes.py has it
 
 
 def fstat(comm: Communicator, req: memoryview, reply: memoryview) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gofer.server.comm import Communicator, Options
     from gofer.server.fds import ControlFD
 
+_without: list[str] = []  # what this kernel turned out to lack
 _PRIVILEGED = (b"security.", b"trusted.")
 
 
@@ -40,17 +41,20 @@ def chmod(host: int, mode: int) -> None:
         except OSError:  # not permitted to us: then the kernel decides
             pass
     try:
-        if sys.fchmodat2(host, b"", mode, sys.AT_EMPTY_PATH):
-            chmod_otherwise(host, mode)
+        if _without or sys.fchmodat2(host, b"", mode, sys.AT_EMPTY_PATH):
+            _chmod_otherwise(host, mode)
     finally:
         if raised:
             sys.thread_set_effective(sys.CAP_FSETID, False)
 
 
-def chmod_otherwise(host: int, mode: int) -> None:
+def _chmod_otherwise(host: int, mode: int) -> None:
     """Where fchmodat2(2) on the fd itself has failed: before Linux 6.6 there is none, and a filter may say EPERM."""
-    if sys.get_errno() not in (ENOSYS, EPERM):
-        sys.raise_errno()
+    if not _without:
+        if sys.get_errno() not in (ENOSYS, EPERM):
+            sys.raise_errno()
+        if sys.get_errno() == ENOSYS:
+            _without.append("fchmodat2")
     sys.fchmodat(sys.AT_FDCWD, proc_path(host), mode)
 
 
@@ -62,15 +66,14 @@ def chown(host: int, uid: int, gid: int) -> None:
 
 def set_times(host: int, *times: int) -> None:
     """Seconds and nanoseconds of the access, then of the modification; UTIME_NOW and UTIME_OMIT as in utimensat(2)."""
-    packed = sys.timespecs(*times)
-    if sys.utimensat(host, b"", packed, sys.AT_EMPTY_PATH):
-        set_times_otherwise(host, packed)
+    set_timespecs(host, sys.timespecs(*times))
 
 
-def set_times_otherwise(host: int, times: bytes) -> None:
-    """Where utimensat(2) on the fd itself has failed: Linux before 5.8 has none."""
-    if sys.get_errno() != EINVAL or sys.utimensat(sys.AT_FDCWD, proc_path(host), times, 0):
-        sys.raise_errno()
+def set_timespecs(host: int, times: bytes) -> None:
+    """Both as utimensat(2) takes them. On the fd itself, which Linux before 5.8 does not do; there by its magic link."""
+    if sys.utimensat(host, b"", times, sys.AT_EMPTY_PATH):
+        if sys.get_errno() != EINVAL or sys.utimensat(sys.AT_FDCWD, proc_path(host), times, 0):
+            sys.raise_errno()
 
 
 def settle(comm: Communicator, node: ControlFD, mode: int, uid: int, gid: int) -> None:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 _Header = Record("Window", state="I", data_len="I", _reserved="8x", mid="H", _rest="2x")
 _LENGTH, _HEAD = 1, 4  # data_len, and mid with num_fds and zero, as words of 32 bits (little-endian, as the wire is)
 _DATA = 16  # where data begins, which data_len counts
+_MIDS = 0xFFFF
 _PAYLOAD = _Header.size
 _RPC_HEAD = _PAYLOAD - _DATA
 _CLIENT, _SERVER = 0, 1  # who is active
@@ -119,7 +120,7 @@ class Channel:
         self._client = client
         self._busy_poll = busy_poll
         self._table = table
-        self._closing = False
+        self._closing: list[bool] = []  # not empty: it is to end. A list, as a local variable of who serves can be one
         self.thread = self.ident = 0  # its ids, the kernel's and the interpreter's, once it runs
         self._over = _thread.allocate_lock()  # until the thread has ended
         self._over.acquire()
@@ -134,7 +135,7 @@ class Channel:
         Where the server is active, so that there may be one, its thread ends the channel: woken in case the client has
         written that word without a wake.
         """
-        self._closing = True
+        self._closing.append(True)
         if self.ended:
             return
         if _Header.read(self._view)[0] == _SERVER:
@@ -202,35 +203,41 @@ class Channel:
         self._word.clear_bit0_and_wake()
 
     def _serve(self) -> None:
-        comm, view, donated = self._comm, self._view, self._comm.donated
-        read, words = _Header.read, view.cast("I")
-        wait, wait_args, hand_over, hand_over_args = self._word.hot()
+        """Until the channel is over. What each request passes is written out, and touches as few objects as it can."""
+        comm, view, donated, closing = self._comm, self._view, self._comm.donated, self._closing
+        words, in_order = view.cast("I"), _LOADS_IN_ORDER
+        wait, wait_args, hand_over, hand_over_args, counting = self._word.hot()
         table, idle = self._table, IDLE
         handlers, refuse, left, plain, moved, now = (
             table.handlers, table.refuse, table.left, table.plain, table.moved, table.now,
         )  # fmt: skip
         server, length, head, rpc_head = _SERVER, _LENGTH, _HEAD, _RPC_HEAD  # cheaper so
-        request = reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
+        reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
         requests: dict[int, memoryview] = {}  # by data_len
+        kept: Callable[..., Any] = requests.get
         look = BusyPoll(self._busy_poll).look if self._busy_poll else None
         least = most = apart()
         far, slept = 0, False
         while True:
-            state, data_len, mid = read(view)
-            if state != server:
-                if state != _CLIENT:
+            if words[0] != server:
+                if words[0] > server:
                     return
                 if look is None or not look(words):
                     slept = True
                     wait(*wait_args)
-                if self._closing:
+                if closing:
                     return
                 continue
-            if not _LOADS_IN_ORDER:
+            if not in_order:
                 wait(*wait_args)  # returns at once
-                state, data_len, mid = read(view)
+            data_len, mid, request = words[length], words[head], reply
+            if mid > _MIDS:  # with num_fds, which is nothing in a request. Else the reply has it already
+                mid &= _MIDS
+                words[head] = mid
             try:
-                request = requests.get(data_len) or self._request(data_len, requests)
+                request = kept(data_len)
+                if request is None:  # its truth would be its length: more to look at
+                    request = self._request(data_len, requests)
                 if left is None or not left[mid]:
                     size = handlers[mid](comm, request, reply)
                 else:  # dispatch.Table says what
@@ -241,23 +248,28 @@ class Channel:
                     now[0] = idle
             except Exception as error:
                 size = refuse(comm, mid, error, request, reply, self._log, self._client)
-                mid = ERROR
+                words[head] = mid = ERROR
             if donated:
-                mid, size = self._donate(mid, size, reply)
+                words[head], size = self._donate(mid, size, reply)
             words[length] = rpc_head + size
-            words[head] = mid
-            if slept and far >= most:
-                far = 0
-                if dear(hand_over, hand_over_args):
-                    most = change_cpu(most)
-            elif hand_over(*hand_over_args) and slept:  # and it woke the client
-                far += 1
-            else:
+            if not slept:
+                hand_over(*hand_over_args)
                 far = 0
                 if most > least:
                     most -= 1
-            slept = False
-            if self._closing:  # another thread has set it since the check above
+            else:
+                slept = False
+                if far >= most:
+                    far = 0
+                    if dear(counting, hand_over_args):
+                        most = change_cpu(most)
+                elif counting(*hand_over_args):  # and it woke the client
+                    far += 1
+                else:
+                    far = 0
+                    if most > least:
+                        most -= 1
+            if closing:  # another thread has set it since the check above
                 sleep(_GRACE)
                 return
 
@@ -306,7 +318,7 @@ class FutexWord:
         hand_over = sys.FUTEX_OP_ANDN << 28 | 1 << 12
         close = sys.FUTEX_OP_SET << 28 | 2 << 12
         self._wait = sys.plain_call, (number, word, sys.FUTEX_WAIT, 0, None)
-        self._hand_over = sys.counting_call, (number, word, sys.FUTEX_WAKE_OP, 1, 0, word, hand_over)
+        self._hand_over = sys.unlocked_call, (number, word, sys.FUTEX_WAKE_OP, 1, 0, word, hand_over)
         self._wake = sys.unlocked_call, (number, word, sys.FUTEX_WAKE, 0x7FFFFFFF)
         self._close = sys.unlocked_call, (number, word, sys.FUTEX_WAKE_OP, 0x7FFFFFFF, 0, word, close)
 
@@ -316,7 +328,7 @@ class FutexWord:
         function(*args)
 
     def clear_bit0_and_wake(self) -> None:
-        """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays. The function returns how many were woken."""
+        """Atomically word &= ~1, and wake one waiter: 1 becomes 0, 2 stays."""
         function, args = self._hand_over
         function(*args)
 
@@ -330,6 +342,7 @@ class FutexWord:
         function, args = self._close
         function(*args)
 
-    def hot(self) -> tuple[Callable[..., None], tuple[Any, ...], Callable[..., int], tuple[Any, ...]]:
-        """`wait_while_zero` and `clear_bit0_and_wake` as function and arguments each, for a loop that counts its calls."""
-        return (*self._wait, *self._hand_over)
+    def hot(self) -> tuple[Any, ...]:
+        """`wait_while_zero` and `clear_bit0_and_wake` as function and arguments each, for a loop that counts its calls; and a
+        function for the latter's arguments that returns how many were woken."""
+        return (*self._wait, *self._hand_over, sys.counting_call)
