@@ -5,6 +5,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,9 @@ def test_the_one_file_program_sends_itself(far: Sshd, one_file: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, Path("/etc/hostname").read_bytes(), b"")
 
 
+HELLO = f"echo gofer-stage-1 3.9 {MAGIC_NUMBER[0] | MAGIC_NUMBER[1] << 8} -"  # a host that takes this program, but then ...
+
+
 @pytest.mark.parametrize(
     "options,words",
     [
@@ -104,6 +108,8 @@ def test_the_one_file_program_sends_itself(far: Sshd, one_file: Path) -> None:
         (["--ssh", "echo"], ["something there writes to stdout"]),
         (["--ssh", "sh -c 'exit 127' --"], ["far has no python3"]),
         (["--ssh", "sh -c 'exec sleep 1000' --", "--timeout", "0.2"], ["far: no answer within 0.2 s"]),
+        (["--ssh", f"sh -c '{HELLO}; exec sleep 1000' --", "--timeout", "0.2"], ["far: no answer within 0.2 s"]),
+        (["--ssh", f"sh -c '{HELLO}; exit 4' --"], ["what ran on far ended with status 4", "has to work without a question"]),
     ],
 )
 def test_a_host_that_is_not_reached_is_told_in_one_line(options: list[str], words: list[str]) -> None:

@@ -185,31 +185,46 @@ class Remote:
             ) from None
         there = version != "-"
         if there and (version == __version__ or self._ssh.gofer == "never"):
-            self.socket.sendall(b"run\n")
+            self._send(b"run\n")
             return
         if self._ssh.gofer == "never":
             raise Failure(f"{self.host} has no gofer in its PATH; --remote-gofer auto sends this one, for this time only")
         if number < (3, 9):
             raise Failure(f"{self.host} has Python {python}, and gofer needs 3.9 or newer there")
         program = portable(magic)
-        self.socket.sendall(b"send %d\n" % len(program) + program)
+        self._send(b"send %d\n" % len(program) + program)
+
+    def _send(self, data: bytes) -> None:
+        rest = memoryview(data)
+        with self._in_time():
+            while rest:
+                rest = rest[self.socket.send(rest) :]
 
     def _first_line(self) -> str:
-        self.socket.settimeout(self._timeout or None)
         line = b""
-        try:
+        with self._in_time():
             while not line.endswith(b"\n") and len(line) < _LONGEST:
                 byte = self.socket.recv(1)
                 if not byte:
-                    why = self.why_ended() or f"{self.host} hung up"
-                    raise Failure(f"{why}; `{' '.join(self._words_of_ssh())} {self.host} true` has to work without a question")
+                    raise self._cut_off()
                 line += byte
+        return line.decode("utf-8", "replace").rstrip("\n")
+
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Each call has the time that an answer may take: the far side takes what is sent, or says something."""
+        self.socket.settimeout(self._timeout or None)
+        try:
+            yield
         except socket.timeout:
             raise Failure(f"{self.host}: no answer within {self._timeout:g} s; --timeout SECONDS waits longer") from None
-        except OSError as error:
-            raise Failure(f"{self.host}: {error.strerror}; see what ssh has said above") from None
+        except OSError:
+            raise self._cut_off() from None
         self.socket.settimeout(None)
-        return line.decode("utf-8", "replace").rstrip("\n")
+
+    def _cut_off(self) -> Failure:
+        why = self.why_ended() or f"{self.host} hung up"
+        return Failure(f"{why}; `{' '.join(self._words_of_ssh())} {self.host} true` has to work without a question")
 
 
 def _widen(sock: socket.socket) -> None:
