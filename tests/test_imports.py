@@ -90,7 +90,7 @@ LAYERS = """
     copy: messages
     copy: together
     copy: remote
-    copy: remove transfer measure
+    copy: remove transfer measure special
     copy: links mend pack prune unpack
     copy: engine
     copy

@@ -75,7 +75,7 @@ def add(parser: ArgumentParser) -> None:
 _FLAGS = {
     "-r --recursive": "copy directories, with all that is in them; symbolic links are copied as such",
     "-u --update": "leave alone what is newer at the destination",
-    "--delete": "remove from the destination's directories what the source's do not have",
+    "--delete": "remove from the destination's directories what the source's do not have, but for what is excluded",
     "-n --dry-run": "say what would be copied and deleted, and do nothing",
     "--verify": "compare both sides by SHA-256, also of what seems to be there already",
     "--resume": "go on with the large files that an interrupted copy has begun",

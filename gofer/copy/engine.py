@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import stat as modes
 from collections import namedtuple
-from errno import EIO, ELOOP, EPERM
+from errno import EIO, ELOOP
 from functools import partial
 
 from gofer.client.address import below
@@ -21,11 +21,12 @@ from gofer.copy import data
 from gofer.copy.commit import Commit, Complete
 from gofer.copy.links import Links
 from gofer.copy.mend import mend
-from gofer.copy.names import part_name, possible
+from gofer.copy.names import possible
 from gofer.copy.places import Options, Place, some
 from gofer.copy.prune import cleared, prune, stays
 from gofer.copy.settle import privileged
 from gofer.copy.sides import FAR, SET_ID, Node
+from gofer.copy.special import special
 from gofer.copy.transfer import Job, Parts, Transfers
 
 TYPE_CHECKING = False
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 _KEPT = 32  # so far down what directories are is remembered until their turn comes
 _DEEPEST = 2000  # directories in each other: each is an fd or two
-_KINDS = {
-    modes.S_IFIFO: "FIFO", modes.S_IFSOCK: "socket", modes.S_IFCHR: "character device", modes.S_IFBLK: "block device",
-}  # fmt: skip
 
 
 class _Asked(namedtuple("_Asked", "names nodes olds trouble")):
@@ -74,12 +72,14 @@ class Copy:
         self.ahead = min(source.ahead, target.ahead)
         self._links = Links(self)
         self._equals: list[tuple[Node, Node, bytes]] = []  # of this directory, to be looked at together
+        self._into: set[tuple[int, tuple[int, int]]] = set()  # directories that are copied into, by inode and device
 
     def _taken(self) -> list[tuple[Node, Node, bytes]]:
         equals, self._equals = self._equals, []
         return equals
 
     def _copied(self, each: Complete) -> None:
+        self._links.arrived(each.stat)
         self.progress.file()
         self.did("copied", each.shown, each.stat.size)
 
@@ -104,7 +104,13 @@ class Copy:
     def inside(self, source: Any, node: Node, target: Any, shown: bytes) -> None:
         """Copy what is in a directory into another, which becomes like it."""
         place = Place(source, target, target is None, b"", shown, target, ())
+        self._remember(target)
         self._run(self._directory(place, node.stat, self.source.listing(source, [(node, None)])))
+
+    def _remember(self, target: Any) -> None:
+        """Of a copy that lies in what is copied, on one machine, the copy of itself would have no end."""
+        if target is not None and self.source.here and self.target.here:
+            self._into.add(self.target.identity(target))
 
     def end(self) -> None:
         self.commit.flush()
@@ -134,6 +140,8 @@ class Copy:
         try:
             if len(names) > _DEEPEST:
                 raise OSError(ELOOP, f"more than {_DEEPEST} directories in each other: they may have no end")
+            if (node.stat.ino, node.stat.dev) in self._into:
+                raise OSError(ELOOP, "it is what is copied into: left out")
             source = self.source.enter(place.source, node)
         except OSError as error:
             self.complain(shown, error, False)
@@ -153,6 +161,8 @@ class Copy:
         except OSError as error:
             self.complain(shown, error, True)
             return
+        if not place.names:
+            self._remember(target)
         within = Place(source, target, fresh, path, shown, place.root, names)
         listed = self.source.listing(place.source, [(node, None)])
         yield from self._directory(within, self.attributes(node.stat), listed)
@@ -161,7 +171,7 @@ class Copy:
         parts = None if place.fresh or self.options.dry_run else Parts(self, place.target)
         names, trouble = self.source.names(place.source), None
         asked = self._ask(place, names)
-        xattrs = self._listed(listed, place.shown)
+        xattrs = self.listed(listed, place.shown)
         while asked:
             if self.target.lazy:
                 self.transfers.catch_up()
@@ -186,10 +196,13 @@ class Copy:
 
     def _transfer(self, place: Place, jobs: Sequence[Job], parts: Parts | None) -> None:
         """Begin with their contents, and with all but the last so far that only a step is missing."""
-        whole = [job for job in jobs if job.node.content is not None and not job.node.stat.mode & SET_ID]
+        whole: list[Job] = []
+        others: list[Job] = []
+        for job in jobs:
+            (whole if job.node.content is not None and not job.node.stat.mode & SET_ID else others).append(job)
         if whole:
             self.transfers.make(place.target, whole)
-            jobs = [job for job in jobs if job.node.content is None or job.node.stat.mode & SET_ID]
+        jobs = others
         while len(jobs) > self.ahead:
             self.transfers.add(place.source, place.target, jobs[: self.ahead], parts)
             self.transfers.step()
@@ -267,6 +280,7 @@ class Copy:
         if self._links.known(place, job, old):
             return None
         if old and self._equal(place, node, old):
+            self._links.arrived(node.stat)
             self.progress.equal(node.stat.size)
             self.did("equal", shown, node.stat.size)
             if not self.options.dry_run:
@@ -278,7 +292,7 @@ class Copy:
         if modes.S_ISREG(node.stat.mode):
             return job
         try:
-            self._special(place, job)
+            special(self, place, job)
         except OSError as error:
             self.complain(shown, error, None)
         return None
@@ -308,26 +322,6 @@ class Copy:
             and data.same(one, other, self.progress.moved)
         )
 
-    def _special(self, place: Place, job: Job) -> None:
-        node, kind = job.node, modes.S_IFMT(job.node.stat.mode)
-        part = part_name(job.name, node.stat)
-        if kind == modes.S_IFLNK:
-            text = self.source.target(place.source, node)
-            if not text or b"\0" in text:
-                raise OSError(EIO, "the target of a symbolic link that none can have")
-            made = self.target.symlink(place.target, part, text)
-        elif kind == modes.S_IFIFO or kind == modes.S_IFCHR and node.stat.rdev == (0, 0):
-            try:
-                made = self.target.mknod(place.target, part, node.stat.mode)
-            except PermissionError:
-                raise OSError(EPERM, f"it is a {_KINDS[kind]}, and that side makes none: not copied") from None
-        else:
-            raise OSError(EPERM, f"it is a {_KINDS.get(kind, 'file of an unknown type')}: not copied")
-        xattrs = self._listed(self.source.listing(place.source, [(node, None)]), job.shown)
-        for error in self.target.settle_node(place.target, made, self.attributes(node.stat), xattrs):
-            self.complain(job.shown, error, True)
-        self.commit.add(Complete(place.target, part, job.name, job.shown, node.stat), None)
-
     # Attributes
 
     def attributes(self, stat: Stat) -> Stat:
@@ -337,7 +331,7 @@ class Copy:
         self.untrusted += 1
         return stat._replace(mode=stat.mode & ~SET_ID)
 
-    def _listed(self, listed: Callable[[], list[Xattrs | OSError]], shown: bytes) -> Xattrs:
+    def listed(self, listed: Callable[[], list[Xattrs | OSError]], shown: bytes) -> Xattrs:
         (found,) = listed()
         if isinstance(found, OSError):
             self.complain(shown, found, False)

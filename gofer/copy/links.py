@@ -33,12 +33,15 @@ _APART = "a copy, and no hard link of its other name: {}"
 
 
 class _First:
-    """Where the first name of a file is on the target's side, and how many have not been met."""
+    """Where the first name of a file is on the target's side. left: other names that are not made yet; there: what has the first
+    is the file, and not what had it before.
+    """
 
-    __slots__ = ("root", "names", "left")
+    __slots__ = ("root", "names", "left", "there")
 
     def __init__(self, root: Any, names: tuple[bytes, ...], left: int) -> None:
         self.root, self.names, self.left = root, names, left
+        self.there = False
 
 
 class Links:
@@ -46,7 +49,6 @@ class Links:
         self._copy = copy
         self._waiting: list[tuple[bytes, Callable[[], None]]] = []
         self._met: dict[tuple[int, tuple[int, int]], _First] = {}
-        self._due = 0  # names that were met, and are to be made
         self._open: list[tuple[Place, Stat, Xattrs]] = []
 
     def known(self, place: Place, job: Job, old: Node | None) -> bool:
@@ -59,12 +61,14 @@ class Links:
         if not first:
             self._met[key] = _First(place.root, (*place.names, job.name), stat.nlink - 1)
             return False
-        first.left -= 1
-        if not first.left:
-            del self._met[key]
-        self._due += 1
         self._waiting.append((job.shown, partial(self._link, first, place, job, old)))
         return True
+
+    def arrived(self, stat: Stat) -> None:
+        """A file has its name, or had it."""
+        first = self._met.get((stat.ino, stat.dev))
+        if first:
+            first.there = True
 
     def queue(self) -> None:
         """Those that were met since, to be made when the files before them, which were to be copied first, have their names."""
@@ -74,7 +78,7 @@ class Links:
 
     def keep_open(self, place: Place, stat: Stat, xattrs: Xattrs) -> None:
         """A directory in which all is done: it gets what it is to have itself, or where that would shut it, in the end."""
-        if (self._met or self._due) and not stat.mode & modes.S_IXUSR and len(self._open) < _MOST_OPEN:
+        if self._met and not stat.mode & modes.S_IXUSR and len(self._open) < _MOST_OPEN:
             self._open.append((place, stat, xattrs))
         else:
             self._copy.finish(place, stat, xattrs)
@@ -92,9 +96,13 @@ class Links:
 
     def _link(self, first: _First, place: Place, job: Job, old: Node | None) -> None:
         copy, target = self._copy, self._copy.target
-        self._due -= 1
+        first.left -= 1
+        if not first.left:
+            del self._met[job.node.stat.ino, job.node.stat.dev]
         part = part_name(job.name, job.node.stat)
         try:
+            if not first.there:
+                raise OSError(ENOENT, os.strerror(ENOENT))
             made = target.resolve(first.root, first.names).stat
             if old and (old.stat.ino, old.stat.dev) == (made.ino, made.dev):
                 copy.progress.equal()
@@ -106,13 +114,13 @@ class Links:
         except OSError as apart:
             if apart.errno != ENOENT:  # else it was not copied by its first name
                 copy.complain(job.shown, OSError(apart.errno, _APART.format(os.strerror(apart.errno or 0))), None)
-            first.root, first.names = place.root, (*place.names, job.name)
+            first.root, first.names, first.there = place.root, (*place.names, job.name), False
             transfers = Transfers(copy)
             transfers.add(place.source, place.target, [job], None)
             transfers.end()
             copy.commit.flush()  # before what comes next in the line: this directory may be shut, too
             return
-        (failed,) = target.rename([(place.target, part, job.name)])
+        (failed,) = target.renaming([(place.target, part, job.name)])()
         if failed:
             target.remove(place.target, part, False)
             raise failed

@@ -103,6 +103,11 @@ class LocalTree:
 
     ahead = FAR
     lazy = True
+    here = True
+
+    def identity(self, directory: Fd) -> tuple[int, tuple[int, int]]:
+        found = os.fstat(directory.key)
+        return found.st_ino, (os.major(found.st_dev), os.minor(found.st_dev))
 
     def look(self, directory: Fd, names: Sequence[bytes]) -> list[Found]:
         return [_look(directory.key, name) for name in names]
@@ -158,12 +163,12 @@ class LocalTree:
 
     def reopen(self, directory: Fd, name: bytes) -> LocalFile:
         """To go on with it; one that others have an eye on, or a name for, is not."""
-        found = os.stat(name, dir_fd=directory.key, follow_symlinks=False)
-        if found.st_uid != os.geteuid() or found.st_nlink != 1 or found.st_mode & 0o077:
-            raise OSError(EPERM, "not what an interrupted copy leaves")
         opened = _open(directory.key, name, os.O_RDWR | os.O_NONBLOCK)
         if isinstance(opened, OSError):
             raise opened
+        found = os.fstat(opened.key)  # not before: in a directory of somebody else's the name may be another's by now
+        if found.st_uid != os.geteuid() or found.st_nlink != 1 or found.st_mode & 0o077:
+            raise OSError(EPERM, "not what an interrupted copy leaves")
         return opened
 
     def mkdir(self, directory: Fd, name: bytes) -> Fd:
@@ -212,10 +217,7 @@ class LocalTree:
         return sync_systems([(file.key, file.device) for file in files])
 
     def renaming(self, moves: Sequence[tuple[Fd, bytes, bytes]]) -> Callable[[], list[OSError | None]]:
-        told = self.rename(moves)  # at once: whoever is killed later has so many more that are whole
-        return lambda: told
-
-    def rename(self, moves: Sequence[tuple[Fd, bytes, bytes]]) -> list[OSError | None]:
+        """At once: whoever is killed later has so many more that are whole."""
         told: list[OSError | None] = []
         for directory, old, new in moves:
             try:
@@ -223,7 +225,7 @@ class LocalTree:
                 told.append(None)
             except OSError as error:
                 told.append(error)
-        return told
+        return lambda: told
 
     def remove(self, directory: Fd, name: bytes, is_directory: bool) -> None:
         (os.rmdir if is_directory else os.unlink)(name, dir_fd=directory.key)

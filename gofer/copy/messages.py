@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+import stat as modes
 import struct
 from errno import EINVAL, EPERM
 
 from gofer import sys, wire
+from gofer.client.transport import Lost
 from gofer.copy.files import payload_of, written
 from gofer.copy.names import possible
 from gofer.copy.settle import kept
-from gofer.copy.sides import SMALL
+from gofer.copy.sides import SET_ID, SMALL
+from gofer.output import printable
 from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gofer.client.client import Client
     from gofer.client.replies import Stat
     from gofer.copy.files import FD, RemoteFile
     from gofer.copy.posts import Outcome
-    from gofer.copy.sides import Node
+    from gofer.copy.sides import Node, Xattrs
 
 OWNER = sys.STATX_UID | sys.STATX_GID
 TIMES = sys.STATX_ATIME | sys.STATX_MTIME
@@ -92,6 +96,32 @@ def troubles_told(failed: int, code: int) -> list[OSError]:
     if failed & ~OWNER or failed and code not in NOT_OURS:
         return [OSError(code, os.strerror(code))]
     return []
+
+
+def set_all(client: Client, fd: int, now: Stat, stat: Stat, xattrs: Xattrs | None) -> list[OSError]:
+    """As settle.settle, step by step: owner, xattrs, mode, times. xattrs None: they, and the times, are as they should be."""
+    troubles: list[OSError] = []
+    if (now.uid, now.gid) != (stat.uid, stat.gid):
+        failed, code = client.setstat(fd, OWNER, uid=stat.uid, gid=stat.gid)
+        if failed:
+            stat = stat._replace(mode=stat.mode & ~SET_ID)
+            troubles += [] if code in NOT_OURS else [OSError(code, os.strerror(code))]
+    for name, value in (xattrs or {}).items():
+        try:
+            client.fsetxattr(fd, name, value)
+        except Lost:
+            raise
+        except OSError as error:
+            troubles.append(OSError(error.errno, f"xattr {printable(name)}: {error.strerror}"))
+    mask = (0 if modes.S_ISLNK(now.mode) else sys.STATX_MODE) | (0 if xattrs is None else TIMES)
+    if mask:
+        try:
+            troubles += troubles_of(client.exchange(wire.SETSTAT, setting(fd, stat, mask)))
+        except Lost:
+            raise
+        except OSError as error:
+            troubles.append(error)
+    return troubles
 
 
 def named(name: bytes) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat as modes
-from errno import EEXIST
+from errno import EEXIST, ENOTEMPTY
 
 from gofer.client.address import below
 from gofer.copy.names import possible
@@ -21,6 +21,7 @@ _KINDS = {
     modes.S_IFCHR: "device", modes.S_IFBLK: "device",
 }  # fmt: skip
 _IN_THE_WAY = "a {} of that name is in its place, and stays: --delete removes it"
+_EXCLUDED = "a directory of that name is in its place, and stays: something in it is excluded"
 
 
 def prune(copy: Copy, place: Place) -> None:
@@ -38,7 +39,7 @@ def prune(copy: Copy, place: Place) -> None:
         for name, old in zip(gone, copy.target.look(place.target, gone)):
             shown = below(place.shown, name)
             error = _removed(copy, place, old, shown) if isinstance(old, Node) else old
-            if error:
+            if error and error.strerror != _EXCLUDED:
                 copy.complain(shown, error, True)
     if trouble:
         copy.complain(place.shown, trouble, True)
@@ -49,9 +50,11 @@ def _removed(copy: Copy, place: Place, old: Node, shown: bytes) -> OSError | Non
         copy.did("delete", shown, 0)
         return None
     try:
-        remove(copy.target, place.target, old)
+        gone = remove(copy.target, place.target, old, (place.path + b"/" + old.name)[1:], copy.options.exclude)
     except OSError as error:
         return error
+    if not gone:
+        return OSError(ENOTEMPTY, _EXCLUDED)
     copy.did("deleted", shown, 0)
     return None
 

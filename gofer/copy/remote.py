@@ -12,9 +12,6 @@ from gofer.client.transport import Lost, close_all
 from gofer.copy.data import PIECE, SHORT
 from gofer.copy.files import FD, RemoteFile, payload_of
 from gofer.copy.messages import (
-    NOT_OURS,
-    OWNER,
-    TIMES,
     everything,
     listing,
     name_of,
@@ -22,6 +19,7 @@ from gofer.copy.messages import (
     names_in,
     none_kept,
     reading,
+    set_all,
     setting,
     troubles_of,
     unwritten,
@@ -55,12 +53,17 @@ class RemoteTree(Together):
 
     def __init__(self, client: Client) -> None:
         super().__init__(client)
+        self.here = not client.carrier
         self.disks: dict[int, bool] = {}  # by device: whether what a donated fd is on is one, see files.py
         self.root = Node(b"/", client.root.stat, FD(client.root.fd, []))
         self.piece = min(PIECE, client.max_message_size - _OVERHEAD)
         self._xattrs = wire.FLISTXATTR in client.supported
         self._shows: bool | None = None
         self._inherits: dict[int, bool] = {}
+
+    def identity(self, directory: FD) -> tuple[int, tuple[int, int]]:
+        stat = self.beside.fstat(directory.key)
+        return stat.ino, stat.dev
 
     def look(self, directory: FD, names: Sequence[bytes]) -> list[Found]:
         return [self._found(name, outcome) for name, outcome in zip(names, self.ask(walks(directory, names)))]
@@ -331,7 +334,7 @@ class RemoteTree(Together):
         def settled() -> list[list[OSError]]:
             answers = iter(posted())
             return [
-                troubles_of(next(answers)) if one else self._settle(file.node.key.key, file.node.stat, stat, xattrs)
+                troubles_of(next(answers)) if one else set_all(self.client, file.node.key.key, file.node.stat, stat, xattrs)
                 for (file, stat, xattrs), one in zip(items, plain)
             ]
 
@@ -342,38 +345,10 @@ class RemoteTree(Together):
     ) -> list[OSError]:
         for name in gone:
             self.client.fremovexattr(node.key.key, name)
-        return self._settle(node.key.key, node.stat, stat, xattrs)
+        return set_all(self.client, node.key.key, node.stat, stat, xattrs)
 
     def settle_directory(self, directory: FD, stat: Stat, xattrs: Xattrs) -> list[OSError]:
-        return self._settle(directory.key, self.beside.fstat(directory.key), stat, xattrs, self.beside)
-
-    def _settle(
-        self, fd: int, now: Stat, stat: Stat, xattrs: Xattrs | None, client: Client | None = None
-    ) -> list[OSError]:
-        """As local._settle: owner, xattrs, mode, times."""
-        client = client or self.client
-        troubles: list[OSError] = []
-        if (now.uid, now.gid) != (stat.uid, stat.gid):
-            failed, code = client.setstat(fd, OWNER, uid=stat.uid, gid=stat.gid)
-            if failed:
-                stat = stat._replace(mode=stat.mode & ~SET_ID)
-                troubles += [] if code in NOT_OURS else [OSError(code, os.strerror(code))]
-        for name, value in (xattrs or {}).items():
-            try:
-                client.fsetxattr(fd, name, value)
-            except Lost:
-                raise
-            except OSError as error:
-                troubles.append(OSError(error.errno, f"xattr {os.fsdecode(name)}: {error.strerror}"))
-        mask = (0 if modes.S_ISLNK(now.mode) else sys.STATX_MODE) | (0 if xattrs is None else TIMES)
-        if mask:
-            try:
-                troubles += troubles_of(client.exchange(wire.SETSTAT, setting(fd, stat, mask)))
-            except Lost:
-                raise
-            except OSError as error:
-                troubles.append(error)
-        return troubles
+        return set_all(self.beside, directory.key, self.beside.fstat(directory.key), stat, xattrs)
 
     def remove(self, directory: FD, name: bytes, is_directory: bool) -> None:
         self.client.unlinkat(directory.key, name, sys.AT_REMOVEDIR if is_directory else 0)

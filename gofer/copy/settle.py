@@ -8,6 +8,7 @@ from errno import EINVAL, ENODATA, EOPNOTSUPP, EPERM
 
 from gofer import sys
 from gofer.copy.sides import SET_ID
+from gofer.output import printable
 from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
@@ -94,7 +95,7 @@ def _set_xattrs(where: int | str, xattrs: Xattrs, troubles: list[OSError]) -> No
         try:
             os.setxattr(where, key, value)
         except OSError as error:
-            troubles.append(OSError(error.errno, f"xattr {os.fsdecode(key)}: {error.strerror}"))
+            troubles.append(OSError(error.errno, f"xattr {printable(key)}: {error.strerror}"))
 
 
 def _nanoseconds(when: tuple[int, int]) -> int:

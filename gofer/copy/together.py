@@ -227,9 +227,6 @@ class Together(Asking):
                 opened.append(node if isinstance(node, OSError) else OSError(EIO, "it was replaced meanwhile"))
         return opened
 
-    def rename(self, moves: Sequence[tuple[FD, bytes, bytes]]) -> list[OSError | None]:
-        return self.renaming(moves)()
-
     def renaming(self, moves: Sequence[tuple[FD, bytes, bytes]]) -> Callable[[], list[OSError | None]]:
         if not self._knows:
             told = self._renamed_each(moves)

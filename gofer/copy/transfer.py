@@ -47,11 +47,16 @@ class Parts:
         self._kept: dict[bytes, bytes] = {}
         self._found: dict[bytes, list[tuple[bytes, bytes]]] = {}
         count = 0
-        for name in copy.target.names(directory):
-            of = names.part_of(name)
-            if of and count < self._MOST:
-                self._found.setdefault(of[0], []).append((of[1], name))
-                count += 1
+        try:
+            for name in copy.target.names(directory):
+                of = names.part_of(name)
+                if of and count < self._MOST:
+                    self._found.setdefault(of[0], []).append((of[1], name))
+                    count += 1
+        except Lost:
+            raise
+        except OSError:  # one may write to a directory that one may not read
+            pass
 
     def keep(self, job: Job) -> None:
         """The file is met now: remove all that nothing can go on with."""
@@ -250,7 +255,7 @@ def _resumed(copy: Copy, target: Any, job: Job, parts: Parts | None) -> tuple[by
     if not part:
         return None
     own = names.part_name(job.name, job.node.stat)
-    (error,) = copy.target.rename([(target, part, own)])  # who else goes on with it finds it gone
+    (error,) = copy.target.renaming([(target, part, own)])()  # who else goes on with it finds it gone
     if error:
         return None
     try:

@@ -21,6 +21,7 @@ from gofer.copy.commit import Commit, Complete
 from gofer.copy.data import PIECE, SHORT
 from gofer.copy.names import part_name
 from gofer.copy.sides import Node
+from gofer.output import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Unpack:
                 self._tree.settle_node(above, found, found.stat._replace(mode=modes.S_IFDIR | _PLAIN), None)
             return made
         if not modes.S_ISDIR(found.stat.mode):
-            raise OSError(ENOTDIR, f"{os.fsdecode(name)} on its way is there, and no directory: left out")
+            raise OSError(ENOTDIR, f"{printable(name)} on its way is there, and no directory: left out")
         return self._tree.enter(above, found)
 
     def _leave(self, depth: int) -> None:
@@ -175,7 +176,7 @@ class Unpack:
 
     def _link(self, first: list[bytes], directory: Any, part: bytes, name: bytes) -> None:
         self._tree.link(self._way[0].directory, first, directory, part)
-        (error,) = self._tree.rename([(directory, part, name)])
+        (error,) = self._tree.renaming([(directory, part, name)])()
         if error:
             self._tree.remove(directory, part, False)
             raise error

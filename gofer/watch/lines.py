@@ -16,7 +16,7 @@ import time
 
 from gofer import wire
 from gofer.output import counted
-from gofer.watch.messages import MORE, NAMES, Data, Stat
+from gofer.watch.messages import MORE, NAMES, SHAPES, Data, Stat
 from gofer.watch.record import CLIENT, GONE, LOST, START, Entry, Start
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ _KINDS = {
 _STATUS = {wire.WALK_MISSING: "missing", wire.WALK_SYMLINK: "symlink"}
 _ERRORS = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN", errno.EDEADLK: "EDEADLK"}  # not the other names of these
 _UNITS = {"us": 1e3, "ms": 1e6, "s": 1e9}
-_UNSHOWN = (wire.PREAD, wire.DIRREAD, wire.DIRWRITE, wire.DIRRENAME, wire.DIRWALK)  # what comes last in their answers
+_UNSHOWN = [mid for mid, (*_, last) in SHAPES.items() if last == "data"]  # of their answers
 _TAILS = {wire.WALK: "inode", wire.WALKSTAT: "file", wire.GETDENTS64: "entry", wire.DIRSTAT: "entry", wire.MOUNT: "message"}
 
 
