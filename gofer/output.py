@@ -24,7 +24,7 @@ def fill_standard_fds() -> None:
             return
 
 
-def put(data: bytes) -> None:
+def put(data: bytes | memoryview) -> None:
     """To fd 1, all of it. Failure where that cannot be, Unread where nobody wants it."""
     while data:
         try:

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import hashlib
+import mmap
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import pytest
-from hosts import GOFER, ended, fails_in_one_line, run, wait_until
+from hosts import CALM, GOFER, ended, fails_in_one_line, run, wait_until
 from runsc import one_file_gofer
 from sshd import HOST, Sshd, sshd
 from terminal import Terminal
@@ -17,6 +19,8 @@ from terminal import Terminal
 from gofer import cli
 from gofer.client import remote
 from gofer.conform.transport import PATIENCE
+
+from slowline import slow_line  # isort: skip
 
 FAR = "/usr/bin:/bin"  # the PATH of a command there
 
@@ -42,6 +46,36 @@ def test_a_command_reads_what_is_on_a_host_that_has_no_gofer(far: Sshd, spot: Pa
     done = there(far, "cat", f"{HOST}:{spot}/link")
     assert (done.returncode, done.stdout, done.stderr) == (0, "contents\n", "")
     assert there(far, "ls", f"{HOST}:{spot}").stdout.split() != []
+
+
+def test_large_files_of_a_far_host_come_whole_and_in_few_turns(far: Sshd, spot: Path) -> None:
+    """Several pieces are on their way at once: each alone would take a turn, of which there would be some 100."""
+    sizes = [0, 1, 70_000, 20 << 20, (3 << 20) + 5]
+    files = [spot / str(number) for number in range(len(sizes))]
+    for file, size in zip(files, sizes):
+        file.write_bytes(os.urandom(size))
+    turns = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+    with slow_line(far.port, 25, turns) as port:
+        config = spot / "sshd/ssh_config"
+        config.write_text(config.read_text().replace(f"Port {far.port}\n", f"Port {port}\n"))
+        argv = [*GOFER, "cat", "--ssh", far.command, *(f"{HOST}:{file}" for file in files)]
+        done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, timeout=CALM)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == b"".join(file.read_bytes() for file in files)
+        took = turns[0]
+        assert took < 60
+        done = there(far, "sum", f"{HOST}:{files[3]}")
+    assert done.stdout.split()[0] == hashlib.sha256(files[3].read_bytes()).hexdigest()
+
+
+def test_who_reads_no_more_of_a_far_file_ends_the_command(far: Sshd, spot: Path) -> None:
+    (spot / "file").write_bytes(bytes(20 << 20))
+    argv = [*GOFER, "cat", "--ssh", far.command, f"{HOST}:{spot}/file"]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.read(5) == bytes(5)
+        process.stdout.close()
+        assert process.wait(CALM) == 141
+    wait_until(lambda: not far.sessions(), "ssh's session ends")
 
 
 def test_nothing_is_written_on_the_host(far: Sshd, spot: Path) -> None:

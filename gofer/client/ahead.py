@@ -16,7 +16,7 @@ from gofer.client.transport import Lost, checked, close_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from typing import Union
 
     from gofer.client.client import Client
@@ -55,6 +55,41 @@ def many(client: Client, calls: Iterable[tuple[int, bytes]], window: int = WINDO
                     close_all(outcome[1])
 
 
+def reads(client: Client, fd: int, offset: int, end: int, size: int, window: int) -> Generator[memoryview, None, None]:
+    """What is in that open FD between the two, `size` at a time, or as far as something is; a piece is good until the next one.
+
+    As with `many`, no other request meanwhile.
+    """
+    transport = client.base
+    room = bytearray(size + wire.PReadResp.size)
+    due: collections.deque[int] = collections.deque()
+    try:
+        while True:
+            batch = []
+            while offset < end and len(due) < window:
+                due.append(min(size, end - offset))
+                batch.append((wire.PREAD, wire.PReadReq.bytes(offset, fd, due[-1])))
+                offset += due[-1]
+            if batch:
+                send(client, transport, batch)
+            if not due:
+                return
+            count = due.popleft()
+            outcome = answer(client, transport, wire.PREAD, room)
+            if isinstance(outcome, OSError):
+                raise outcome
+            data = memoryview(outcome[0])[wire.PReadResp.size :]
+            if data:
+                yield data
+            if len(data) != count:
+                return
+    finally:
+        with contextlib.suppress(Lost):
+            while due and not client.lost:
+                due.popleft()
+                answer(client, transport, wire.PREAD, room)
+
+
 def send(client: Client, transport: SocketTransport, batch: Sequence[tuple[int, bytes]]) -> None:
     if client.lost:
         raise client.lost
@@ -65,9 +100,10 @@ def send(client: Client, transport: SocketTransport, batch: Sequence[tuple[int, 
         raise
 
 
-def answer(client: Client, transport: SocketTransport, mid: int) -> Outcome:
+def answer(client: Client, transport: SocketTransport, mid: int, room: bytearray | None = None) -> Outcome:
+    """room: see transport.SocketTransport.answer."""
     try:
-        return checked(mid, *transport.answer())
+        return checked(mid, *transport.answer(room))
     except Lost as lost:
         client.lost = lost
         raise

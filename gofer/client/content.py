@@ -10,15 +10,18 @@ import os
 import select
 import stat
 
+from gofer.client.ahead import reads
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from gofer.client.replies import Inode
     from gofer.client.tree import Tree
 
 PIECE = 1 << 18  # fits the cache of a CPU; more at a time is not faster
 _OVERHEAD = 64  # at most, of a reply beside its data
+_WINDOW = 8  # MiB: a line of 400 MB/s that takes 20 ms
 
 
 class Content:
@@ -27,6 +30,7 @@ class Content:
     def __init__(self, tree: Tree, node: Inode) -> None:
         self._tree = tree
         self._node = node
+        self._ahead: Generator[memoryview, None, None] | None = None
         self._fd, self._host = tree.client.openat(node.fd, os.O_RDONLY)
         self._most = min(1 << 20, tree.client.max_message_size - _OVERHEAD)
         self.seekable = stat.S_ISREG(node.stat.mode)
@@ -35,6 +39,8 @@ class Content:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
         if self._host >= 0:
             os.close(self._host)
         self._tree.drop(self._fd)
@@ -63,6 +69,17 @@ class Content:
             offset += len(data)
             if length is not None:
                 length -= len(data)
+
+    def whole(self) -> Iterator[bytes | memoryview]:
+        """All of it; a piece is good until the next one. Of another host's file as many are on their way as fill a long line: so
+        nothing else is asked meanwhile, but by leaving the with block."""
+        at, client = 0, self._tree.client
+        if self._host < 0 and self.seekable and client.carrier:
+            self._ahead = reads(client, self._fd, 0, self._node.stat.size, self._most, _WINDOW)
+            for data in self._ahead:
+                at += len(data)
+                yield data
+        yield from self.pieces(at)
 
     def size(self) -> int:
         """By now. Asked of the server even where its fd would tell: that it has ended is told, too."""

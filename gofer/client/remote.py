@@ -23,8 +23,9 @@ import socket
 import subprocess
 from typing import NamedTuple
 
-from gofer import Failure, __version__
+from gofer import Failure, __version__, wire
 from gofer.cdata import c_int, c_ulong
+from gofer.client.ahead import answer, send
 from gofer.client.client import Client
 from gofer.client.reach import mounted
 from gofer.output import printable
@@ -79,8 +80,23 @@ class SSH(NamedTuple):
     read_only: bool = False  # whether what it serves there is not to be changed
 
 
+class Far(Client):
+    """Says Lanes with Mount, so that there nobody carries bytes between ssh and the server (server/pipes.py): all in one lane, in
+    which there is one order. A server that has none says so, and goes on."""
+
+    def exchange(self, mid: int, request: bytes = b"") -> tuple[bytes, list[int]]:
+        if mid != wire.MOUNT:
+            return super().exchange(mid, request)
+        send(self, self.base, [(wire.LANES, b""), (mid, request)])
+        answer(self, self.base, wire.LANES)
+        outcome = answer(self, self.base, mid)
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+
 @contextlib.contextmanager
-def reach(host: str, path: str, timeout: float, ssh: SSH, kind: type[Client] = Client) -> Iterator[Client]:
+def reach(host: str, path: str, timeout: float, ssh: SSH, kind: type[Client] = Far) -> Iterator[Client]:
     """A mounted client of a server of that path there. As reach.reach, which is for this machine."""
     far = Remote(host, path, timeout, ssh)
     try:

@@ -23,7 +23,7 @@ from gofer.wire import ERROR, MAX_MESSAGE_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar, Union
+    from typing import Any, TypeVar, Union
 
     Payload = TypeVar("Payload", bound=Union[bytes, memoryview])
 
@@ -107,8 +107,8 @@ class SocketTransport:
         except OSError:  # it is over already
             pass
 
-    def answer(self) -> tuple[int, bytes, list[int]]:
-        """The next reply: its message id, payload and donated fds."""
+    def answer(self, room: bytearray | None = None) -> tuple[int, Any, list[int]]:
+        """The next reply: its message id, payload and donated fds. room: where a large payload may lie, which then is a view."""
         head, fds = wire.SocketHeader.size, []
         try:
             while len(self._came) - self._at < head:
@@ -120,7 +120,7 @@ class SocketTransport:
             missing = start + size - len(self._came)
             if missing > 0:
                 fds += self._last_fds()
-                payload = self._take(self._came[start:], size)
+                payload = self._take(self._came[start:], size, room)
                 self._came, self._at = b"", 0
             else:
                 self._at = start + size
@@ -161,16 +161,16 @@ class SocketTransport:
         fds, self._fds = self._fds, []
         return fds
 
-    def _take(self, begun: bytes, size: int) -> bytes:
-        parts = bytearray(size)
+    def _take(self, begun: bytes, size: int, room: bytearray | None) -> bytes | memoryview:
+        parts = bytearray(size) if room is None or len(room) < size else room
         parts[: len(begun)] = begun
-        rest = memoryview(parts)[len(begun) :]
+        rest = memoryview(parts)[len(begun) : size]
         while rest:
             count = self._socket.recv_into(rest)
             if not count:
                 raise HungUp("the server closed the connection")
             rest = rest[count:]
-        return bytes(parts)
+        return bytes(parts) if parts is not room else memoryview(parts)[:size]
 
     def close(self) -> None:
         close_all(self._last_fds())

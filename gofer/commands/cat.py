@@ -41,8 +41,8 @@ def run(options: Any) -> int:
         for address in operands(options.addresses):
             with session.each(address.shown), open_content(session, address) as content:
                 with told(session, options.json, address.shown) as write:
-                    for data in content.pieces():
-                        write(marks.made(data) if marks.any else data)
+                    for data in content.whole():
+                        write(marks.made(bytes(data)) if marks.any else data)
     return session.status
 
 

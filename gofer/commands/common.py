@@ -159,8 +159,12 @@ class Session:
             self._trees[key] = self._stack.enter_context(client_tree.served(address, self._options.timeout, ssh))
         return self._trees[key]
 
-    def write(self, data: bytes) -> None:
-        """Output, in pieces worth a system call; at once on a terminal."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Output, in pieces worth a system call; at once on a terminal, and what lies in memory that is not its own."""
+        if isinstance(data, memoryview):
+            self.flush()
+            put(data)
+            return
         self._parts.append(data)
         self._size += len(data)
         if self._size > self._most:

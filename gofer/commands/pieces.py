@@ -22,7 +22,7 @@ _CUT = "unexpected end of data"  # as the decoder calls a letter whose end is mi
 
 
 @contextlib.contextmanager
-def told(session: Session, json: bool, path: bytes) -> Iterator[Callable[[bytes], None]]:
+def told(session: Session, json: bool, path: bytes) -> Iterator[Callable[[bytes | memoryview], None]]:
     """What writes the contents of that file, from its beginning: as they are, or as pieces."""
     if not json:
         yield session.write
@@ -42,7 +42,7 @@ class Pieces:
         self._rest = b""  # the beginning of a letter
         self._told = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         data, self._rest = self._rest + data, b""
         try:
             self._tell(data, text=data.decode())

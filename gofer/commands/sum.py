@@ -83,7 +83,7 @@ def _below(session: Session, options: Any, tree: Tree, address: Address, root: I
 
 def _digest(content: Content) -> str:
     digest = hashlib.sha256()
-    for data in content.pieces():
+    for data in content.whole():
         digest.update(data)
     return digest.hexdigest()
 
