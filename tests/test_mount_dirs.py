@@ -219,8 +219,9 @@ def test_what_was_read_ahead_is_not_told_of_what_has_changed_since(server: Serve
         assert os.stat(there.path / "105").st_size == 70_000
 
 
-def messages(control: Path) -> "Counter[str]":
-    """How many of each kind the server was sent."""
+def messages(server: Server, control: Path) -> "Counter[str]":
+    """How many of each kind the server was sent, and has answered: it counts when that is done."""
+    server.rest()
     said = json.loads(run("top", "--json", str(control)).stdout)["messages"]
     return Counter({name: each["count"] for name, each in said.items()})
 
@@ -236,11 +237,11 @@ def test_threads_that_look_at_a_directory_each_get_many_names_by_one_message(sta
     with mount(server) as there:
         for directory in range(4):
             os.stat(there.path / str(directory))
-        before = messages(control)
+        before = messages(server, control)
         for i in range(200):
             for directory in range(4):
                 assert os.stat(there.path / str(directory) / f"{i}").st_size == 0
-        sent = messages(control) - before
+        sent = messages(server, control) - before
         assert sent["Walk"] + sent["WalkStat"] < 200 and sent["DirStat"] < 50, sent
 
 
@@ -251,7 +252,7 @@ def test_attributes_of_a_file_that_is_open_are_asked_of_the_kernel(start: Start,
     with mount(server) as there:
         with open(there.path / "file", "wb", buffering=0) as file:
             file.write(b"x")
-            before = messages(control)
+            before = messages(server, control)
             for i in range(20):
                 file.write(b"y" * 999)
                 assert os.fstat(file.fileno()).st_size == os.stat(there.path / "file").st_size == 1 + 999 * (i + 1)
@@ -269,6 +270,6 @@ def test_attributes_of_a_file_that_is_open_are_asked_of_the_kernel(start: Start,
                     "st_ino",
                 ):
                     assert getattr(seen, name) == getattr(below, name), name
-            sent = messages(control) - before
+            sent = messages(server, control) - before
             assert sent["SetStat"] == 40 and not sent["FStat"], sent
         assert os.stat(there.path / "file").st_mtime_ns == os.stat(server.tree / "file").st_mtime_ns

@@ -49,9 +49,9 @@ def test_a_small_directory_is_listed_by_one_message(told: tuple[Server, Path]) -
         (server.tree / f"{number}").mkdir()
         fill(server.tree / f"{number}", 10)
     with mount(server) as there:
-        before = messages(control)
+        before = messages(server, control)
         assert sum(len(files) for _, _, files in os.walk(there.path)) == 200
-        sent = messages(control) - before
+        sent = messages(server, control) - before
         assert sent["DirWalk"] == 21 and sum(sent.values()) < 30, sent
 
 
@@ -63,10 +63,10 @@ def test_a_directory_whose_name_came_with_a_listing_is_gone_into_by_one_message(
         fill(server.tree / f"{number}", 5)
     with mount(server, "--cache=always") as there:
         os.listdir(there.path)
-        before = messages(control)
+        before = messages(server, control)
         for number in range(10):
             assert os.stat(there.path / f"{number}/name-00003").st_size == 0
-        sent = messages(control) - before
+        sent = messages(server, control) - before
         assert sent["DirWalk"] == 10 and not sent["Walk"], sent
 
 
@@ -75,11 +75,11 @@ def test_a_directory_that_was_listed_is_listed_again_by_the_kernel(told: tuple[S
     names = fill(server.tree)
     with mount(server, "--cache=always") as there:
         assert set(os.listdir(there.path)) == names
-        before = messages(control)
+        before = messages(server, control)
         for _ in range(3):
             assert set(os.listdir(there.path)) == names
             assert all(entry.stat().st_size == 0 for entry in os.scandir(there.path))
-        sent = messages(control) - before
+        sent = messages(server, control) - before
         assert not sent["DirWalk"] + sent["DirStat"] + sent["OpenAt"] + sent["Walk"], sent
         (there.path / "new").touch()
         os.unlink(there.path / "name-00007")
@@ -92,9 +92,9 @@ def test_without_a_cache_a_directory_is_asked_for_each_time(told: tuple[Server, 
     with mount(server, "--cache=none") as there:
         for number in range(3):
             os.mknod(server.tree / f"{number}")
-            before = messages(control)
+            before = messages(server, control)
             assert f"{number}" in os.listdir(there.path)
-            assert (messages(control) - before)["DirWalk"] == 1
+            assert (messages(server, control) - before)["DirWalk"] == 1
 
 
 @pytest.mark.parametrize("how", ["opened anew", "held open"])
@@ -222,7 +222,7 @@ def test_directories_whose_files_were_looked_at_are_listed_without_another_messa
         fill(server.tree / f"{number}", 5)
     with mount(server) as there:
         os.stat(there.path / "0")
-        before = messages(control)
+        before = messages(server, control)
         for first in range(0, 40, 10):
             for number in range(first, first + 10):
                 for name in range(5):
@@ -230,7 +230,7 @@ def test_directories_whose_files_were_looked_at_are_listed_without_another_messa
             for number in range(first, first + 10):
                 assert sorted(os.listdir(there.path / f"{number}")) == [f"name-{name:05}" for name in range(5)]
                 assert os.stat(there.path / f"{number}/name-00002").st_size == 0
-        sent = messages(control) - before
+        sent = messages(server, control) - before
         assert sent["DirWalk"] < 60, sent
 
 
@@ -239,12 +239,12 @@ def test_to_make_a_file_leaves_what_was_read_ahead_of_others(told: tuple[Server,
     server, control = told
     fill(server.tree, 90)
     with mount(server) as there:
-        before = messages(control)
+        before = messages(server, control)
         for number in range(30):
             os.close(os.open(there.path / f"new-{number}", os.O_CREAT | os.O_WRONLY))
             for name in range(3 * number, 3 * number + 3):
                 assert os.stat(there.path / f"name-{name:05}").st_size == 0
-        sent = messages(control) - before
+        sent = messages(server, control) - before
         assert sent["Walk"] + sent["DirWalk"] + sent["DirStat"] < 75, sent  # 30 of them look for what is not there
 
 
