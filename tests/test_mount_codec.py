@@ -1,5 +1,6 @@
 """The codec of FUSE, against the kernel's own header and its own comments."""
 
+import random
 import re
 import struct
 import subprocess
@@ -8,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from gofer.fuse import kernel
+from gofer.fuse.nodes import Node
+from gofer.fuse.scan import Part
+from gofer.fuse.state import Options
 from gofer.fuse.table import CHANGES, OPERATIONS
+from gofer.fuse.view import View
 from gofer.wire import Record
 
 RECORDS = {record.name: record for record in vars(kernel).values() if isinstance(record, Record)}
@@ -104,3 +109,33 @@ def test_the_notation_above_a_record_says_what_the_record_says(name: str) -> Non
 )
 def test_a_device_number_is_packed_as_the_kernel_does(major: int, minor: int, packed: int) -> None:
     assert kernel.device_number(major, minor) == packed
+
+
+def statx(rng: random.Random, **given: int) -> bytes:
+    """A regular file's, on device 8:1; what is given is so, the rest is at random."""
+    fields = {"blksize": 4096, "mode": 0o100644, "rdev": 0, "minor": 1, **given}
+    times = [number for _ in range(4) for number in (rng.randrange(-(2**40), 2**40), rng.randrange(10**9))]
+    return struct.pack(
+        "<IIQIIIHHQQQQ" + "qI4x" * 4 + "IIII",
+        0xFFF, fields["blksize"], 0, rng.randrange(2**32), rng.randrange(2**32), rng.randrange(2**32), fields["mode"],
+        rng.randrange(2**16), rng.randrange(2**48), rng.randrange(2**63), rng.randrange(2**40), 0, *times, 0, fields["rdev"], 8,
+        fields["minor"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "odd", [{}, {"mode": 0o40755}, {"blksize": 3}, {"rdev": 5, "mode": 0o20600}, {"minor": 2}, {"uid": 7}, {"umask": 0o27}]
+)
+def test_attributes_of_many_files_are_those_of_each(odd: dict[str, int]) -> None:
+    """One that is not like the others among them is looked at by itself, and then they all are."""
+    rng = random.Random(3)
+    shown = {name: value for name, value in odd.items() if name in ("uid", "umask")}
+    view = View(Options(**shown), statx(rng))  # type: ignore[arg-type]
+    raws = [statx(rng) for _ in range(100)]
+    raws[40] = statx(rng, **{name: value for name, value in odd.items() if name not in shown})
+    assert bool(view.all_of(b"".join(raws))) == (odd in ({}, {"mode": 0o40755}))
+    part = Part([b"%d" % i for i in range(100)], b"".join(raws))
+    for i, raw in enumerate(raws):
+        node = Node(i + 2, None, part.names[i], int.from_bytes(raw[32:40], "little"), 0, 0o100644)
+        assert view.entry_at(node, part, i, 0) == view.entry(node, raw)
+        assert view.told(9, node, part, i, 0.25)[16:] == view.entry(node, raw, 0.25)

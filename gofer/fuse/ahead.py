@@ -18,21 +18,22 @@ import struct
 from time import monotonic
 
 from gofer.fuse import kernel, scan
+from gofer.fuse.scan import STATX_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from gofer.fuse.nodes import Node
-    from gofer.fuse.scan import Told
+    from gofer.fuse.scan import Part
     from gofer.fuse.state import FileSystem, Request
 
-    Seen = tuple[float, list[Told], Container[bytes]]
+    Seen = tuple[float, Part, Container[bytes]]
 
 _FROM = 3
 _EACH = 32  # entries that are read ahead for each name asked, at most
 _FIRST, _BATCH = 4096, 32768  # bytes of the kernel's dirents in the first message, and at most: some 100 and 1000 entries
-_KEPT = 50_000  # entries that were read and not asked for, some 400 bytes each
+_KEPT = 50_000  # entries of one directory that are kept for who asks for them, some 400 bytes each
 _PAUSE = 0.25  # seconds without a question, after which it is somebody else who asks
 _MOST = 128  # directories: who looks at many comes back to those above, and lists them when he has looked
 _YOUNG = scan.FRESH / 2  # seconds for which a directory is told from here: later, little would be left of it
@@ -40,10 +41,26 @@ _LOOKUP = struct.Struct("<8xQQ")  # unique, nodeid
 _NAME = kernel.InHeader.size  # where it begins
 
 
-class _Directory:
-    """How far one is read. fdid: an open FD, 0: none. names: what was read and not told yet. whole: what came in one message."""
+class _Batch:
+    """What one message brought. untold: where in it the names are that were not asked for yet."""
 
-    __slots__ = ("lock", "fdid", "asked", "got", "last", "began", "count", "ended", "names", "whole")
+    __slots__ = ("part", "untold", "until")
+
+    def __init__(self, part: Part, until: float) -> None:
+        self.part = part
+        self.until = until
+        if 0 in part.raws[::STATX_SIZE]:  # one of which nothing is told
+            self.untold = {name: i for i, name in enumerate(part.names) if part.raws[i * STATX_SIZE]}
+        else:
+            self.untold = dict(zip(part.names, range(len(part.names))))
+
+
+class _Directory:
+    """How far one is read. fdid: an open FD, 0: none. batches: those that have names that were not told yet; the latest is first.
+    whole: it came in one.
+    """
+
+    __slots__ = ("lock", "fdid", "asked", "got", "last", "began", "count", "ended", "batches", "whole")
 
     def __init__(self) -> None:
         self.lock = _thread.allocate_lock()
@@ -56,8 +73,15 @@ class _Directory:
         self.asked = self.got = 0  # who looks and removes by turns is not to have it read each time
         self.count = -_FIRST  # negative: from its beginning
         self.ended = False
-        self.names: dict[bytes, tuple[float, bytes]] = {}
-        self.whole: list[Told] | None = None
+        self.batches: list[_Batch] = []
+        self.whole = False
+
+    def find(self, name: bytes) -> tuple[_Batch, int] | None:
+        for batch in self.batches:
+            index = batch.untold.get(name)
+            if index is not None:
+                return batch, index
+        return None
 
 
 class Ahead:
@@ -74,24 +98,25 @@ class Ahead:
         """
         fs = self._fs
         unique, nodeid = _LOOKUP.unpack_from(message)
-        parent = fs.nodes.by_id(nodeid)
+        nodes = fs.nodes
+        parent = nodes.by_id(nodeid)
         it = self._directories.get(parent)
         if it is None:
             return None
         name = message[_NAME:-1].tobytes()
-        found = it.names.get(name)
+        found = it.find(name)
         if found is None:
             return None
-        until, raw = found
+        batch, index = found
         now = monotonic()
-        identity = fs.nodes.identity(raw)
-        if until <= now or not fs.is_so(identity[0], until - scan.FRESH):
+        identity = nodes.identity(batch.part.raws, index * STATX_SIZE)
+        if batch.until <= now or not fs.is_so(identity[0], batch.until - scan.FRESH):
             return None
-        it.names.pop(name, None)
+        batch.untold.pop(name, None)
         it.asked += 1
         it.last = now
-        node = fs.nodes.seen_as(parent, name, identity)
-        return node, fs.view.told(unique, node, raw, until - now)
+        node = nodes.seen_as(parent, name, identity)
+        return node, fs.view.told(unique, node, batch.part, index, batch.until - now)
 
     def find(self, request: Request, parent: Node, name: bytes) -> tuple[float, bytes] | None:
         """(seconds that it is good for, struct statx) of a name; None: ask."""
@@ -108,29 +133,31 @@ class Ahead:
             it.asked = it.asked + 1 if parent.fd else max(it.asked + 1, _FROM)
             if it.asked < _FROM or not self._fs.lists_stats:
                 return None
-            found = it.names.pop(name, None)
+            found = it.find(name)
             if found is None and it.ended and now - it.began > scan.FRESH:  # all was asked for, and now it is once more
                 it.begin()
             while found is None and not it.ended and it.got < _EACH * it.asked:
                 if not self._read(request, parent, it):
                     return None
-                found = it.names.pop(name, None)
+                found = it.find(name)
         finally:
             it.lock.release()
         if found is None:
             return None
-        until, raw = found
-        if until <= now or not self._fs.is_so(self._fs.nodes.identity(raw)[0], until - scan.FRESH):
+        batch, index = found
+        batch.untold.pop(name, None)
+        raw = batch.part.raws[index * STATX_SIZE : (index + 1) * STATX_SIZE]
+        if batch.until <= now or not self._fs.is_so(self._fs.nodes.identity(raw)[0], batch.until - scan.FRESH):
             return None
-        return until - now, raw
+        return batch.until - now, raw
 
     def listing(self, node: Node) -> Seen | None:
         """Of a directory: (when it was asked for, all that is in it, those names that were not told yet)."""
         it = self._directories.get(node)
         if it is None or monotonic() - it.began > _YOUNG or it.began <= self._fs.changes.last(node.ino):
             return None
-        whole = it.whole
-        return None if whole is None else (it.began, whole, it.names)
+        batches = it.batches
+        return (it.began, batches[0].part, batches[0].untold) if it.whole and batches else None
 
     def lacks(self, parent: Node) -> None:
         """What was looked for is not there: who looks for one thing in many places need not have them read."""
@@ -172,25 +199,26 @@ class Ahead:
     def _read(self, request: Request, parent: Node, it: _Directory) -> bool:
         """One batch more; False where it cannot be had."""
         until = monotonic() + scan.FRESH
+        part: Part | None
         try:
             if it.fdid:
-                told = scan.go_on(self._fs, it.fdid, it.count)
-                it.ended = not told
+                part = scan.go_on(self._fs, it.fdid, it.count)
+                it.ended = part is None or not part.names
             else:
-                it.fdid, told, it.ended = scan.begin(self._fs, parent, request.held, _FIRST)
-                it.whole = told if it.ended else None
+                it.fdid, part, it.ended = scan.begin(self._fs, parent, request.held, _FIRST)
+                it.whole = it.ended
         except OSError:
-            told, it.ended = None, True
-        if told is None:
+            part, it.ended = None, True
+        if part is None:
             return False
         it.count = min(2 * abs(it.count), _BATCH)
-        found = it.names
-        for name, raw in told:
-            if raw[0]:
-                found[name] = until, raw
-        if len(found) > _KEPT:  # who asks in another order than they come in would have all of a directory here
-            it.names = dict(list(found.items())[-_KEPT // 2 :])
-        it.got += len(told)
+        it.got += len(part.names)
+        batches = [_Batch(part, until), *it.batches] if part.names else it.batches
+        if not it.whole:
+            batches = [batch for batch in batches if batch.untold]
+        while sum([len(batch.part.names) for batch in batches]) > _KEPT:  # asked for in another order than they come in
+            batches.pop()
+        it.batches = batches
         return True
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gofer.fuse.nodes import Node
+    from gofer.fuse.scan import Part
     from gofer.fuse.state import FileSystem
 
 _FEW, _MOST = 2, 32  # directories that are asked for ahead
@@ -71,7 +72,7 @@ class Below:
             if directory in self._walked:
                 self._ask(found)
 
-    def enter(self, node: Node) -> tuple[float, tuple[int, list[tuple[bytes, bytes]], bool]] | None:
+    def enter(self, node: Node) -> tuple[float, tuple[int, Part, bool]] | None:
         """(when it was asked for, as scan.begin), for who walks; None: ask."""
         stream, parent = self._fs.behind, node.parent
         if stream is None or parent is None or not self._fs.walks_in:

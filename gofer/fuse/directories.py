@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import _thread
 import stat
+import struct
 from collections import deque
 from time import monotonic
 
 from gofer.fuse import kernel, scan
 from gofer.fuse.kept import MOST
-from gofer.fuse.kernel import padded
+from gofer.fuse.scan import STATX_SIZE, Part
 from gofer.fuse.state import NONE, Handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
-    from typing import Any
+    from collections.abc import Container
+    from typing import Any, Callable
 
     from gofer.fuse.ahead import Seen
     from gofer.fuse.kept import Reading
     from gofer.fuse.nodes import Held, Node
-    from gofer.fuse.scan import Told
     from gofer.fuse.state import FileSystem, Reply, Request
 
-    Entry = tuple[int, int, bytes, bytes]  # inode number, type, name, struct statx: b"" where it is not told
+    Entry = tuple[int, int, bytes, int]  # inode number, type, name; where in its part, -1: its attributes are not to be told
 
 _FIRST = 4096  # bytes of the kernel's dirents that come with an open: who opens a directory may want no more of it
 _LEAST, _MOST = 2048, 32768  # of those that are asked for at once: up to some 1000 entries
@@ -40,17 +40,20 @@ _SOON = 0.02  # seconds in which who opens a directory begins to read it
 _SHORTEST = 24  # bytes of one of the kernel's dirents
 _HEAD = kernel.Dirent.size
 _PLUS = kernel.EntryOut.size + _HEAD
-_DIRECTORY = stat.S_IFDIR >> 12
 _NOTHING = bytes(kernel.EntryOut.size)
+_KIND = struct.Struct("<B27xH2xQ104x")  # of struct statx: something of its mask, mode, ino
+_HEADS = "".join(kernel.Dirent.codes.values())
+_DIRENTS = [struct.Struct(f"<{_HEADS}{8 * eights}s").pack for eights in range(33)]  # with names of so many times 8 bytes
 
 
 class Batch:
-    """Entries. asked: when the server was asked for them."""
+    """Entries. part: their attributes; asked: when the server was asked for them."""
 
-    __slots__ = ("entries", "asked", "until")
+    __slots__ = ("entries", "part", "asked", "until")
 
-    def __init__(self, entries: list[Entry], asked: float) -> None:
+    def __init__(self, entries: list[Entry], part: Part, asked: float) -> None:
         self.entries = entries
+        self.part = part
         self.asked = asked
         self.until = asked + scan.FRESH
 
@@ -59,10 +62,10 @@ class Listing:
     """Where an open directory is read. reading: None as long as nobody has asked. soon: until when what came with the open is
     new. first: the number of the first entry of `batches`, of which there are two at most. batch: bytes of dirents that the
     kernel takes at once. asked: when the server was asked for its beginning. coming: what of it was asked for ahead. left:
-    seconds for which the attributes that come next are good, 0: as long as others.
+    seconds for which the attributes that come next are good, 0: as long as others. fresh: whether they were read just now.
     """
 
-    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended", "asked", "coming", "left")
+    __slots__ = ("lock", "reading", "soon", "first", "batches", "batch", "ended", "asked", "coming", "left", "fresh")
 
     def __init__(self) -> None:
         self.lock = _thread.allocate_lock()  # the kernel asks for one thing at a time, unless it is somebody else
@@ -77,6 +80,7 @@ class Listing:
         self.ended = False
         self.asked = monotonic()
         self.left = 0.0
+        self.fresh = False
         self.coming: deque[tuple[float, Any]] = deque()
 
     @property
@@ -120,7 +124,7 @@ def readdir(fs: FileSystem, request: Request) -> Reply:
     handle = fs.handle(fh)
     with handle.listing.lock:
         handle.listing.batch = size * 3 // 4
-        by, index, entries = _from(fs, request, handle, offset)
+        by, index, entries, _ = _from(fs, request, handle, offset)
         dirents: list[bytes] = []
         for ino, kind, name, _ in entries:
             size -= _HEAD + len(name) + (-len(name) % 8)
@@ -136,30 +140,51 @@ def readdirplus(fs: FileSystem, request: Request) -> Reply:
     fh, offset, size, *_ = kernel.ReadIn.read(request.body)
     handle = fs.handle(fh)
     parts: list[bytes] = []
+    nodes: list[Node] = []
+    request.undo.append(lambda: fs.nodes.forget_all(nodes))
     with handle.listing.lock:
         handle.listing.batch = size * _SHORTEST // (_PLUS + 8)
-        by, index, entries = _from(fs, request, handle, offset)
+        by, index, entries, batch = _from(fs, request, handle, offset)
+        tell = _teller(fs, handle, batch)
         dirents: list[bytes] = []
-        below: list[Node] = []
-        for ino, kind, name, raw in entries:
+        for ino, kind, name, i in entries:
             size -= _PLUS + len(name) + (-len(name) % 8)
             if size < 0:
                 break
-            entry, at = _NOTHING, index + len(dirents)
-            if raw and at < MOST:  # who lists a million may want no more than the names
-                node = fs.told(request, handle.node, name, raw)
-                ino, entry = node.ino, fs.view.entry(node, raw, handle.listing.left)
-                if kind == _DIRECTORY:
-                    below.append(node)
-            dirents.append(_dirent(by, at, ino, kind, name))
-            parts.append(entry + dirents[-1])
-        fs.below.listed(handle.node, below)
+            at = index + len(dirents)
+            node = tell(name, i) if i >= 0 and at < MOST else None  # who lists a million may want no more than the names
+            dirent = _dirent(by, at, ino if node is None else node.ino, kind, name)
+            dirents.append(dirent)
+            if node is None:
+                parts.append(_NOTHING + dirent)
+            else:
+                nodes.append(node)
+                assert batch is not None
+                parts.append(fs.view.entry_at(node, batch.part, i, handle.listing.left) + dirent)
+        fs.below.listed(handle.node, [node for node in nodes if stat.S_ISDIR(node.mode)])
         _told(fs, handle, by, index, dirents)
     return parts or b""
 
 
+def _teller(fs: FileSystem, handle: Handle, batch: Batch | None) -> Callable[[bytes, int], Node | None]:
+    """What makes a node known by its name and place in that batch; None: what was read of it may not be so any more."""
+    if batch is None:
+        return lambda name, index: None
+    seen_as, identity, directory, raws = fs.nodes.seen_as, fs.nodes.identity, handle.node, batch.part.raws
+    if handle.listing.fresh:
+        return lambda name, index: seen_as(directory, name, identity(raws, index * STATX_SIZE))
+    asked = batch.asked
+
+    def tell(name: bytes, index: int) -> Node | None:
+        found = identity(raws, index * STATX_SIZE)
+        return seen_as(directory, name, found) if fs.is_so(found[0], asked) else None
+
+    return tell
+
+
 def _dirent(by: Reading, index: int, ino: int, kind: int, name: bytes) -> bytes:
-    return kernel.Dirent.bytes(ino, (by.number << 32) + index + 1, len(name), kind) + padded(name)
+    size = len(name)
+    return _DIRENTS[size + 7 >> 3](ino, (by.number << 32) + index + 1, size, kind, name)
 
 
 def _told(fs: FileSystem, handle: Handle, by: Reading, index: int, dirents: list[bytes]) -> None:
@@ -171,8 +196,10 @@ def _told(fs: FileSystem, handle: Handle, by: Reading, index: int, dirents: list
         fs.kept.ends(handle, by, index)
 
 
-def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tuple[Reading, int, Iterable[Entry]]:
-    """(the reading that the offset is of, the number of an entry, it and those behind it as far as there are some at once)."""
+def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tuple[Reading, int, list[Entry], Batch | None]:
+    """(the reading that the offset is of; the number of an entry; it and those behind it as far as there are some at once; what
+    has their attributes).
+    """
     listing, use = handle.listing, handle.node.use
     assert use is not None
     number, index = offset >> 32, offset & 0xFFFFFFFF
@@ -183,7 +210,7 @@ def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tupl
     elif listing.reading is None or listing.reading.number != number or max(index, 2) < listing.first:
         before = fs.kept.find(use, number)
         if before is not None and (index < before.count or before.whole):
-            return before, index, [(*entry, b"") for entry in before.entries(index)]
+            return before, index, [(*entry, -1) for entry in before.entries(index)], None
         _begin(fs, request.held, handle)
         listing.reading = fs.kept.begins(use, listing.asked)
     fresh = None
@@ -191,7 +218,7 @@ def _from(fs: FileSystem, request: Request, handle: Handle, offset: int) -> tupl
         fresh = _more(fs, handle)
         if fs.behind is not None:  # it was asked for ahead
             fresh = None
-    return listing.reading, index, _entries(fs, handle, index, fresh)
+    return (listing.reading, index, *_entries(fs, handle, index, fresh))
 
 
 def _is_old(fs: FileSystem, handle: Handle) -> bool:
@@ -199,28 +226,23 @@ def _is_old(fs: FileSystem, handle: Handle) -> bool:
     return any(batch.asked <= changed for batch in handle.listing.batches)
 
 
-def _entries(fs: FileSystem, handle: Handle, index: int, fresh: Batch | None) -> Iterator[Entry]:
-    """From that one up to the end of its batch. fresh: one that was read just now."""
+def _entries(fs: FileSystem, handle: Handle, index: int, fresh: Batch | None) -> tuple[list[Entry], Batch | None]:
+    """From that one up to the end of its batch, and that. fresh: one that was read just now."""
     node, listing = handle.node, handle.listing
+    dots: list[Entry] = []
     if index < 2:
         above = node.parent or node
-        yield from [(node.ino, 4, b".", b""), (above.ino, 4, b"..", b"")][index:]
+        dots = [(node.ino, 4, b".", -1), (above.ino, 4, b"..", -1)][index:]
         index = 2
     at = listing.first
     for batch in listing.batches:
         if index < at + len(batch.entries):
-            rest = batch.entries[index - at :]
             left = batch.until - monotonic()
+            listing.fresh = batch is fresh
             listing.left = 0 if batch is fresh or fs.options.cache != "auto" else left
-            if batch is fresh:
-                yield from rest
-            else:
-                for entry in rest:
-                    raw = entry[3]
-                    known = not raw or (left > 0 and fs.is_so(fs.nodes.identity(raw)[0], batch.asked))
-                    yield entry if known else (*entry[:3], b"")
-            return
+            return dots + batch.entries[index - at :], batch if batch is fresh or left > 0 else None
         at += len(batch.entries)
+    return dots, None
 
 
 def _begin(fs: FileSystem, held: Held, handle: Handle, seen: Seen | None = None) -> None:
@@ -231,9 +253,9 @@ def _begin(fs: FileSystem, held: Held, handle: Handle, seen: Seen | None = None)
     listing = handle.listing
     listing.restart()
     if seen is not None:
-        listing.asked, told, untold = seen
+        listing.asked, part, untold = seen
         listing.ended = True
-        listing.batches.append(Batch(_good(told, untold), listing.asked))
+        listing.batches.append(_batch_of(part, listing.asked, untold))
         return
     if handle.fdid != NONE:
         _take(fs, handle, _batch(fs, handle, -1))
@@ -243,12 +265,12 @@ def _begin(fs: FileSystem, held: Held, handle: Handle, seen: Seen | None = None)
         listing.asked, came = ahead
     else:
         came = scan.begin(fs, handle.node, held, _FIRST if fs.behind is None else _MOST)
-    fdid, told, listing.ended = came
+    fdid, part, listing.ended = came
     handle.fdid = fdid or NONE
-    if told and fdid and fs.behind is not None:
+    if part.names and fdid and fs.behind is not None:
         scan.ask_ahead(fs.behind, fdid, _MOST, listing.coming)
-    if told:
-        listing.batches.append(Batch(_good(told), listing.asked))
+    if part.names:
+        listing.batches.append(_batch_of(part, listing.asked))
 
 
 def _more(fs: FileSystem, handle: Handle) -> Batch:
@@ -272,27 +294,29 @@ def _batch(fs: FileSystem, handle: Handle, sign: int) -> Batch:
     if fs.behind is not None and fs.lists_stats and fs.walks_in:
         scan.ask_ahead(fs.behind, handle.fdid, count, handle.listing.coming)
         asked, came = scan.take(fs.behind, handle.listing.coming)
-        return Batch(_good(came), asked)
-    told = scan.go_on(fs, handle.fdid, count) if fs.lists_stats else None
-    if told is not None:
-        return Batch(_good(told), asked)
+        return _batch_of(came, asked)
+    part = scan.go_on(fs, handle.fdid, count) if fs.lists_stats else None
+    if part is not None:
+        return _batch_of(part, asked)
     entries = fs.pool.getdents64(handle.fdid, count)
-    return Batch([(entry.ino, entry.type, entry.name, b"") for entry in entries if _is_name(entry.name)], asked)
+    return Batch([(each.ino, each.type, each.name, -1) for each in entries if _is_name(each.name)], Part([], b""), asked)
 
 
-def _good(told: list[Told], untold: Container[bytes] | None = None) -> list[Entry]:
+def _batch_of(part: Part, asked: float, untold: Container[bytes] | None = None) -> Batch:
     """untold: the names whose attributes the kernel does not know; None: of all."""
-    read = int.from_bytes
-    return [
-        (
-            read(raw[32:40], "little"),
-            stat.S_IFMT(read(raw[28:30], "little")) >> 12,
-            name,
-            raw if raw[0] and (untold is None or name in untold) else b"",
-        )
-        for name, raw in told
-        if _is_name(name)
+    entries: list[Entry] = [
+        (ino, mode >> 12, name, i if mask and (untold is None or name in untold) else -1)
+        for i, (name, (mask, mode, ino)) in enumerate(zip(part.names, _KIND.iter_unpack(part.raws)))
     ]
+    if not _are_names(part.names):
+        entries = [entry for entry in entries if _is_name(entry[2])]
+    return Batch(entries, part, asked)
+
+
+def _are_names(names: list[bytes]) -> bool:
+    joined = b"/".join(names)
+    odd = joined.count(b"/") != len(names) - 1 or b"\0" in joined or any(map(names.count, (b"", b".", b"..")))
+    return not odd and len(max(names, key=len)) <= 255
 
 
 def _is_name(name: bytes) -> bool:

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 _CLOSES = 32  # FDs that are closed by one message
 _LEAST = 8  # FDs, whatever the budget
-_SEEN = struct.Struct("<28xH2xQ40xqI44xII")  # of struct statx: mode, ino, btime, dev
-_MASK = struct.Struct("<I")
+_SEEN = struct.Struct("<I24xH2xQ40xqI44xQ")  # of struct statx: mask, mode, ino, btime, dev
 _BTIME = 0x800
 
 
@@ -94,7 +93,7 @@ class Nodes:
         self._free: list[int] = []
         self._by_ino: dict[int, Node] = {}
         self._modes: dict[int, int] = {}
-        self._devices: dict[tuple[int, int], int] = {}
+        self._devices: dict[int, int] = {}
         self._held: deque[Node] = deque()
         self._closing: list[int] = []
         self._hand = ROOT_ID
@@ -120,15 +119,15 @@ class Nodes:
             raise OSError(ESTALE, "no such node")
         return node
 
-    def identity(self, raw: bytes | memoryview) -> tuple[int, int, int]:
-        """(number for the kernel, time of birth, mode) of a struct statx."""
-        mode, ino, seconds, nanoseconds, major, minor = _SEEN.unpack(raw)
-        device = self._devices.get((major, minor))
+    def identity(self, raws: bytes | memoryview, at: int = 0) -> tuple[int, int, int]:
+        """(number for the kernel, time of birth, mode) of the struct statx that is there."""
+        mask, mode, ino, seconds, nanoseconds, on = _SEEN.unpack_from(raws, at)
+        device = self._devices.get(on)
         if device is None:
-            device = self._devices.setdefault((major, minor), len(self._devices))
+            device = self._devices.setdefault(on, len(self._devices))
         if device:  # so that two files on two devices are not taken for two names of one
             ino = ino ^ device << 48 & 0xFFFFFFFFFFFFFFFF
-        born = seconds * 10**9 + nanoseconds if _MASK.unpack_from(raw)[0] & _BTIME else 0
+        born = seconds * 10**9 + nanoseconds if mask & _BTIME else 0
         return ino, born, self._modes.setdefault(mode, mode)
 
     def seen(self, parent: Node | None, name: bytes, raw: bytes | memoryview, fd: int = 0) -> Node:
@@ -177,6 +176,11 @@ class Nodes:
                 self._free.append(node.id)
             if not node.pins and not node.use:
                 self._drop(node)
+
+    def forget_all(self, nodes: list[Node]) -> None:
+        """Each once."""
+        for node in nodes:
+            self.forget(node, 1)
 
     def to_forget(self, many: int) -> list[Node]:
         """So many that the kernel could do without, the next ones in turn: who is in use it keeps anyway."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gofer.client.client import Client
 
 _FAR_AHEAD = 8 << 20  # bytes on their way while a file of a far server is read: a line of 400 MB/s that takes 20 ms
+_YOUNG = 20_000  # objects after which those without an owner are looked for: nodes never are, and there are many
 _LAST = 2.0  # seconds for what was sent to be answered, once nothing is mounted any more
 
 
@@ -77,6 +78,7 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None], 
         set_limit(resource.RLIMIT_NOFILE, *[resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)  # each open file is one here
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_YOUNG, 50, 50)
         mounted(f"{number} {pool.carrier}")
         if not plan.stays:
             leave()

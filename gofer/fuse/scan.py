@@ -25,14 +25,26 @@ if TYPE_CHECKING:
     from gofer.fuse.state import FileSystem
 
     Coming = deque[tuple[float, Any]]
-    Told = tuple[bytes, bytes]  # name, struct statx: one that has no mask tells nothing but type and inode number
 
 FRESH = 1.0  # seconds in which what was read is good, from when it was asked for
 _COMING = 8  # parts of one directory that are on their way from a far server
 STATX_SIZE = wire.STATX_SIZE
 
 
-def begin(fs: FileSystem, node: Node, held: Held, count: int) -> tuple[int, list[Told], bool]:
+class Part:
+    """Entries as they came: their names, and behind one another the struct statx of each: one without a mask tells nothing but
+    type and inode number. attrs: the same as the kernel has it, once somebody wants it: view.py.
+    """
+
+    __slots__ = ("names", "raws", "attrs")
+
+    def __init__(self, names: list[bytes], raws: bytes) -> None:
+        self.names = names
+        self.raws = raws
+        self.attrs: bytes | None = None
+
+
+def begin(fs: FileSystem, node: Node, held: Held, count: int) -> tuple[int, Part, bool]:
     """(open FD, 0: none; the beginning, some `count` bytes of the kernel's dirents; whether that is all).
 
     What DirWalk fails for, the messages that it stands for tell why.
@@ -48,7 +60,7 @@ def begin(fs: FileSystem, node: Node, held: Held, count: int) -> tuple[int, list
                 fs.walks_in = False
         else:
             return entered(fs, node, name, payload)
-    return opened(fs, node, held), [], False
+    return opened(fs, node, held), Part([], b""), False
 
 
 def opened(fs: FileSystem, node: Node, held: Held) -> int:
@@ -59,7 +71,7 @@ def opened(fs: FileSystem, node: Node, held: Held) -> int:
     return int(fdid)
 
 
-def entered(fs: FileSystem, node: Node, name: bytes, payload: bytes) -> tuple[int, list[Told], bool]:
+def entered(fs: FileSystem, node: Node, name: bytes, payload: bytes) -> tuple[int, Part, bool]:
     """What DirWalk has brought, asked for by that name, b"" for the directory itself."""
     control, fdid, raw, entries, size = wire.DirWalkResp.read(payload)
     try:
@@ -74,10 +86,10 @@ def entered(fs: FileSystem, node: Node, name: bytes, payload: bytes) -> tuple[in
         if fdid:
             fs.nodes.close_later(fdid)
         raise
-    return fdid, [(each, payload[i : i + STATX_SIZE]) for each, i in zip(names, range(at, end, STATX_SIZE))], not fdid
+    return fdid, Part(names, payload[at:end]), not fdid
 
 
-def go_on(fs: FileSystem, fdid: int, count: int) -> list[Told] | None:
+def go_on(fs: FileSystem, fdid: int, count: int) -> Part | None:
     """What follows, nothing at the end; count < 0: from the beginning. None where the server has no such message."""
     try:
         payload = fs.pool.ask(wire.DIRSTAT, wire.DirStatReq.bytes(fdid, count))
@@ -86,7 +98,7 @@ def go_on(fs: FileSystem, fdid: int, count: int) -> list[Told] | None:
             raise
         fs.lists_stats = False
         return None
-    return raw_dirstats_of(payload)
+    return _part(payload)
 
 
 def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming) -> None:
@@ -104,7 +116,12 @@ def ask_ahead(stream: Stream, fdid: int, count: int, coming: Coming) -> None:
     stream.push()
 
 
-def take(stream: Stream, coming: Coming) -> tuple[float, list[Told]]:
+def take(stream: Stream, coming: Coming) -> tuple[float, Part]:
     """The next of them: (when it was asked for, as `go_on`)."""
     asked, call = coming.popleft()
-    return asked, raw_dirstats_of(bytes(stream.end(wire.DIRSTAT, call)))
+    return asked, _part(bytes(stream.end(wire.DIRSTAT, call)))
+
+
+def _part(payload: bytes) -> Part:
+    told = raw_dirstats_of(payload)
+    return Part([name for name, _ in told], b"".join([raw for _, raw in told]))

@@ -127,7 +127,7 @@ class FileSystem:
         self.behind = pool if isinstance(pool, Stream) else None
         self.posting: set[Handle] = set()  # with something behind
         self.hides_security: bool | None = None  # see attributes.py
-        self.view = View(options)
+        self.view = View(options, root[1])
         self.valid = self.view.valid
         self.changes = Changes()
         self.negative = self.valid if options.cache == "always" else 0
