@@ -39,6 +39,7 @@ _CLOSES = 32  # FDs that are closed by one message
 _LEAST = 8  # FDs, whatever the budget
 _SEEN = struct.Struct("<I24xH2xQ40xqI44xQ")  # of struct statx: mask, mode, ino, btime, dev
 _BTIME = 0x800
+_BORN = (1 << 60) - 1  # nanoseconds, of 36 years: what is larger takes half as much memory again
 
 
 class Node:
@@ -127,7 +128,7 @@ class Nodes:
             device = self._devices.setdefault(on, len(self._devices))
         if device:  # so that two files on two devices are not taken for two names of one
             ino = ino ^ device << 48 & 0xFFFFFFFFFFFFFFFF
-        born = seconds * 10**9 + nanoseconds if mask & _BTIME else 0
+        born = seconds * 10**9 + nanoseconds & _BORN if mask & _BTIME else 0
         return ino, born, self._modes.setdefault(mode, mode)
 
     def seen(self, parent: Node | None, name: bytes, raw: bytes | memoryview, fd: int = 0) -> Node:

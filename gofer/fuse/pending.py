@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.fuse.state import Reply
 
-_SOON = 1.0  # after an interruption, until it is answered for a request that does not end
+_SOON = 3.0  # seconds after an interruption until a request is answered that does not end: most are only slow
 _Header = kernel.OutHeader.bytes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import gc
 import os
 import resource
@@ -20,6 +21,7 @@ from gofer.fuse.again import Again
 from gofer.fuse.crew import WRITE_SIZE, Crew
 from gofer.fuse.state import FileSystem, Options
 from gofer.procself import set_limit
+from gofer.sys import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _FAR_AHEAD = 8 << 20  # bytes on their way while a file of a far server is read: a line of 400 MB/s that takes 20 ms
 _YOUNG = 20_000  # objects after which those without an owner are looked for: nodes never are, and there are many
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 18  # mallopt(3), bytes
 _LAST = 2.0  # seconds for what was sent to be answered, once nothing is mounted any more
 
 
@@ -79,6 +82,7 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None], 
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG, 50, 50)
+        _give_back()
         mounted(f"{number} {pool.carrier}")
         if not plan.stays:
             leave()
@@ -96,6 +100,14 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None], 
         if fs.behind is not None:
             fs.behind.drain(_LAST)
         os._exit(0)  # threads may be at something still, and what is closed here would be taken from under them
+
+
+def _give_back() -> None:
+    """What tables of nodes leave behind when they grow goes back to the host, not to the heap: once it has seen large ones go,
+    glibc keeps them there.
+    """
+    with contextlib.suppress(AttributeError):  # another libc
+        libc["mallopt"](_M_MMAP_THRESHOLD, _LARGE)
 
 
 def _reached(plan: Plan) -> AbstractContextManager[Client]:
