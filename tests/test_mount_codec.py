@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gofer.fuse import kernel
-from gofer.fuse.nodes import Node
+from gofer.fuse.node import Node
 from gofer.fuse.scan import Part
 from gofer.fuse.state import Options
 from gofer.fuse.table import CHANGES, OPERATIONS

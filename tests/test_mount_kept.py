@@ -14,7 +14,7 @@ from mounting import mount
 from test_mount_dirs import messages
 
 from gofer.fuse.changes import Changes
-from gofer.fuse.nodes import Node
+from gofer.fuse.node import Node
 
 MANY = 3000  # names, of which a program reads some 800 at once
 

@@ -14,7 +14,7 @@ from gofer.fuse.state import NONE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.client.stream import Stream
-    from gofer.fuse.nodes import Node
+    from gofer.fuse.node import Node
     from gofer.fuse.state import FileSystem, Reply, Request
 
 _MOST = 65535  # bytes of an xattr, or of a list of names, on the wire

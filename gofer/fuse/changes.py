@@ -11,7 +11,7 @@ from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.fuse.nodes import Node
+    from gofer.fuse.node import Node
 
 _MOST = 1000  # inodes; nothing that was read is good for long
 

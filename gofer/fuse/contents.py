@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gofer.client.stream import Stream
-    from gofer.fuse.nodes import Node
+    from gofer.fuse.node import Node
     from gofer.fuse.state import FileSystem, Finish, Reply, Request
 
 _NOT_YET = os.RWF_NOWAIT if hasattr(os, "RWF_NOWAIT") else 0

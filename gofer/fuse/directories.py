@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from gofer.fuse.ahead import Seen
     from gofer.fuse.kept import Reading
-    from gofer.fuse.nodes import Held, Node
+    from gofer.fuse.node import Held, Node
     from gofer.fuse.state import FileSystem, Reply, Request
 
     Entry = tuple[int, int, bytes, int]  # inode number, type, name; where in its part, -1: its attributes are not to be told

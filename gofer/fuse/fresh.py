@@ -17,7 +17,7 @@ from gofer import sys, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.fuse.nodes import Node
+    from gofer.fuse.node import Node
     from gofer.fuse.state import FileSystem, Handle
 
 _MOST = 64  # directories

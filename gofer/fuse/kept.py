@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gofer.fuse.nodes import Node, Use
+    from gofer.fuse.node import Node, Use
     from gofer.fuse.state import FileSystem, Handle
 
 MOST = 50_000  # entries of a listing that is kept, some 40 bytes each

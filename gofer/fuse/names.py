@@ -14,7 +14,7 @@ from gofer.wire import NO_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.fuse.nodes import Node
+    from gofer.fuse.node import Node
     from gofer.fuse.state import FileSystem, Reply, Request
 
 

@@ -9,7 +9,7 @@ from gofer.fuse import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gofer.fuse.nodes import Node
+    from gofer.fuse.node import Node
 
 _PRUNES = 45  # the minor version since which it can be asked to forget
 _ID = struct.Struct("<Q").pack

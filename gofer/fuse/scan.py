@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gofer.client.stream import Stream
-    from gofer.fuse.nodes import Held, Node
+    from gofer.fuse.node import Held, Node
     from gofer.fuse.state import FileSystem
 
     Coming = deque[tuple[float, Any]]

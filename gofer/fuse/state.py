@@ -18,7 +18,8 @@ from gofer.fuse.below import Below
 from gofer.fuse.changes import Changes
 from gofer.fuse.fresh import Fresh
 from gofer.fuse.kept import Kept
-from gofer.fuse.nodes import Nodes, Use
+from gofer.fuse.node import Use
+from gofer.fuse.nodes import Nodes
 from gofer.fuse.view import View
 from gofer.sys import O_PATH
 from gofer.wire import NO_ID
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Union
 
     from gofer.client.pool import Pool
-    from gofer.fuse.nodes import Node
+    from gofer.fuse.node import Node
 
     Reply = Union[bytes, list[Any], None]  # None: it comes later, or never
     Finish = Callable[[int, Callable[[], Reply]], None]

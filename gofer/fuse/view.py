@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from gofer.fuse.nodes import Node
+    from gofer.fuse.node import Node
     from gofer.fuse.scan import Part
     from gofer.fuse.state import Options
 
