@@ -1,8 +1,9 @@
 """Compiles modules with the Python that runs this: bundle.py ROOT FOLDER, from the JSON on stdin that pack.py writes.
 
 A member of the archive for each part (parts.py) goes to FOLDER, marshalled: a stamp, and `[(module, is it a package?, code)]`
-in the order in which they can be run. Of the part "rest", of which most is not needed when something is, each code is marshalled
-once more. Around the parts that a start begins with there is what loader.py needs, with its code and that of gofer/__main__.py.
+in the order in which they can be run. Of the parts "commands" and "rest", of which most is not needed when something is, each
+code is marshalled once more. Around the parts that a start begins with there is what loader.py needs, with its code and that of
+gofer/__main__.py.
 
 Left out of the code is what nobody reads: docstrings, annotations, and the import of `__future__`, which takes 0.2 ms. What is
 made depends on nothing but names and text of the sources and the version of Python (given PYTHONHASHSEED=0: Python 3.9 and
@@ -31,7 +32,7 @@ def bundle(
     for part, names in parts.items():
         codes = [(name, files[name].endswith("/__init__.py"), _compile(root, files[name])) for name in names]
         made: tuple[object, ...] = (stamp, codes)
-        if part == "rest":
+        if part in ("commands", "rest"):
             made = (stamp, [(name, package, _dump(code)) for name, package, code in codes])
         elif part == "start":
             made = (loader, main, index, at_once, *made)

@@ -85,7 +85,7 @@ class Bundle:
         """Run what is in a part that was not read yet, but for the module that importlib is about to run."""
         new = []
         for name, is_package, _ in self._fetch(part):
-            if name == wanted:
+            if name == wanted or name in sys.modules:  # in another part, too
                 continue
             above, _, tail = name.rpartition(".")
             module = type(sys)(name)

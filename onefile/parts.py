@@ -13,23 +13,36 @@ LAUNCH = ("gofer.runsc.redirect", "gofer.runsc.guard", "gofer.runsc.flags")
 START = ("gofer.cli", "gofer.runsc.flags")
 SERVE = ("gofer.jail.enter", "gofer.commands.serve")
 STAND_IN = ("gofer.runsc.gofer",)
+# What each command on a served tree needs, and what `get`, `put` and `cp` do beside.
+CLIENT = ("gofer.commands.common", "gofer.client.ahead")
+COPY = ("gofer.commands.copy",)
+_USED = ("gofer.commands.", "gofer.client.", "gofer.copy.")
 # module: the parts that are run, all that is in them, as soon as it is imported
-AT_ONCE = {SERVE[-1]: ("core", "serve"), STAND_IN[-1]: ("core", "stand_in")}
+AT_ONCE = {
+    SERVE[-1]: ("core", "serve"), STAND_IN[-1]: ("core", "stand_in"), CLIENT[0]: ("client",), COPY[-1]: ("client", "copy"),
+}  # fmt: skip
 
 
 def parts(checkout: Path) -> "dict[str, list[str]]":
-    """part -> modules. "launch" stands for itself; of the others each module is in one."""
+    """part -> modules. Of those that are in several, the last of these parts is where one is looked for that is needed alone.
+
+    "launch" stands for itself. "client" has the few that it shares with a server, who is to read no other part for them.
+    """
     files = modules(checkout)
     needs = {name: list(_imported(checkout / file, name, files)) for name, file in files.items()}
-    start, serve, stand_in = (_closure(roots, needs) for roots in (START, SERVE, STAND_IN))
+    start, serve, stand_in, client, copy = (_closure(roots, needs) for roots in (START, SERVE, STAND_IN, CLIENT, COPY))
     found = {
+        "client": [name for name in client if name not in start],
+        "copy": [name for name in copy if name not in start and name not in client],
         "start": start,
         "core": [name for name in serve if name in stand_in and name not in start],
         "serve": [name for name in serve if name not in stand_in and name not in start],
         "stand_in": [name for name in stand_in if name not in serve and name not in start],
     }
     taken = {name for names in found.values() for name in names}
-    return {"launch": _closure(LAUNCH, needs), **found, "rest": [name for name in files if name not in taken]}
+    left = [name for name in files if name not in taken]
+    found["commands"] = [name for name in left if name.startswith(_USED)]
+    return {"launch": _closure(LAUNCH, needs), **found, "rest": [name for name in left if not name.startswith(_USED)]}
 
 
 def modules(checkout: Path) -> "dict[str, str]":
