@@ -4,6 +4,7 @@
     done.status, done.out, done.err
 """
 
+import importlib
 import os
 import shutil
 import socket
@@ -18,6 +19,9 @@ from typing import Callable, NamedTuple, Optional, Union
 from hosts import Server
 
 from gofer import cli
+
+for module in {module for module, _ in cli.COMMANDS.values()} - {"serve", "runsc", "doctor"}:
+    importlib.import_module(f"gofer.commands.{module}")  # here once, and not in each copy
 
 WORLD = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"], "TERM": "xterm"}
 
@@ -34,9 +38,10 @@ class Done(NamedTuple):
 
 
 def ask(
-    *argv: Union[str, bytes], socket: Optional[Path] = None, cwd: Optional[Path] = None, stdin: bytes = b"", **environment: str
-) -> Done:
-    """The program with these arguments in a process of its own; socket: $GOFER_SOCKET."""
+    *argv: Union[str, bytes], socket: Optional[Path] = None, cwd: Optional[Path] = None, stdin: bytes = b"", out: int = -1,
+    **environment: str,
+) -> Done:  # fmt: skip
+    """The program with these arguments in a process of its own; socket: $GOFER_SOCKET; out: an fd for its output."""
     fds = [os.memfd_create(name, 0) for name in ("stdin", "stdout", "stderr")]
     os.pwrite(fds[0], stdin, 0)
     child = os.fork()
@@ -44,7 +49,7 @@ def ask(
         status = 99
         try:
             for number, fd in enumerate(fds):
-                os.dup2(fd, number)
+                os.dup2(out if number == 1 and out >= 0 else fd, number)
             os.environ.clear()
             os.environ.update({**WORLD, **({"GOFER_SOCKET": str(socket)} if socket else {}), **environment})
             time.tzset()

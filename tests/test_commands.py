@@ -121,7 +121,8 @@ def test_what_is_not_as_listed_is_told(there: Server) -> None:
         "sum -: 1 listed files could not be read",
         "sum -: 1 computed checksums did NOT match",
     ]
-    assert ask("sum", "-c", "-", "--status", ":", socket=there.path, stdin=text) == Done(1, b"", b"")
+    done = ask("sum", "-c", "-", "--status", ":", socket=there.path, stdin=text)
+    assert done == Done(1, b"", b"gofer: sum zoo/missing: No such file or directory\n")
     few = good + b"0" * 64 + b"  zoo/missing\n"
     assert ask("sum", "-c", "-", "--quiet", "--ignore-missing", ":", socket=there.path, stdin=few) == Done(0, b"", b"")
     assert ask("sum", "-c", "-", "--strict", ":", socket=there.path, stdin=good + b"x\n").status == 1
@@ -320,7 +321,10 @@ def test_a_terminal_gets_columns_and_names_that_cannot_speak_to_it(there: Server
 def test_no_command_lets_a_name_speak_to_the_terminal(there: Server) -> None:
     mine = {"env": {**WORLD, "GOFER_SOCKET": str(there.path)}}
     name = "zoo/\x1b[31mred"
-    for words in ("find :zoo", "du -a :zoo", "tree :zoo", f"stat :{name}", f"sum :{name}", f"realpath :{name}", "diff /tmp :zoo"):
+    for words in (
+        "find :zoo", "du -a :zoo", "tree :zoo", f"stat :{name}", f"sum :{name}", f"realpath :{name}", "diff /tmp :zoo",
+        f"readlink -f :{name}", f"head -v :{name}", f"tail -v :{name}", f"df :{name}", f"get -n :{name} /tmp",
+    ):  # fmt: skip
         shown = on_terminal(80, [*GOFER, *words.split(" ")], **mine)
         assert b"red" in shown and b"\x1b" not in shown, words
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from asks import WORLD, Done, ask, served, zoo
+from disks import serving, tmpfs
 from hosts import CALM, Server
 
 pytestmark = pytest.mark.slow
@@ -233,6 +234,16 @@ def test_df(there: Server) -> None:
             assert row.split()[1] in (kind, b"ext2/ext3")
 
 
+def test_df_of_a_file_system_that_nobody_else_uses() -> None:
+    with tmpfs("4M") as place:
+        (place / "file").write_bytes(b"x" * 1_234_567)
+        with serving(place) as server:
+            for options in ([], ["-h"], ["-i"], ["-T"], ["-k"], ["-m"], ["-ih"], ["-hT"]):
+                theirs, ours = native(server, "df", *options, "."), ask("df", *options, ":", socket=server.path)
+                rows = [done.out.splitlines()[1].split()[1:-1] for done in (theirs, ours)]  # not what is mounted, and where
+                assert rows[0] == rows[1] and len(rows[0]) >= 4, options
+
+
 @pytest.mark.parametrize("options", ["", "-n", "-z", "-v"])
 def test_readlink(there: Server, options: str) -> None:
     for words in (["zoo/link"], ["zoo/dangling", "zoo/odd"], ["zoo/plain"], ["zoo/missing", "zoo/link"]):
@@ -246,3 +257,16 @@ def test_sum_is_sha256sum(there: Server) -> None:
     theirs = native(there, "sha256sum", *(f"zoo/{name}" for name in names), "zoo/new\nline", "zoo/back\\slash")
     ours = ask("sum", *(f":zoo/{name}" for name in names), ":zoo/new\nline", ":zoo/back\\slash", socket=there.path)
     assert ours == theirs
+    zeros = ask("sum", "-z", ":zoo/plain", ":zoo/new\nline", socket=there.path)
+    assert zeros == native(there, "sha256sum", "-z", "zoo/plain", "zoo/new\nline")
+
+
+@pytest.mark.parametrize("options", ["", "--quiet", "--status", "--ignore-missing", "--strict", "--ignore-missing --quiet"])
+def test_a_list_is_checked_as_sha256sum_checks_it(there: Server, options: str) -> None:
+    good = native(there, "sha256sum", "zoo/plain", "zoo/lines", "zoo/new\nline").out
+    wrong, gone = b"0" * 64 + b"  zoo/noend\n", b"0" * 64 + b"  zoo/missing\n"
+    for text in (good, good + wrong, good + gone, good + b"no such line\n", wrong + gone, b"", b"nothing of it\n"):
+        run = subprocess.run(["sha256sum", "-c", *options.split()], cwd=there.tree, env=WORLD, input=text, capture_output=True)
+        ours = ask("sum", "-c", "-", *options.split(), ":", socket=there.path, stdin=text)
+        assert (ours.out, ours.status) == (run.stdout, run.returncode), text
+        assert bool(ours.err) == bool(run.stderr), (text, ours.err, run.stderr)

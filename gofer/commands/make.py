@@ -10,7 +10,8 @@ from errno import EEXIST, EISDIR, ENOENT, EPERM
 
 from gofer import Failure, sys
 from gofer.client.address import below, parse
-from gofer.commands.common import Session, add_addresses, add_common, operands
+from gofer.client.transport import Lost
+from gofer.commands.common import Session, add_addresses, add_common, operands, why
 from gofer.commands.modes import permissions, set_stat, umask
 from gofer.output import printable
 
@@ -226,7 +227,12 @@ def _touch(options: Any) -> Any:
         chosen = times
         if options.reference is not None:
             like = parse(options.reference)
-            found = session.tree(like).resolve(like.path).stat
+            try:
+                found = session.tree(like).resolve(like.path).stat
+            except Lost:
+                raise
+            except OSError as error:
+                raise Failure(f"touch: {printable(like.shown)}: {why(error)}") from None
             chosen = [found.atime, found.mtime]
         _touch_one(session, options, address, chosen)
 

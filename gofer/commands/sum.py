@@ -15,7 +15,6 @@ from gofer.client.content import Content
 from gofer.client.transport import Lost
 from gofer.client.walk import Walk
 from gofer.commands.common import Address, Session, add_addresses, add_common, open_content, operands, shown_at
-from gofer.output import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def add(parser: ArgumentParser) -> None:
     add_addresses(parser, "the root of $GOFER_SOCKET")
     parser.add_argument("-c", "--check", metavar="LIST", help="a local file with a list to check; -: standard input")
     parser.add_argument("--quiet", action="store_true", help="with -c: do not tell of files that are as they should be")
-    parser.add_argument("--status", action="store_true", help="with -c: tell nothing, the exit status does")
+    parser.add_argument("--status", action="store_true", help="with -c: tell only of what cannot be read")
     parser.add_argument("--ignore-missing", action="store_true", help="with -c: files that are not there are no failure")
     parser.add_argument("--strict", action="store_true", help="with -c: lines that are no such lines are failures")
     parser.add_argument("-z", "--zero", action="store_true", help="end each line with a NUL, and escape nothing")
@@ -98,8 +97,12 @@ def _tell(session: Session, options: Any, digest: str, path: bytes) -> None:
 
 
 def _line(digest: str, path: bytes) -> bytes:
-    escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    escaped = _escaped(path)
     return b"\\" * (escaped != path) + digest.encode() + b"  " + escaped + b"\n"
+
+
+def _escaped(path: bytes) -> bytes:
+    return path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
 
 
 def _read(line: bytes) -> tuple[str, bytes] | None:
@@ -141,8 +144,7 @@ def _check(session: Session, options: Any, place: Address) -> None:
             if options.ignore_missing and isinstance(error, FileNotFoundError):
                 continue
             unread += 1
-            if not options.status:
-                session.bad(path, error)
+            session.bad(path, error)
             _verdict(session, options, path, "FAILED open or read")
             continue
         good += same
@@ -164,6 +166,7 @@ def _verdict(session: Session, options: Any, path: bytes, verdict: str) -> None:
     if options.json:
         session.write_json({"path": path, "verdict": verdict})
     elif not options.status and not (options.quiet and verdict == "OK"):
-        session.write(os.fsencode(printable(path)) + f": {verdict}\n".encode())
+        escaped = _escaped(path)
+        session.write(session.seen(b"\\" * (escaped != path) + escaped) + f": {verdict}\n".encode())
 
 
