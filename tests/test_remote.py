@@ -3,9 +3,13 @@
 import contextlib
 import errno
 import hashlib
+import importlib.util
+import io
 import mmap
 import os
+import py_compile
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
@@ -121,6 +125,25 @@ def test_one_of_another_version_is_not_used_unless_it_is_asked_for(spot: Path) -
         assert (spot / "ran").read_text() == "--version\n"
         done = there(server, "cat", "--remote-gofer=never", f"{HOST}:/etc/hostname")
         assert done.returncode == 1 and "gofer: " in done.stderr
+
+
+def test_a_checkout_sends_what_is_compiled_already_where_that_python_can_run_it() -> None:
+    magic = int.from_bytes(importlib.util.MAGIC_NUMBER[:2], "little")
+    cached = Path(importlib.util.cache_from_source(cli.__file__))
+    py_compile.compile(cli.__file__)
+    with zipfile.ZipFile(io.BytesIO(remote.portable(str(magic)))) as sent:
+        assert "gofer/cli.py" not in sent.namelist()
+        assert sent.read("gofer/cli.pyc") == cached.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(remote.portable(str(magic + 1)))) as sent:
+        assert sent.read("gofer/cli.py") == Path(cli.__file__).read_bytes()
+        assert not [name for name in sent.namelist() if name.endswith(".pyc")]
+    older = Path(cli.__file__).stat()
+    os.utime(cli.__file__, ns=(older.st_atime_ns, older.st_mtime_ns + 10**10))
+    try:
+        with zipfile.ZipFile(io.BytesIO(remote.portable(str(magic)))) as sent:
+            assert "gofer/cli.py" in sent.namelist()
+    finally:
+        os.utime(cli.__file__, ns=(older.st_atime_ns, older.st_mtime_ns))
 
 
 def test_the_one_file_program_sends_itself(far: Sshd, one_file: Path) -> None:
