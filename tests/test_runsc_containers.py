@@ -79,7 +79,11 @@ def directory(path: Path, **files: str) -> Path:
 def wait_for_line(process: "subprocess.Popen[str]", line: str) -> None:
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], CALM)[0], "the container says nothing"
-    assert process.stdout.readline() == line + "\n"
+    said = process.stdout.readline()
+    if said != line + "\n":
+        process.kill()
+        more = process.communicate(timeout=CALM)
+        raise AssertionError(f"{said!r} {more}, status {process.returncode}")
 
 
 def control_sockets() -> "list[bytes]":
