@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from copies import copy
-from disks import serving, tmpfs
+from disks import ext4, serving, tmpfs
 from hosts import CALM, Server, run, wait_until
 from prison import USER, as_user
 
@@ -152,15 +152,31 @@ def test_what_this_hosts_kernel_makes_up_has_no_size_and_is_put_all_the_same(sta
     assert (spot / "empty").read_bytes() == b""
 
 
-def test_a_file_without_holes_is_not_searched_for_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a page cache, as of tmpfs, that is a look at each of its pages."""
-    (place / "dense").write_bytes(b"x" * 300_000)
-    os.truncate(place / "dense", 299_999)
-    monkeypatch.setattr(data, "extents", None)
-    moved: list[int] = []
-    reader = LocalFile(os.open(place / "dense", os.O_RDONLY))
-    data.copy(reader, LocalFile(os.open(place / "copy", os.O_RDWR | os.O_CREAT), True), moved.append)
-    assert (place / "copy").read_bytes() == (place / "dense").read_bytes() and sum(moved) == 299_999
+def test_a_file_without_holes_is_not_searched_for_them_on_tmpfs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is a look at each of its pages."""
+    with tmpfs("1M") as disk:
+        (disk / "dense").write_bytes(b"x" * 299_999)
+        monkeypatch.setattr(data, "extents", None)
+        moved: list[int] = []
+        reader = LocalFile(os.open(disk / "dense", os.O_RDONLY))
+        data.copy(reader, LocalFile(os.open(place / "copy", os.O_RDWR | os.O_CREAT), True), moved.append)
+        assert (place / "copy").read_bytes() == (disk / "dense").read_bytes() and sum(moved) == 299_999
+        del reader
+
+
+def test_what_is_reserved_and_was_never_written_is_not_copied() -> None:
+    """As of a virtual disk that was made with all its room: what there is of it, and no zeros."""
+    with ext4(24) as disk:
+        image, made = disk.path / "image", disk.path / "copy"
+        with open(image, "w+b") as file:
+            os.posix_fallocate(file.fileno(), 0, 8 << 20)
+            os.pwrite(file.fileno(), b"x" * 4096, 4 << 20)
+            os.fsync(file.fileno())
+        reader, writer = LocalFile(os.open(image, os.O_RDONLY)), LocalFile(os.open(made, os.O_RDWR | os.O_CREAT), True)
+        assert not reader.sparse
+        data.copy(reader, writer, lambda _: None)
+        assert made.read_bytes() == image.read_bytes() and made.stat().st_blocks * 512 < 1 << 20
+        del reader, writer
 
 
 def objects(done: "subprocess.CompletedProcess[str]") -> "list[dict[str, object]]":

@@ -50,10 +50,10 @@ def test_both_threads_copy_and_what_arrives_is_whole(disk: Path, monkeypatch: py
         begun.set()
         read(*args)
 
-    def first(source: int, target: int, at: int, end: int, moved: "data.Moved") -> None:
+    def first(source: int, target: int, moved: "data.Moved", at: int, end: int) -> None:
         if end % (1 << 20) and end < SIZE:  # there is a piece of this window left
             assert begun.wait(PATIENCE)
-        span(source, target, at, end, moved)
+        span(source, target, moved, at, end)
 
     monkeypatch.setattr(pair, "_read", second)
     monkeypatch.setattr(data, "_span", first)

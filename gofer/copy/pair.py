@@ -35,7 +35,11 @@ _statfs = sys.Statfs()
 
 def worth(target: int, size: int) -> bool:
     """Whether two threads may copy so much to that fd."""
-    return size >= WINDOW and not sys.fstatfs(target, byref(_statfs)) and _statfs.f_type == _TMPFS
+    return size >= WINDOW and on_tmpfs(target)
+
+
+def on_tmpfs(fd: int) -> bool:
+    return not sys.fstatfs(fd, byref(_statfs)) and _statfs.f_type == _TMPFS
 
 
 def _idle() -> bool:
