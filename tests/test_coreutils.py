@@ -45,7 +45,7 @@ LS = [
     "-1", "-1A", "-lh", "-sh", "-lhS", "-d", "-ld", "-n", "-F", "-lF", "-p", "-C", "-CF", "-CA", "-Ci", "-lu", "-ltu", "-u",
     "-lc", "-c", "-ltc", "-r", "-lr", "-lL", "-LF", "-H", "-lH", "--full-time", "-l --time-style=long-iso",
     "-l --time-style=full-iso", "-l --time-style=iso", "-l --time-style=+%Y/%d", "--color=always", "-l --color=always",
-    "-C --color=always", "--color=never", "--color=auto -l", "-lN",
+    "-C --color=always", "--color=never", "--color=auto -l", "-lN", "-l --time-style=+\udcff%Y",
 ]  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_an_ls_that_is_not_sorted_has_all(there: Server) -> None:
 
 
 STAT = [
-    "", "-L", "-t",
+    "", "-L", "-t", "-c %", "-c %n%",
     "-c %n|%N|%a|%A|%b|%B|%d|%D|%f|%F|%g|%G|%h|%i|%o|%s|%t|%T|%u|%U|%w|%W|%x|%X|%y|%Y|%z|%Z|%r|%R|%Hd|%Ld|%Hr|%Lr",
     "-c %10s|%-10s|%010s|%#a|%#f|%+s|%.3Y|%.0Y|%.4X|%-15.2Zx|%08a|%.2n|%5n|%%|%-12Ux|%12U", "--printf %n\\t%s\\n\\101\\60",
 ]  # fmt: skip

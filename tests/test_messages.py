@@ -69,6 +69,12 @@ def test_each_message_is_read_by_a_test() -> None:
         (["sum", "-c", "/missing", "@"], "No such file or directory; -c takes a list as gofer sum prints it"),
         (["find", "@", "-regex", "[a"], "find: -regex [a: a [ without its ] at position 1; it is read as findutils-default"),
         (["readlink", "-v", "@:dir"], "readlink dir: it is no symbolic link"),
+        (["head", "-n", "", "@:dir"], "head: '' must be a number of lines, as 10, -10 or 5K"),
+        (["stat", "-c", "%99999999999999999999s", "@"], "%99999999999999999999s is nothing that gofer stat tells"),
+        (["stat", "-c", "%\x1b", "@"], "gofer: %\\x1b is nothing that gofer stat tells"),
+        (["touch", "-d", "@99999999999999999999", "@:dir"], "'@99999999999999999999' is no time"),
+        (["truncate", "-s", "9999999999999999999", "@:file"], "'9999999999999999999' is no size"),
+        (["truncate", "-s", "8E", "@:file"], "'8E' is no size"),
         (["get", "@:dir"], "get: where to? the last word is the destination; see --help"),
         (["mount", "-o", "cache=most", "@", "/mnt"], "-o cache=most: must be none, auto or always"),
         (["serve", "/", "--fd", "7", "--fd", "7"], "fd 7 is named more than once; give each socket one --fd"),
@@ -77,4 +83,5 @@ def test_each_message_is_read_by_a_test() -> None:
 )
 def test_what_is_wrong_is_one_line(server: Server, argv: "list[str]", told: str) -> None:
     (server.tree / "dir").mkdir()
-    fails_in_one_line(run(*(word.replace("@", str(server.path)) for word in argv), env={**os.environ, "SHELL": ""}), told)
+    words = [word if word[:2] == "@9" else word.replace("@", str(server.path)) for word in argv]
+    fails_in_one_line(run(*words, env={**os.environ, "SHELL": ""}), told)

@@ -13,7 +13,7 @@ def moment(text: str) -> tuple[int, int]:
     from datetime import datetime, timezone
 
     found = re.fullmatch(r"@(-?\d+)(?:\.(\d{1,9})\d*)?", text)
-    if found:
+    if found and len(found[1]) < 20 and -(2**63) <= int(found[1]) < 2**63:
         return int(found[1]), int((found[2] or "").ljust(9, "0"))
     parts = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)?)?\s*(Z|UTC|[-+]\d\d:?\d\d)?", text)
     try:

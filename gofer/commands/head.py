@@ -54,8 +54,9 @@ def _is_value(argv: list[str], at: int) -> bool:
 def amount(options: Any) -> tuple[bool, str, int]:
     """Whether lines are meant, the sign, and how many; ten lines where nothing is said."""
     lines = options.bytes is None
-    text = (options.lines if lines else options.bytes) or "10"
-    sign = text[0] if text[0] in "+-" else ""
+    text = options.lines if lines else options.bytes
+    text = "10" if text is None else text
+    sign = text[:1] if text[:1] in ("+", "-") else ""
     digits = text[len(sign) :].rstrip("bkKMGiB")
     unit = text[len(sign) + len(digits) :]
     if not digits.isascii() or not digits.isdigit() or unit not in _UNITS:

@@ -134,7 +134,7 @@ class Lines:
             mode, count, uid, gid, _, when = row
             user, gang = _padded(uid, owner), _padded(gid, group)
             line = f"{mode} {count:>{links}} {user} {gang} {told:>{size}} {when:>{empty}} "
-            out += more, line.encode(), self._name(entry, text, len(more) + len(line)), self._arrow(entry), b"\n"
+            out += more, os.fsencode(line), self._name(entry, text, len(more) + len(line)), self._arrow(entry), b"\n"
         self._session.write(b"".join(out))
 
     def _columns(self, entry: Entry) -> tuple[str, str, str, str, tuple[str, ...], str]:

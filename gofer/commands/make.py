@@ -297,7 +297,7 @@ def _add_truncate(parser: ArgumentParser) -> None:
 
 def _truncate(options: Any) -> Any:
     found = _SIZE.fullmatch(options.size)
-    if not found or found[3] not in _UNITS:
+    if not found or found[3] not in _UNITS or len(found[2]) > 20 or int(found[2]) * _UNITS[found[3]] >= 1 << 63:
         raise Failure(f"{options.size!r} is no size; give bytes, or a number with K, M, G, and one of + - < > / % before it")
     sign, number = found[1], int(found[2]) * _UNITS[found[3]]
     if sign in ("/", "%") and not number:

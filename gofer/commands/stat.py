@@ -8,6 +8,7 @@ import stat
 from gofer import Failure
 from gofer.commands import attrs, names
 from gofer.commands.common import Session, add_addresses, add_common, operands
+from gofer.output import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,11 +114,12 @@ def _filled(form: str, file: _File) -> bytes:
             at += 1 + len(_span(form, at + 1, "0123456789"))
         letter = form[at : at + 2] if form[at : at + 1] in ("H", "L") else form[at : at + 1]
         at += len(letter)
-        if letter in ("", "%"):
-            out.append(b"%")
+        if letter in ("", "%", "\n"):
+            out.append(b"%" + letter.strip("%").encode())
             continue
-        if letter not in _LETTERS:
-            raise Failure(f"%{letter} is nothing that gofer stat tells: `man 1 stat` lists what there is")
+        if letter not in _LETTERS or max(len(width), len(precision)) > 6:  # a width of gigabytes
+            told = printable(_bytes(f"%{flags}{width}{letter}"))
+            raise Failure(f"{told} is nothing that gofer stat tells: `man 1 stat` lists what there is")
         out.append(_shaped(_LETTERS[letter](file), flags, int(width or 0), precision, letter))
     return b"".join(out)
 
