@@ -74,6 +74,8 @@ def test_each_message_is_read_by_a_test() -> None:
         (["stat", "-c", "%\x1b", "@"], "gofer: %\\x1b is nothing that gofer stat tells"),
         (["touch", "-d", "@99999999999999999999", "@:dir"], "'@99999999999999999999' is no time"),
         (["truncate", "-s", "9999999999999999999", "@:file"], "'9999999999999999999' is no size"),
+        (["truncate", "-s", "+9223372036854775807", "@:of2"], "truncate of2: File too large"),
+        (["find", "@", "-printf", "%-99999999999999999999f"], "find: %-99999999999999999999f is nothing that -printf tells"),
         (["truncate", "-s", "8E", "@:file"], "'8E' is no size"),
         (["get", "@:dir"], "get: where to? the last word is the destination; see --help"),
         (["mount", "-o", "cache=most", "@", "/mnt"], "-o cache=most: must be none, auto or always"),
@@ -83,5 +85,13 @@ def test_each_message_is_read_by_a_test() -> None:
 )
 def test_what_is_wrong_is_one_line(server: Server, argv: "list[str]", told: str) -> None:
     (server.tree / "dir").mkdir()
+    (server.tree / "of2").write_text("ab")
     words = [word if word[:2] == "@9" else word.replace("@", str(server.path)) for word in argv]
     fails_in_one_line(run(*words, env={**os.environ, "SHELL": ""}), told)
+
+
+def test_a_number_of_any_length_is_one(server: Server) -> None:
+    (server.tree / "file").write_text("all of it\n")
+    for words in (["head", "-c"], ["tail", "-c"], ["head", "-n"], ["tail", "-n"]):
+        assert run(*words, "9" * 5000, f"{server.path}:file").stdout == "all of it\n"
+    assert run("tail", "-c", "+" + "9" * 25, f"{server.path}:file").stdout == ""

@@ -81,6 +81,8 @@ class Format:
             letter += self._text[self._at : self._at + 1]
             self._at += 1
         value = self._value(letter, flags)
+        if max(len(width), len(precision)) > 6:  # a width of gigabytes
+            raise Failure(f"find: %{flags}{width}{letter} is nothing that -printf tells: see `man 1 find`")
         if not (flags or width or precision):
             self._parts.append(value)
             return

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gofer.client.content import Content
 
+_MOST = 1 << 62  # no file has more of anything
 _UNITS = {
     "": 1, "b": 512, "kB": 1000, "K": 1 << 10, "KiB": 1 << 10, "k": 1 << 10, "MB": 10**6, "M": 1 << 20, "MiB": 1 << 20,
     "GB": 10**9, "G": 1 << 30, "GiB": 1 << 30,
@@ -61,7 +62,7 @@ def amount(options: Any) -> tuple[bool, str, int]:
     unit = text[len(sign) + len(digits) :]
     if not digits.isascii() or not digits.isdigit() or unit not in _UNITS:
         raise Failure(f"{options.subcommand}: {text!r} must be a number of {'lines' if lines else 'bytes'}, as 10, -10 or 5K")
-    return lines, sign, int(digits) * _UNITS[unit]
+    return lines, sign, min(int(digits.lstrip("0")[:30] or 0) * _UNITS[unit], _MOST)
 
 
 def has_headings(options: Any, addresses: list[Address]) -> bool:

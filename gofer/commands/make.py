@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import time
-from errno import EEXIST, EISDIR, ENOENT, EPERM
+from errno import EEXIST, EFBIG, EISDIR, ENOENT, EPERM
 
 from gofer import Failure, sys
 from gofer.client.address import below, parse
@@ -29,6 +29,7 @@ _UNITS = {"": 1, "k": 1024, "m": 1 << 20, **{letter: 1024**n for n, letter in en
 _UNITS.update({f"{letter}iB": 1024**n for n, letter in enumerate("KMGTPE", 1)})
 _UNITS.update({f"{letter}B": 1000**n for n, letter in enumerate("KMGTPE", 1)})
 _SIZE = re.compile(r"([-+<>/%]?)(\d+)(k|m|[KMGTPE]?(?:iB|B)?)")
+_SIZES = 1 << 63
 _NOW = (0, -1)  # no time: the protocol has none that means now
 
 
@@ -297,7 +298,7 @@ def _add_truncate(parser: ArgumentParser) -> None:
 
 def _truncate(options: Any) -> Any:
     found = _SIZE.fullmatch(options.size)
-    if not found or found[3] not in _UNITS or len(found[2]) > 20 or int(found[2]) * _UNITS[found[3]] >= 1 << 63:
+    if not found or found[3] not in _UNITS or len(found[2]) > 20 or int(found[2]) * _UNITS[found[3]] >= _SIZES:
         raise Failure(f"{options.size!r} is no size; give bytes, or a number with K, M, G, and one of + - < > / % before it")
     sign, number = found[1], int(found[2]) * _UNITS[found[3]]
     if sign in ("/", "%") and not number:
@@ -318,7 +319,10 @@ def _truncate(options: Any) -> Any:
             node = create(tree, address.path, 0o666 & ~umask())
         if stat.S_ISDIR(node.stat.mode):
             raise OSError(EISDIR, os.strerror(EISDIR))
-        set_stat(tree, node, sys.STATX_SIZE, size=size(node.stat.size))
+        wanted = size(node.stat.size)
+        if wanted >= _SIZES:
+            raise OSError(EFBIG, os.strerror(EFBIG))
+        set_stat(tree, node, sys.STATX_SIZE, size=wanted)
         tree.drop(node.fd)
 
     return do
