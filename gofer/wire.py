@@ -275,7 +275,8 @@ LANES = 72
 LaneHeader = Record("LaneHeader", payload_len=U32, mid=U16, lane=U16)
 
 _u16 = Count.read
-_one_fdid = struct.Struct("<2xQ").unpack
+ONE_FDID = 10
+one_fdid = struct.Struct("<HQ").unpack  # a FDID* of that many bytes: how many there are, and the one
 WALK_OF_ONE = 12
 walk_of_one = struct.Struct("<QHH").unpack_from  # dir_fd, the number of names, and the length of the first, which begins then
 _walk = struct.Struct("<QH").unpack_from
@@ -344,7 +345,7 @@ def take_fdids(buffer: Buffer) -> tuple[int, ...]:
     """The FDID* that is the whole message."""
     (count,) = _u16(buffer, 0)
     if count == 1:
-        return _one_fdid(buffer)
+        return one_fdid(buffer)[1:]
     fdids: tuple[int, ...] = struct.unpack(f"<2x{count}Q", buffer)
     return fdids
 

@@ -10,7 +10,7 @@ from gofer import wire
 from gofer.server import mounts
 from gofer.server.fds import HostFD, MountPoint, reopen
 from gofer.sys import O_PATH
-from gofer.wire import Count, MountResp
+from gofer.wire import ONE_FDID, Count, MountResp, one_fdid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,8 +77,15 @@ def channel(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 
 
 def close(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    forget = comm.control.pop
+    """An unknown id is ignored."""
+    control, opened = comm.control.pop, comm.opened.pop
+    if len(req) == ONE_FDID:
+        count, fdid = one_fdid(req)
+        if count == 1:
+            if control(fdid, None) is None and opened(fdid, None) is None:
+                comm.bound.pop(fdid, None)
+            return 0
     for fdid in wire.take_fdids(req):
-        if forget(fdid, None) is None:
-            comm.table.close(fdid)
+        if control(fdid, None) is None and opened(fdid, None) is None:
+            comm.bound.pop(fdid, None)
     return 0

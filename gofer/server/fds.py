@@ -59,16 +59,17 @@ class Owner:
     __slots__ = ("host",)
     host: int
 
-    def shut(self, close=os.close) -> None:  # type: ignore[no-untyped-def]  # bound early: runs at interpreter exit too
-        """Close it, by whoever knows that nobody uses it."""
-        host, self.host = self.host, -1
-        if host >= 0:
+    def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]  # bound early: runs at interpreter exit too
+        if self.host >= 0:
             try:
-                close(host)
+                close(self.host)
             except OSError:  # a late write error; the fd is gone all the same, and fsync has told it before
                 pass
 
-    __del__ = shut
+    def shut(self) -> None:
+        """Close it, by whoever knows that nobody uses it."""
+        self.__del__()
+        self.host = -1
 
 
 class HostFD(Owner):
