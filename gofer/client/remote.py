@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _HELLO = "gofer-stage-1"
 _LONGEST = 1000  # bytes of the far side's line
-_WIDE = 1 << 20
+_WIDE = 4 << 20  # bytes; ssh lets 2 MiB be on their way, but less while some of it has not been taken from it
 _NOT_THERE = {"client", "conform", "copy", "fuse", "runsc"}  # rooms that a server does without
 _SO_SNDBUFFORCE = 32
 
@@ -245,8 +245,8 @@ class Remote:
 
 
 def _widen(sock: socket.socket) -> None:
-    """Room for what ssh has received, so that neither it nor we take a turn for each piece: a mebibyte, or what who is not root
-    may have."""
+    """Room for all that ssh can receive, so that it never has less on its way, and neither of us takes a turn for each piece; or
+    what who is not root may have."""
     for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
         try:
             sock.setsockopt(socket.SOL_SOCKET, option, _WIDE)
