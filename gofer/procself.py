@@ -85,6 +85,7 @@ class _Paths(dict):  # type: ignore[type-arg]
 
 
 proc_paths = _Paths()
+kept_path = proc_paths.get  # None where it is not kept; to ask so first is cheaper: a [] looks `__getitem__` up by its name
 
 
 def proc_path(host: int) -> bytes:

@@ -277,9 +277,15 @@ LaneHeader = Record("LaneHeader", payload_len=U32, mid=U16, lane=U16)
 _u16 = Count.read
 ONE_FDID = 10
 one_fdid = struct.Struct("<HQ").unpack  # a FDID* of that many bytes: how many there are, and the one
+_TWO_FDIDS = 18
+_two_fdids = struct.Struct("<HQQ").unpack
 WALK_OF_ONE = 12
 walk_of_one = struct.Struct("<QHH").unpack_from  # dir_fd, the number of names, and the length of the first, which begins then
 _walk = struct.Struct("<QH").unpack_from
+# What stands before the name that ends a message, the name's length as well; and how many bytes that is.
+open_create, OPEN_CREATE_HEAD = struct.Struct("<QIIH6xIH").unpack_from, OpenCreateAtReq.size + 2
+make_dir, MAKE_DIR_HEAD = struct.Struct("<QIIH6xH").unpack_from, MkdirAtReq.size + 2
+unlink_at, UNLINK_HEAD = struct.Struct("<QIH").unpack_from, UnlinkAtReq.size + 2
 _rename = struct.Struct("<QQH").unpack_from
 
 
@@ -343,6 +349,10 @@ def take_rename(buffer: memoryview) -> tuple[int, int, bytes, bytes]:
 
 def take_fdids(buffer: Buffer) -> tuple[int, ...]:
     """The FDID* that is the whole message."""
+    if len(buffer) == _TWO_FDIDS:
+        count, first, second = _two_fdids(buffer)
+        if count == 2:
+            return first, second
     (count,) = _u16(buffer, 0)
     if count == 1:
         return one_fdid(buffer)[1:]

@@ -157,6 +157,23 @@ def test_a_data_len_that_lies_is_eio_and_the_channel_goes_on(server: Server, len
         assert modes.S_ISDIR(peer.fstat(peer.root).mode)
 
 
+def test_what_the_kernel_puts_into_the_window_itself_is_what_it_answers_anybody(server: Server, tree: Path) -> None:
+    places = [2**31 - 4, 2**31 - 2, 2**31, 2**32, 2**32 + 2, 2**40]  # on both sides of what a C int holds
+    with (tree / "sparse").open("wb") as sparse:
+        for number, at in enumerate(places):
+            os.pwrite(sparse.fileno(), b"%02d" % number, at)
+    longest = b"t" * 4095
+    os.symlink(longest, tree / "longest")
+    with server.peer("channel") as peer:
+        fd = peer.openat(peer.walk_to("sparse")).fd
+        assert [peer.pread(fd, at, 2) for at in places] == [b"%02d" % number for number in range(len(places))]
+        assert peer.pread(fd, 2**40, 4096) == b"05"
+        assert peer.pread(fd, 2**40 + 2, 4096) == b""
+        with fails(errno.EISDIR):
+            peer.pread(peer.openat(peer.root).fd, 0, 10)
+        assert peer.readlinkat(peer.walk_to("longest")) == longest
+
+
 def test_the_end_of_the_connection_ends_its_channels(server: Server) -> None:
     with server.peer() as base:
         peer = over_channel(base)

@@ -182,6 +182,26 @@ def test_an_fd_sender_carries_data_and_fds_and_can_be_used_again() -> None:
                 os.close(fd)
 
 
+def test_an_fd_sender_sends_one_fd_alone_between_other_messages() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far, open(os.devnull) as null:
+        sender = donation.FDSender(2)
+        buffer = ctypes.create_string_buffer(b"payload")
+        for fds in ((near.fileno(), null.fileno()), (near.fileno(),)):
+            assert sender.send(near.fileno(), ctypes.addressof(buffer), 7, fds, 0) == 7
+            for _ in range(2):
+                sender.send_alone(near.fileno(), null.fileno())
+            received = [socket.recv_fds(far, 100, 8) for _ in range(3)]
+            assert [(data, len(got)) for data, got, _, _ in received] == [(b"payload", len(fds)), (b"", 1), (b"", 1)]
+            assert all(os.path.sameopenfile(got[0], null.fileno()) for _, got, _, _ in received[1:])
+            for _, got, _, _ in received:
+                for fd in got:
+                    os.close(fd)
+        far.shutdown(socket.SHUT_RD)
+        with pytest.raises(BrokenPipeError):
+            sender.send_alone(near.fileno(), null.fileno())
+
+
 def test_ids_are_changed_for_the_calling_thread_only() -> None:
     """setresuid(3) of the C library changes all threads; ConnectWithCreds must not."""
     seen: dict[str, tuple[int, int]] = {}

@@ -22,6 +22,7 @@ from gofer.sys import (
     STATX_SIZE,
     STATX_UID,
     UTIME_OMIT,
+    fstatfs_silent,
     statx_silent,
     syscall_silent,
     timespecs,
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from gofer.server.fds import ControlFD
     from gofer.wire import Record
 
-_NAMELEN = sys.Statfs.f_namelen.offset
+_NAMELEN = slice(sys.Statfs.f_namelen.offset, sys.Statfs.f_namelen.offset + 8)
 _read_fdid, _pack_statx, _STATX = FStatReq.unpack, Statx.pack, Statx.size
-_Answer = struct.Struct("<56s8s").pack_into
+_pack_failure, _FAILURE = SetStatResp.pack, SetStatResp.size
+_pack_statfs, _STATFS = struct.Struct("<56s8s").pack_into, FStatFSResp.size
 _OWNER = STATX_UID | STATX_GID
 _TIMES = STATX_ATIME | STATX_MTIME
+_OTHERS = 0xFFFFFFFF & ~(STATX_MODE | _TIMES)  # than what is set most
 _SETTABLE = STATX_MODE | _OWNER | STATX_SIZE | _TIMES
 _OMIT = timespecs(0, UTIME_OMIT, 0, 0)[:16]
 # SetStatReq with both times as utimensat(2) takes them.
@@ -70,22 +73,9 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview, read: Callab
     node = comm.control.get(fdid)
     if node is None or node.kind > KIND:
         node = comm.changeable(fdid)
-    if mask | _SETTABLE != _SETTABLE:
-        raise OSError(EPERM, "SetStat of an attribute that cannot be set")
-    failed = 0
-    errno: int | None = 0
     # The most frequent system calls are made here, without errno; where one fails, by functions that make it again.
     # The owner before the mode, as chown clears set-id bits; times last, as a truncation sets them.
-    if mask & STATX_SIZE:
-        try:
-            _truncate(comm, node, size)
-        except OSError as e:
-            failed, errno = failed | STATX_SIZE, e.errno
-    if mask & _OWNER:
-        try:
-            attrs.chown(node.host, uid if mask & STATX_UID else NO_ID, gid if mask & STATX_GID else NO_ID)
-        except OSError as e:
-            failed, errno = failed | mask & _OWNER, e.errno
+    failed, errno = _set_others(comm, node, mask, uid, gid, size) if mask & _OTHERS else (0, 0)
     if mask & STATX_MODE:
         try:
             if node.kind == S_IFLNK:
@@ -102,8 +92,29 @@ def setstat(comm: Communicator, req: memoryview, reply: memoryview, read: Callab
                 attrs.set_timespecs(node.host, times)
         except OSError as e:
             failed, errno = failed | mask & _TIMES, e.errno
-    SetStatResp.pack(reply, 0, failed, errno or 0)
-    return SetStatResp.size
+    _pack_failure(reply, 0, failed, errno or 0)
+    return _FAILURE
+
+
+def _set_others(
+    comm: Communicator, node: ControlFD, mask: int, uid: int, gid: int, size: int
+) -> tuple[int, int | None]:  # fmt: skip
+    """Size and owner; returns which have failed, and the last errno. EPERM where more is asked for, that cannot be set."""
+    if mask | _SETTABLE != _SETTABLE:
+        raise OSError(EPERM, "SetStat of an attribute that cannot be set")
+    failed = 0
+    errno: int | None = 0
+    if mask & STATX_SIZE:
+        try:
+            _truncate(comm, node, size)
+        except OSError as e:
+            failed, errno = STATX_SIZE, e.errno
+    if mask & _OWNER:
+        try:
+            attrs.chown(node.host, uid if mask & STATX_UID else NO_ID, gid if mask & STATX_GID else NO_ID)
+        except OSError as e:
+            failed, errno = failed | mask & _OWNER, e.errno
+    return failed, errno
 
 
 def _truncate(comm: Communicator, node: ControlFD, size: int) -> None:
@@ -135,8 +146,8 @@ def fstatfs(comm: Communicator, req: memoryview, reply: memoryview, request: Rec
     """struct statfs begins with the seven numbers of the reply, in its order; the name length follows the fsid."""
     (fdid,) = request.unpack(req)
     node = comm.control.get(fdid) or comm.control[fdid]
-    if sys.fstatfs(node.host, comm.statfs_buffer):
+    if fstatfs_silent(node.host, comm.statfs_buffer) and sys.fstatfs(node.host, comm.statfs_buffer):
         sys.raise_errno()
     found = comm.statfs_bytes
-    _Answer(reply, 0, found, found[_NAMELEN : _NAMELEN + 8])
-    return FStatFSResp.size
+    _pack_statfs(reply, 0, found, found[_NAMELEN])
+    return _STATFS

@@ -7,19 +7,21 @@ import stat
 from errno import EINVAL, EPERM
 
 from gofer import sys
-from gofer.procself import proc_path, proc_paths
+from gofer.procself import kept_path, proc_path, proc_paths
 from gofer.server.attrs import settle
-from gofer.server.comm import check_name, directory, last_name
-from gofer.server.fds import MARKS, admit, open_path, opened_fd, reopen
+from gofer.server.comm import check_last, check_name, directory, last_name
+from gofer.server.fds import MARKS, O_PATH_FLAGS, admit, open_path, opened_fd, reopen
 from gofer.sys import AT_FDCWD, AT_SYMLINK_FOLLOW, O_ACCMODE, O_PATH, openat, openat_silent, raise_errno
 from gofer.wire import (
+    MAKE_DIR_HEAD,
+    OPEN_CREATE_HEAD,
     LinkAtReq,
-    MkdirAtReq,
     MknodAtReq,
-    OpenCreateAtReq,
     OpenCreateAtResp,
     SymlinkAtReq,
     expect_end,
+    make_dir,
+    open_create,
     take_str,
 )  # fmt: skip
 
@@ -39,8 +41,11 @@ _PERMISSIONS = 0o1777  # set-id bits come after the owner: see attrs.settle
 def opencreateat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if comm.read_only:
         comm.must_write()
-    dir_fd, uid, gid, mode, flags = OpenCreateAtReq.read(req)
-    name = last_name(req, OpenCreateAtReq.size)
+    raw = req.tobytes()
+    dir_fd, uid, gid, mode, flags, size = open_create(raw)
+    name = raw[OPEN_CREATE_HEAD:]
+    if not name.isalnum() or len(name) != size or size > 255:
+        check_last(name, size)
     parent = comm.control.get(dir_fd) or comm.control[dir_fd]
     if parent.kind != stat.S_IFDIR:
         directory(parent)
@@ -62,7 +67,7 @@ def open_new(
             raise_errno()
     file = opened_fd(made, parent, flags)  # its owner from here on; what it is the opened file of comes next
     try:
-        again = openat_silent(AT_FDCWD, proc_paths[made], _AGAIN)
+        again = openat_silent(AT_FDCWD, kept_path(made) or proc_paths[made], _AGAIN)
         if again < 0:
             again = reopen(made, O_PATH)
         file.node = node = comm.adopt(again)
@@ -86,15 +91,22 @@ def answer_new(comm: Communicator, file: OpenFD, control_id: int, open_id: int, 
 
 
 def mkdirat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
-    comm.must_write()
-    dir_fd, uid, gid, mode = MkdirAtReq.read(req)
-    name = last_name(req, MkdirAtReq.size)
-    parent = directory(comm.control[dir_fd])
+    if comm.read_only:
+        comm.must_write()
+    raw = req.tobytes()
+    dir_fd, uid, gid, mode, size = make_dir(raw)
+    name = raw[MAKE_DIR_HEAD:]
+    if not name.isalnum() or len(name) != size or size > 255:
+        check_last(name, size)
+    parent = comm.control.get(dir_fd) or comm.control[dir_fd]
+    if parent.kind != stat.S_IFDIR:
+        directory(parent)
     return comm.answer_inode(make_directory(comm, parent, name, mode, uid, gid), reply)
 
 
 def make_directory(comm: Communicator, parent: ControlFD, name: bytes, mode: int, uid: int, gid: int) -> ControlFD:
-    os.mkdir(name, mode & 0o7777, dir_fd=parent.host)
+    if sys.mkdirat_silent(parent.host, name, mode & 0o7777):
+        os.mkdir(name, mode & 0o7777, dir_fd=parent.host)
     return _settled(comm, parent, name, stat.S_IFDIR, mode, uid, gid, os.rmdir)
 
 
@@ -164,7 +176,8 @@ def _settled(
 ) -> ControlFD:  # fmt: skip
     """The file just made under name, with the owner and mode that it is to have."""
     try:
-        node = comm.adopt(open_path(parent.host, name))
+        host = openat_silent(parent.host, name, O_PATH_FLAGS)
+        node = comm.adopt(host if host >= 0 else open_path(parent.host, name))
         if node.kind != kind:
             raise OSError(EINVAL, "replaced while it was made")
         settle(comm, node, mode, uid, gid)

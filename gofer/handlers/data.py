@@ -9,7 +9,7 @@ from os import pwrite as _pwrite
 
 from gofer import sys
 from gofer.server.comm import MAX_MESSAGE_SIZE
-from gofer.sys import MAX_OFFSET
+from gofer.sys import MAX_OFFSET, pread_silent
 from gofer.wire import FAllocateReq, FlushReq, PReadReq, PReadResp, PWriteReq, PWriteResp, take_fdids
 
 TYPE_CHECKING = False
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from gofer.server.comm import Communicator
     from gofer.wire import Record
+
+_C_INT = 1 << 31  # what is below goes through ctypes as it is
+
 
 def pread(
     comm: Communicator, req: memoryview, reply: memoryview, request: Record = PReadReq, answer: Record = PReadResp
@@ -32,7 +35,11 @@ def pread(
         raise OSError(ENOBUFS, "the reply would exceed the message size")
     if offset > MAX_OFFSET:
         raise OSError(EINVAL, "offset above 2^63-1")
-    done = preadv(file.host, (reply[head : head + count],), offset)
+    done = -1
+    if reply is comm.window and offset < _C_INT and answer is PReadResp:
+        done = pread_silent(file.host, comm.read_to, count, offset)
+    if done < 0:  # or once more, for its errno
+        done = preadv(file.host, (reply[head : head + count],), offset)
     answer.pack(reply, 0, done)
     return head + done
 

@@ -7,24 +7,43 @@ import stat
 from errno import EINVAL
 
 from gofer import sys
-from gofer.server.comm import check_name, directory, last_name
+from gofer.server.comm import check_last, check_name, directory
 from gofer.server.kernelfs import KIND
-from gofer.wire import ReadLinkAtReq, RenameAtReq, U32Field, UnlinkAtReq, expect_end, pack_str, take_rename, take_str
+from gofer.sys import readlinkat_silent
+from gofer.wire import (
+    UNLINK_HEAD,
+    Count,
+    ReadLinkAtReq,
+    RenameAtReq,
+    U32Field,
+    expect_end,
+    pack_str,
+    take_rename,
+    take_str,
+    unlink_at,
+)  # fmt: skip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gofer.server.comm import Communicator
     from gofer.server.fds import ControlFD
 
+_LONGEST = 4096  # PATH_MAX: no target is as long
 _RENAME_FLAGS = sys.RENAME_NOREPLACE | sys.RENAME_EXCHANGE | sys.RENAME_WHITEOUT
 
 
 def unlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     if comm.read_only:
         comm.must_write()
-    dir_fd, flags = UnlinkAtReq.read(req)
-    name = last_name(req, UnlinkAtReq.size)
-    return remove(directory(comm.control.get(dir_fd) or comm.control[dir_fd]), name, flags)
+    raw = req.tobytes()
+    dir_fd, flags, size = unlink_at(raw)
+    name = raw[UNLINK_HEAD:]
+    if not name.isalnum() or len(name) != size or size > 255:
+        check_last(name, size)
+    parent = comm.control.get(dir_fd) or comm.control[dir_fd]
+    if parent.kind != stat.S_IFDIR:
+        directory(parent)
+    return remove(parent, name, flags)
 
 
 def remove(parent: ControlFD, name: bytes, flags: int) -> int:
@@ -72,7 +91,12 @@ def renameat2(comm: Communicator, req: memoryview, reply: memoryview) -> int:
 def readlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
     (fdid,) = ReadLinkAtReq.unpack(req)
     node = comm.control.get(fdid) or comm.control[fdid]
-    return pack_str(reply, 0, os.readlink(b"", dir_fd=node.host) if node.kind == stat.S_IFLNK else target_of(node))
+    if reply is comm.window and node.kind == stat.S_IFLNK:
+        size: int = readlinkat_silent(node.host, b"", comm.link_to, _LONGEST)
+        if 0 <= size < _LONGEST:
+            Count.pack(reply, 0, size)
+            return Count.size + size
+    return pack_str(reply, 0, target_of(node))
 
 
 def target_of(node: ControlFD) -> bytes:

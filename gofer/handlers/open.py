@@ -7,7 +7,7 @@ import struct
 from errno import EAGAIN, EINVAL, EISDIR, ENXIO, EPERM, EROFS
 from stat import S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 
-from gofer.procself import proc_paths
+from gofer.procself import kept_path, proc_paths
 from gofer.server.fds import MARKS, ControlFD, HostFD, MountPoint, admit, opened_fd
 from gofer.server.kernelfs import KIND, READABLE
 from gofer.sys import AT_FDCWD, O_ACCMODE, Statx, get_errno, openat_silent, raise_errno
@@ -45,7 +45,7 @@ def openat(
     elif flags:
         raise OSError(EISDIR, "a directory opens for reading only")
     # `_open`, without a call. What it opened is closed by its owner from the next line on.
-    host = openat_silent(AT_FDCWD, proc_paths[node.host], flags | _REOPEN)
+    host = openat_silent(AT_FDCWD, kept_path(node.host) or proc_paths[node.host], flags | _REOPEN)
     file = opened_fd(host if host >= 0 else _open(comm, node, flags), node, flags)
     if file.host >= MARKS[0]:
         admit(file.host, comm.table)

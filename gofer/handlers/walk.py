@@ -68,9 +68,17 @@ def _walk_one(comm: Communicator, node: ControlFD, name: bytes, reply: memoryvie
             raise_errno()
         _pack_answer(reply, 0, WALK_MISSING, 0)
         return WalkResp.size
-    node = comm.adopt(host)
+    node = ControlFD()  # `comm.adopt`, without a call
+    node.host = host
+    if statx_silent(host, b"", AT_EMPTY_PATH, STATX_MASK, comm.statx_buffer):
+        comm.stat(host)
+    found = comm.statx_bytes
+    found[1] = MASKED[found[1]]
+    node.kind = kind = SERVED[found[MODE_BYTE1]]
+    if not kind or found[ROOT_BYTE] or host >= MARKS[0]:
+        comm.check(node, 0, S_IFDIR)
     fdid = comm.next_id()
-    _pack_found(reply, 0, WALK_SUCCESS, 1, fdid, comm.statx_bytes)
+    _pack_found(reply, 0, WALK_SUCCESS, 1, fdid, found)
     comm.control[fdid] = node
     return _FOUND
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 from errno import EINVAL, ENOSYS, EPERM, ESTALE
 
 from gofer import sys
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gofer.server.comm import Communicator, Options
     from gofer.server.fds import ControlFD
 
+_read_access = struct.Struct("=16xIIIH").unpack_from  # stx_nlink, stx_uid, stx_gid, stx_mode
 _without: list[str] = []  # what this kernel turned out to lack
 _PRIVILEGED = (b"security.", b"trusted.")
 
@@ -83,13 +85,13 @@ def settle(comm: Communicator, node: ControlFD, mode: int, uid: int, gid: int) -
     actual ones: in a set-group-id directory the group is not the server's.
     mode: as requested. ESTALE where another process has put a file with more links in its place.
     """
-    links, owner, group, now = comm.stat_access()
+    links, owner, group, now = _read_access(comm.statx_bytes)
     if uid != owner and uid != NO_ID or gid != group and gid != NO_ID:
         if node.kind != stat.S_IFDIR and links != 1:
             raise OSError(ESTALE, "replaced while it was made")
         chown(node.host, uid, gid)
         comm.stat(node.host)
-        now = comm.stat_access()[3]
+        now = _read_access(comm.statx_bytes)[3]
     if mode & 0o6000 & ~now and node.kind != stat.S_IFLNK:
         chmod(node.host, (now | mode & 0o6000) & 0o7777)
         comm.stat(node.host)

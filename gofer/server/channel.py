@@ -38,7 +38,7 @@ from gofer import sys
 from gofer.cdata import addressof, byref, c_char, c_uint32
 from gofer.server.busypoll import BusyPoll, apart, change_cpu, dear
 from gofer.server.dispatch import IDLE
-from gofer.server.donation import FLAGS, Donor, can_do_without, errno_without, most_unread
+from gofer.server.donation import Donor, can_do_without, errno_without, most_unread
 from gofer.server.fds import HostFD
 from gofer.wire import CHANNEL, ERROR, MAX_MESSAGE_SIZE, ErrorResp, Record
 
@@ -112,7 +112,7 @@ class Channel:
         self.offset, self.length = index * WINDOW_SIZE, WINDOW_SIZE
         self.ended = False
         self._view, address = windows.window(index)
-        self._word = FutexWord(address)
+        self._word, self._address = FutexWord(address), address
         self._fd_socket = fd_socket
         self._donor = Donor(fd_socket.fileno(), 1)
         self._comm = comm
@@ -173,6 +173,7 @@ class Channel:
         finally:
             self._word.set_two_and_wake_all()
             self._comm.donated.clear()
+            self._comm.window = None
             self._fd_socket.close()
             self.ended = True
             self._over.release()
@@ -213,6 +214,7 @@ class Channel:
         )  # fmt: skip
         server, length, head, rpc_head = _SERVER, _LENGTH, _HEAD, _RPC_HEAD  # cheaper so
         reply = view[_PAYLOAD : _PAYLOAD + MAX_MESSAGE_SIZE]
+        comm.lend(reply, self._address + _PAYLOAD)
         requests: dict[int, memoryview] = {}  # by data_len
         kept: Callable[..., Any] = requests.get
         look = BusyPoll(self._busy_poll).look if self._busy_poll else None
@@ -292,7 +294,7 @@ class Channel:
             for each in donated:
                 if donor.unread >= most_unread[0]:
                     donor.look()
-                donor.send(donor.fileno, None, 0, (each.host,), FLAGS)
+                donor.send_alone(donor.fileno, each.host)
                 donor.unread += 1
                 sent += 1
         except OSError as error:

@@ -31,7 +31,7 @@ from gofer.sys import (
     statx,
     statx_silent,
 )
-from gofer.wire import MAX_MESSAGE_SIZE, Inode, take_last
+from gofer.wire import MAX_MESSAGE_SIZE, Count, Inode, PReadResp, take_last
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ CHILD = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
 # The second byte of the mask, as it lies in memory, by what the kernel has set it to; the first may hold any bit. A table: less
 # code is run than by &=.
 MASKED = tuple(byte & STATX_MASK >> 8 for byte in range(256))
-_read_access = struct.Struct("=16xIIIH").unpack_from  # stx_nlink, stx_uid, stx_gid, stx_mode
 MODE_BYTE1 = Statx.stx_mode.offset + 1
 KINDS = tuple((byte & 0xF0) << 8 for byte in range(256))  # the type by that byte: half the price of & and <<
 SERVED = tuple(kind if kind in WALKABLE else 0 for kind in KINDS)  # 0 for what is not
@@ -125,6 +124,7 @@ class Communicator:
     __slots__ = (
         "table", "control", "opened", "bound", "next_id", "export", "options", "read_only", "donated",
         "warn", "make_channel", "wait", "statx_buffer", "statx_bytes", "statfs_bytes", "statfs_buffer", "_scratch",
+        "window", "read_to", "link_to",
     )  # fmt: skip
 
     def __init__(
@@ -154,6 +154,18 @@ class Communicator:
         self.statfs_bytes = bytearray(sizeof(Statfs))
         self.statfs_buffer = byref(c_char.from_buffer(self.statfs_bytes))
         self._scratch: tuple[Any, memoryview] | None = None
+        self.window: memoryview | None = None
+
+    def lend(self, window: memoryview, address: int) -> None:
+        """From now on requests lie where their replies go, in `window`, which begins at address.
+
+        So system calls can be told places in it: what is used only where the reply is that very object, which keeps the
+        memory mapped. Whoever lends it sets `window` to None when he is done.
+        """
+        memory = c_char.from_address(address)
+        self.window = window
+        self.read_to = byref(memory, PReadResp.size)
+        self.link_to = byref(memory, Count.size)
 
     def stat(self, host: int) -> int:
         """statx(2) into `statx_bytes`, of which the first 144 go on the wire; returns the file's type bits.
@@ -175,11 +187,6 @@ class Communicator:
         found = self.statx_bytes
         found[1] = MASKED[found[1]]
         return KINDS[found[MODE_BYTE1]]
-
-    def stat_access(self) -> tuple[int, int, int, int]:
-        """Number of links, uid, gid, type and mode bits of the last `stat`."""
-        access: tuple[int, int, int, int] = _read_access(self.statx_bytes)
-        return access
 
     def adopt(self, host: int, more: int = 0, within: int = _S_IFDIR) -> ControlFD:
         """The control FD, not yet numbered, that owns the O_PATH fd `host`; `statx_bytes` then holds its statx.
@@ -305,6 +312,13 @@ def last_name(req: memoryview, at: int) -> bytes:
     return name
 
 
+def check_last(name: bytes, size: int) -> None:
+    """As `check_name`, for the name that ends a message, which says that it has `size` bytes."""
+    if len(name) != size:
+        raise struct.error("the name does not end where the message does")
+    check_name(name)
+
+
 def directory(node: ControlFD) -> ControlFD:
     """The control FD itself, which must be a directory.
 
@@ -318,4 +332,4 @@ def directory(node: ControlFD) -> ControlFD:
     return node
 
 
-__all__ = ["MAX_MESSAGE_SIZE", "Communicator", "Export", "Options", "check_name", "directory", "last_name"]
+__all__ = ["MAX_MESSAGE_SIZE", "Communicator", "Export", "Options", "check_last", "check_name", "directory", "last_name"]

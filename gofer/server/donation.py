@@ -19,7 +19,7 @@ from fcntl import ioctl
 
 from gofer.cdata import Structure, addressof, byref, c_char, c_int, c_size_t, c_uint32, c_void_p, sizeof
 from gofer.server.fds import OpenFD
-from gofer.sys import raise_errno, sendmsg
+from gofer.sys import raise_errno, sendmsg, sendmsg_silent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,16 +41,17 @@ def limit_unread(fd_limit: int, clients: int) -> None:
 class Donor:
     """The sending end of one transport. fileno: of its socket; capacity: how many fds a message may carry.
 
-    send(fileno, address, size, hosts, FLAGS): see FDSender; BlockingIOError where the socket is full. Whoever calls it has
-    compared `unread` (at most so many messages with fds are unread) with most_unread[0], called `look` where it is not below,
-    and adds one to it.
+    send(fileno, address, size, hosts, FLAGS), send_alone(fileno, host): see FDSender; BlockingIOError where the socket is full.
+    Whoever calls one has compared `unread` (at most so many messages with fds are unread) with most_unread[0], called `look`
+    where it is not below, and adds one to it.
     """
 
-    __slots__ = ("fileno", "send", "unread")
+    __slots__ = ("fileno", "send", "send_alone", "unread")
 
     def __init__(self, fileno: int, capacity: int) -> None:
         self.fileno = fileno
-        self.send = FDSender(capacity).send
+        sender = FDSender(capacity)
+        self.send, self.send_alone = sender.send, sender.send_alone
         self.unread = 0
 
     def look(self) -> None:
@@ -123,12 +124,27 @@ class FDSender:
             for index, fd in enumerate(fds):
                 self._fds[index] = fd
         if self._said != (number, size, address):
-            self._said = number, size, address
-            header = sizeof(Cmsghdr)
-            self._cmsg.cmsg_len = header + 4 * number
-            self._msg.msg_controllen = header + (4 * number + 7 & ~7)
-            self._iovec.iov_base, self._iovec.iov_len = address, size
+            self._speak_of((number, size, address))
         sent = sendmsg(sock, self._reference, flags)
         if sent < 0:
             raise_errno()
         return sent
+
+    def send_alone(self, sock: int, fd: int) -> None:
+        """`send` of one fd and no bytes, with FLAGS."""
+        if self._said is not _ALONE:
+            self._speak_of(_ALONE)
+        self._fds[0] = fd
+        if sendmsg_silent(sock, self._reference, FLAGS) < 0 and sendmsg(sock, self._reference, FLAGS) < 0:
+            raise_errno()
+
+    def _speak_of(self, said: tuple[int, int, int | None]) -> None:
+        self._said = said
+        number, size, address = said
+        header = sizeof(Cmsghdr)
+        self._cmsg.cmsg_len = header + 4 * number
+        self._msg.msg_controllen = header + (4 * number + 7 & ~7)
+        self._iovec.iov_base, self._iovec.iov_len = address, size
+
+
+_ALONE = 1, 0, None  # what a sender speaks of by `send_alone`
