@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import resource
 from errno import ENODEV, EPERM
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from gofer.cdata import byref
 from gofer.sys import Statfs, fstatfs
 
 _PROC_SUPER_MAGIC = 0x9FA0  # statfs(2)
 _KEPT = 1024
+_ROOM = 4096  # fds: 32 KiB of the kernel's memory
 _proc_fd = -1
 _mountinfo = _mountwatch = -1
 
@@ -26,6 +28,19 @@ def set_limit(which: int, soft: int, hard: int) -> None:
         resource.setrlimit(which, (soft, hard))
     except ValueError as e:
         raise OSError(EPERM, f"a limit cannot be set: {e}") from None
+
+
+def make_room(fd: int) -> None:
+    """Have the kernel's table of this process's fds hold `_ROOM` at once, before there is a second thread. fd: any.
+
+    It doubles the table when that is full, and in a process of several threads whoever opens that file waits until all cpus have
+    seen the new one (synchronize_rcu): some 10 ms, at the 65th, 257th, 513th, ...
+    """
+    try:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        os.close(fcntl(fd, F_DUPFD_CLOEXEC, min(_ROOM, soft) - 1))
+    except OSError:  # then it waits
+        pass
 
 
 def pin_proc(proc: int = -1, mountinfo: int = -1) -> None:

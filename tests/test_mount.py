@@ -91,6 +91,13 @@ def test_cp_and_git_work_in_it(there: Mount) -> None:
 
 
 @pytest.mark.serve("--donate", "no")
+def test_its_table_of_fds_is_large_before_there_are_threads(there: Mount) -> None:
+    """As that of the server, and for the same reason: each open file is one here, too."""
+    os.listdir(there.path)
+    found = dict(line.split(":", 1) for line in Path(f"/proc/{there.pid}/status").read_text().splitlines())
+    assert int(found["FDSize"]) >= min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
 def test_a_server_that_gives_no_fds_is_read_and_written_by_messages(there: Mount) -> None:
     data = os.urandom(5 << 20)
     (there.path / "file").write_bytes(data)

@@ -114,6 +114,15 @@ def test_all_workers_are_confined_alike(start: Start) -> None:
     assert server.said().count("jail:") == 1
 
 
+def test_the_tables_of_fds_are_large_before_there_are_threads(start: Start) -> None:
+    """The kernel has whoever opens the file for which one grows wait some 10 ms, where there are threads."""
+    server = start("--workers", "2", "--fd-limit", "3000")
+    with clients(server, 2) as peers:  # one of each worker
+        for peer in peers:
+            peer.fstat(peer.root)
+        assert [int(status(pid)["FDSize"]) >= 3000 for pid in crew(server)] == [True, True]
+
+
 @pytest.mark.parametrize("first_to_go", [0, 1])
 def test_with_inherited_sockets_the_server_lives_until_every_worker_is_done(spot: Path, first_to_go: int) -> None:
     pairs = [socket.socketpair() for _ in range(2)]

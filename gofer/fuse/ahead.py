@@ -98,8 +98,7 @@ class Ahead:
         """
         fs = self._fs
         unique, nodeid = _LOOKUP.unpack_from(message)
-        nodes = fs.nodes
-        parent = nodes.by_id(nodeid)
+        parent = fs.nodes.by_id(nodeid)
         it = self._directories.get(parent)
         if it is None:
             return None
@@ -108,15 +107,17 @@ class Ahead:
         if found is None:
             return None
         batch, index = found
-        now = monotonic()
-        identity = nodes.identity(batch.part.raws, index * STATX_SIZE)
-        if batch.until <= now or not fs.is_so(identity[0], batch.until - scan.FRESH):
+        now, until, part = monotonic(), batch.until, batch.part
+        identity = fs.nodes.identity(part.raws, index * STATX_SIZE)
+        if until <= now or until - scan.FRESH <= fs.changes.latest and not fs.is_so(identity[0], until - scan.FRESH):
+            return None
+        node = fs.nodes.seen_closed(parent, name, identity)
+        if node is None:
             return None
         batch.untold.pop(name, None)
         it.asked += 1
         it.last = now
-        node = nodes.seen_as(parent, name, identity)
-        return node, fs.view.told(unique, node, batch.part, index, batch.until - now)
+        return node, fs.view.told(unique, node, part, index, until - now)
 
     def find(self, request: Request, parent: Node, name: bytes) -> tuple[float, bytes] | None:
         """(seconds that it is good for, struct statx) of a name; None: ask."""

@@ -17,18 +17,20 @@ _MOST = 1000  # inodes; nothing that was read is good for long
 
 
 class Changes:
+    """latest: when there was one, of whatever."""
+
     def __init__(self) -> None:
-        self.of_anything = 0.0
+        self.latest = self.of_anything = 0.0
         self._of: dict[int, float] = {}
 
     def anything(self) -> None:
-        self.of_anything = monotonic()
+        self.latest = self.of_anything = monotonic()
 
     def of(self, node: Node) -> None:
         if len(self._of) >= _MOST:
-            self.of_anything = monotonic()
+            self.anything()
             self._of.clear()
-        self._of[node.ino] = monotonic()
+        self.latest = self._of[node.ino] = monotonic()
 
     def last(self, ino: int) -> float:
         """When that inode, or anything, was changed."""

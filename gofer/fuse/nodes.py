@@ -102,15 +102,25 @@ class Nodes:
 
     def seen_as(self, parent: Node | None, name: bytes, identity: tuple[int, int, int]) -> Node:
         """As `seen`, of what has been read already."""
-        ino, born, mode = identity
         with self.lock:
-            node = self._by_ino.get(ino)
-            if node is None or node.born != born or (node.mode ^ mode) & 0o170000:
-                node = Node(self._number(), parent, name, ino, born, mode)
-                self._by_id[node.id] = self._by_ino[ino] = node
-            elif node.parent is not None:
-                node.parent, node.name, node.mode = parent, name, mode
-            node.known += 1
+            return self._seen(parent, name, identity)
+
+    def seen_closed(self, parent: Node, name: bytes, identity: tuple[int, int, int]) -> Node | None:
+        """As `seen_as`, unless it is open."""
+        with self.lock:
+            node = self._by_ino.get(identity[0])
+            return self._seen(parent, name, identity) if node is None or node.use is None else None
+
+    def _seen(self, parent: Node | None, name: bytes, identity: tuple[int, int, int]) -> Node:
+        """lock is held."""
+        ino, born, mode = identity
+        node = self._by_ino.get(ino)
+        if node is None or node.born != born or (node.mode ^ mode) & 0o170000:
+            node = Node(self._number(), parent, name, ino, born, mode)
+            self._by_id[node.id] = self._by_ino[ino] = node
+        elif node.parent is not None:
+            node.parent, node.name, node.mode = parent, name, mode
+        node.known += 1
         return node
 
     def is_open(self, ino: int) -> bool:

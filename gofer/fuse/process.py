@@ -20,7 +20,7 @@ from gofer.fuse import device, kernel
 from gofer.fuse.again import Again
 from gofer.fuse.crew import WRITE_SIZE, Crew
 from gofer.fuse.state import FileSystem, Options
-from gofer.procself import set_limit
+from gofer.procself import make_room, set_limit
 from gofer.sys import libc
 
 TYPE_CHECKING = False
@@ -79,6 +79,7 @@ def run(plan: Plan, mounted: Callable[[str], None], log: Callable[[str], None], 
         pool.wait_for_ever()
         crew = Crew(fs, log)
         set_limit(resource.RLIMIT_NOFILE, *[resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)  # each open file is one here
+        make_room(fs.device)
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG, 50, 50)

@@ -88,7 +88,8 @@ class View:
 
     def told(self, unique: int, node: Node, part: Part, index: int, left: float) -> bytes:
         """The whole reply to a LOOKUP. left: seconds below 1 that it is good for."""
-        nanoseconds, attr = int(left * 1e9), self._attr_at(node, part, index)
+        nanoseconds, attrs = int(left * 1e9), part.attrs
+        attr = attrs[index * _ATTR : (index + 1) * _ATTR] if attrs else self._attr_at(node, part, index)
         return _Told.pack(_Told.size, 0, unique, node.id, 0, 0, 0, nanoseconds, nanoseconds, attr)
 
     def _attr_at(self, node: Node, part: Part, index: int) -> bytes:

@@ -28,6 +28,7 @@ from _socket import socket
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from select import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLPRI, epoll
 
+from gofer.procself import make_room
 from gofer.server import attrs, mounts
 from gofer.server.admission import Admission, Closer, closes_at_once, credentials, peer, refuse_fds
 from gofer.server.channel import SIGNAL
@@ -136,6 +137,7 @@ class Server:
     def run(self) -> None:
         """Serve; see the class. Failure where another worker was lost."""
         attrs.drop_fsetid()  # and so in every thread that this one starts
+        make_room(self._wake_read)
         mounts.open_table()
         self._mounts = mounts.watch()
         if self._mounts >= 0:
