@@ -1,5 +1,6 @@
 """The one-file program that build.sh makes, run with an empty environment and a HOME that takes no file."""
 
+import dis
 import importlib.util
 import json
 import marshal
@@ -13,11 +14,13 @@ import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from types import CodeType
 
 import pytest
 from hosts import CHECKOUT, wait_until
 
 sys.path.insert(0, str(CHECKOUT / "onefile"))
+import bundle
 import pythons
 
 from gofer import __version__, cli
@@ -204,6 +207,22 @@ def test_the_source_in_it_is_the_checkouts(program: Path) -> None:
     ours = {".".join(path.relative_to(CHECKOUT).with_suffix("").parts): path for path in CHECKOUT.glob("gofer/**/*.py")}
     wanted = {name.replace(".__init__", ""): path.read_text() for name, path in ours.items() if path.name != "__main__.py"}
     assert {name: text for name, _, text in modules} == wanted
+
+
+def test_its_short_tables_tell_the_same_line_of_each_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = after = 0
+    for file in sorted(CHECKOUT.glob("gofer/server/*.py")):
+        words = str(CHECKOUT), str(file.relative_to(CHECKOUT))
+        with monkeypatch.context() as without:
+            without.setattr(bundle, "with_short_tables", lambda code: code)
+            long = bundle._compile(*words)
+        pairs = [(long, bundle._compile(*words))]
+        for one, other in pairs:
+            assert list(dis.findlinestarts(one)) == list(dis.findlinestarts(other)), one
+            pairs += zip(*([each for each in code.co_consts if isinstance(each, CodeType)] for code in (one, other)))
+            before += sum(byte >> 7 for byte in one.co_linetable)  # of each entry the first byte
+            after += sum(byte >> 7 for byte in other.co_linetable)
+    assert after < 0.7 * before
 
 
 def test_members_carry_the_time_of_source_date_epoch(program: Path) -> None:
