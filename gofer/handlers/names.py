@@ -96,7 +96,7 @@ def readlinkat(comm: Communicator, req: memoryview, reply: memoryview) -> int:
         if 0 <= size < _LONGEST:
             Count.pack(reply, 0, size)
             return Count.size + size
-    return pack_str(reply, 0, target_of(node))
+    return pack_str(reply, 0, os.readlink(b"", dir_fd=node.host) if node.kind == stat.S_IFLNK else target_of(node))
 
 
 def target_of(node: ControlFD) -> bytes:
