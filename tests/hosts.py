@@ -296,14 +296,19 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def open_fds(pid: int) -> list[str]:
-    """What each open fd of a process refers to, sorted."""
-    found = []
+def links(pid: int) -> dict[int, str]:
+    """What each open fd of a process refers to, but for those that it closes meanwhile."""
+    found = {}
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for fd in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
-                found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return sorted(found)
+                found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
+
+
+def open_fds(pid: int) -> list[str]:
+    """The same, sorted, without the numbers."""
+    return sorted(links(pid).values())
 
 
 def empty(directory: Path) -> None:

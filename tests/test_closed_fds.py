@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hosts import CALM, CHECKOUT, GOFER, PATIENCE, Server, over_socket_of, serves, serving, wait_until
+from hosts import CALM, CHECKOUT, GOFER, PATIENCE, Server, links, over_socket_of, serves, serving, wait_until
 from runsc import Started, one_file_gofer, spec_of
 
 SOME = [(0,), (1,), (2,), (0, 1), (0, 1, 2)]
@@ -70,10 +70,6 @@ def test_a_stdout_that_others_have_made_non_blocking_gets_it_all(served: Server)
     assert cat.wait(PATIENCE) == 0
 
 
-def opens(pid: int) -> dict[int, str]:
-    return {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-
-
 @pytest.mark.parametrize("fds", SOME, ids=str)
 def test_a_server_has_no_file_and_no_client_there(spot: Path, fds: Sequence[int]) -> None:
     (spot / "tree").mkdir()
@@ -85,7 +81,7 @@ def test_a_server_has_no_file_and_no_client_there(spot: Path, fds: Sequence[int]
         with over_socket_of(lambda: connected(path)) as peer:
             assert peer.fstat(peer.root).ino == os.stat(spot / "tree").st_ino
             for pid in {server.pid, serving(server.pid)}:
-                assert all(opens(pid)[fd].startswith("pipe:") for fd in fds)
+                assert all(links(pid)[fd].startswith("pipe:") for fd in fds)
     finally:
         server.terminate()
         assert server.wait(PATIENCE) == 0
@@ -112,7 +108,7 @@ def test_the_stand_in_serves_without_them(spot: Path) -> None:
     try:
         assert g.mount_list() == b"[]"
         assert g.peer().root == 1
-        assert not any(opens(g.pid)[fd].startswith("socket:") for fd in range(3))
+        assert not any(links(g.pid)[fd].startswith("socket:") for fd in range(3))
     finally:
         g.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from hosts import GOFER, PATIENCE, Server, fails_in_one_line, over_socket_of, run, serving, wait_until
+from hosts import GOFER, PATIENCE, Server, fails_in_one_line, links, over_socket_of, run, serving, wait_until
 from prison import NO_SYS_ADMIN, USER, attempt, started
 
 NAMESPACES = ("mnt", "net", "ipc", "uts", "pid")
@@ -97,8 +97,7 @@ def test_the_supervisor_gives_up_what_it_does_not_need(server: Server) -> None:
         assert namespace(pid, kind) == namespace(server.pid, kind), kind
 
     def places() -> set[str]:
-        fds = {int(name) for name in os.listdir(f"/proc/{pid}/fd")} - {0, 1, 2}
-        return {os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0] for fd in fds}
+        return {link.partition(":[")[0] for fd, link in links(pid).items() if fd > 2}
 
     own = {"pipe", "anon_inode", "anon_inode:seccomp notify", str(server.place)}
     wait_until(lambda: places() == own, places)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from hosts import CALM, CHECKOUT, GOFER, Server, fails, wait_until
+from hosts import CALM, CHECKOUT, GOFER, Server, fails, open_fds, wait_until
 from liar import (
     DIR,
     DIRSTAT,
@@ -208,9 +208,8 @@ def test_the_mount_process_has_given_up_what_it_does_not_need(server: Server, op
             kept = int(found["CapEff"], 16) | int(found["CapPrm"], 16)
             assert kept & ~(1 << 21 | 1 << 1 | 1 << 2) == 0  # SYS_ADMIN, DAC_OVERRIDE, DAC_READ_SEARCH
             assert not (options and kept)
-        links = [os.readlink(f"/proc/{there.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{there.pid}/fd")]
         ours = ("socket:", "pipe:", "/memfd:gofer", "/dev/null", "/dev/fuse", str(there.log))
-        assert [link for link in links if not link.startswith(ours)] == []
+        assert [link for link in open_fds(there.pid) if not link.startswith(ours)] == []
 
 
 def test_a_mount_process_that_opens_a_file_or_runs_a_program_dies_and_is_unmounted(server: Server) -> None:
