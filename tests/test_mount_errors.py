@@ -259,6 +259,20 @@ def test_a_full_disk_is_enospc_and_once_there_is_room_it_goes_on(options: tuple[
                 (there.path / f"{i}").touch()
 
 
+@pytest.mark.parametrize("donate", ["yes", "no"])
+def test_what_a_full_disk_takes_only_a_part_of_is_enospc_with_the_write_back_cache_too(donate: str) -> None:
+    """The kernel does not look how much of its cache was written, only whether that failed."""
+    with disks.tmpfs("1M") as place, serving(place, f"--donate={donate}") as server, mount(server, "--writeback") as there:
+        (place / "other").write_bytes(b"x" * 900_000)
+        fd = os.open(there.path / "file", os.O_WRONLY | os.O_CREAT)
+        try:
+            os.write(fd, b"y" * 300_000)
+            with fails(errno.ENOSPC):
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def test_a_failing_disk_is_eio(spot: Path) -> None:
     with (
         faulty.faulty(spot) as bad,

@@ -55,6 +55,7 @@ def test_usr2_begins_a_trace_that_knows_the_files_of_before_and_pauses_it(jail: 
         peer.fstatfs(file)
         send(server, signal.SIGUSR2, f"the trace {trace} begins")
         wait_until(lambda: trace.stat().st_size > size, "it goes on")
+        server.rest()  # all of the worker's threads have been told
         peer.fstat(peer.root)
     server.process.send_signal(signal.SIGTERM)
     assert server.wait() == 0

@@ -208,28 +208,37 @@ def _from_host(request: Request, host: int, into: memoryview, offset: int) -> in
 
 
 def write(fs: FileSystem, request: Request) -> Reply:
-    fh, offset, size, *_ = kernel.WriteIn.read(request.body)
+    """Until all is written, or it fails: of what comes from its cache the kernel does not look how much was."""
+    fh, offset, size, flags, *_ = kernel.WriteIn.read(request.body)
     data = request.body[kernel.WriteIn.size : kernel.WriteIn.size + size]
     handle = fs.handle(fh)
-    if handle.host >= 0:
-        return kernel.WriteOut.bytes(os.pwrite(handle.host, data, offset))
-    if fs.behind is not None and not handle.flags & os.O_SYNC:
+    if handle.host < 0 and fs.behind is not None and not handle.flags & os.O_SYNC:
         _write_behind(fs, fs.behind, handle, data, offset)
         return kernel.WriteOut.bytes(size)
-    done = 0
+    cached, done = flags & kernel.WRITE_CACHE, 0
     while done < size:
-        part = data[done : done + _READ_ROOM]
-        body = b"".join((wire.PWriteReq.bytes(offset + done, handle.fdid, len(part)), part))
         try:
-            wrote = int(wire.PWriteResp.unpack(fs.pool.ask(wire.PWRITE, body))[0])
+            wrote = _put(fs, handle, data[done:], offset + done)
         except OSError:
-            if done:
+            if done and not cached:
                 break
             raise
-        done += wrote
-        if wrote != len(part):
+        if not wrote:
+            if cached:
+                raise OSError(EIO, os.strerror(EIO))
             break
+        done += wrote
     return kernel.WriteOut.bytes(done)
+
+
+def _put(fs: FileSystem, handle: Handle, data: memoryview, offset: int) -> int:
+    """Some of it; returns how much."""
+    if handle.host >= 0:
+        return os.pwrite(handle.host, data, offset)
+    part = data[:_READ_ROOM]
+    body = b"".join((wire.PWriteReq.bytes(offset, handle.fdid, len(part)), part))
+    wrote: int = wire.PWriteResp.unpack(fs.pool.ask(wire.PWRITE, body))[0]
+    return min(len(part), wrote)
 
 
 def _write_behind(fs: FileSystem, stream: Stream, handle: Handle, data: memoryview, offset: int) -> None:
