@@ -1,9 +1,10 @@
-/* faults LOG PROCESS NUMBER ERRNO MARK PROGRAM ARGS...: runs PROGRAM and lets one system call fail.
+/* faults LOG PROCESS NUMBER CALL ERRNO MARK PROGRAM ARGS...: runs PROGRAM and lets one system call fail.
  *
  * Processes are numbered as they are made, from 0, and so are the system calls of each: those of process 0 from the first
  * whose path (first or second argument) ends in MARK, those of the others from their first. Counting ends where a process waits for
- * clients or signals, and where it becomes another program. The call NUMBER of PROCESS is not made and fails with ERRNO; PROCESS -1: none
- * does, and LOG gets a line "process number call" for each. The exit status is PROGRAM's; 128 and more for a signal.
+ * clients or signals, and where it becomes another program. The first CALL of PROCESS that has this NUMBER or a higher one (processes
+ * race, so that it may be another call's) is not made and fails with ERRNO; PROCESS -1: none does, and LOG gets a line "process
+ * number call" for each. The exit status is PROGRAM's; 128 and more for a signal.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@ enum { GETPID = 39, EPOLL_WAIT = 232, EPOLL_PWAIT = 281, SIGTIMEDWAIT = 128, PPO
 
 static struct process { pid_t pid; int number, counting, calls, inside, fails; } all[MOST];
 static int known, target, at, error;
+static long wanted;
 static const char *mark;
 static FILE *list;
 
@@ -81,7 +83,8 @@ static void at_call(struct process *p, struct user_regs_struct *regs)
         int number = p->calls++;
         if (target < 0)
             fprintf(list, "%d %d %ld\n", p->number, number, call);
-        else if (p->number == target && number == at) {
+        else if (p->number == target && number >= at && call == wanted) {
+            wanted = -1;
             fprintf(list, "%d %d %ld\n", p->number, number, call);
             p->fails = 1;
             regs->orig_rax = GETPID; /* harmless, and let pass by every filter */
@@ -99,16 +102,16 @@ static void at_call(struct process *p, struct user_regs_struct *regs)
 
 int main(int argc, char **argv)
 {
-    if (argc < 7)
+    if (argc < 8)
         return 2;
     int log = open(argv[1], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     list = fdopen(log, "w");
-    target = atoi(argv[2]), at = atoi(argv[3]), error = atoi(argv[4]), mark = argv[5];
+    target = atoi(argv[2]), at = atoi(argv[3]), wanted = atol(argv[4]), error = atoi(argv[5]), mark = argv[6];
     pid_t first = fork();
     if (!first) {
         ptrace(PTRACE_TRACEME, 0, 0, 0);
         raise(SIGSTOP);
-        execv(argv[6], argv + 6);
+        execv(argv[7], argv + 7);
         _exit(127);
     }
     int status, result = 1;

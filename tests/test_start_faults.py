@@ -30,10 +30,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 NAMES = callnames.names("x86_64")
+NUMBERS = {name: number for number, name in NAMES.items()}
 # The manual pages know no error of these, or none but of wrong arguments.
 CANNOT_FAIL = set(
     "getpid getppid gettid getuid geteuid getgid getegid getpgrp umask exit exit_group rt_sigreturn restart_syscall"
-    " sched_yield brk arch_prctl set_tid_address set_robust_list rseq futex sigaltstack".split()
+    " sched_yield brk arch_prctl set_tid_address set_robust_list rseq futex sigaltstack wait4".split()
 )
 LIKELY = {
     **dict.fromkeys("open openat socket pipe2 dup fcntl memfd_create epoll_create1 signalfd4".split(), "EMFILE"),
@@ -56,7 +57,7 @@ class Case:
     """A start to be repeated: `gofer serve TREE --socket PLACE/s -- true`, with two workers."""
 
     def __init__(self, faults: Path, spot: Path, command: Sequence[str], options: Sequence[str], user: int) -> None:
-        self.argv = [str(faults), *("{log}", "{process}", "{number}", "{error}", "gofer/cli.py"), *command]
+        self.argv = [str(faults), *("{log}", "{process}", "{number}", "{call}", "{error}", "gofer/cli.py"), *command]
         self.argv += [
             "serve",
             str(spot / "tree"),
@@ -78,8 +79,7 @@ class Case:
     def trouble(self, call: Call) -> str:
         """What went wrong with the start in which this call failed; "" if nothing did."""
         hit, trouble = self.run(call, getattr(errno, LIKELY.get(call.name, "EPERM")))
-        # Processes race, so that the number may be another call's.
-        if not hit or hit[0].name in CANNOT_FAIL or not trouble:
+        if not hit or not trouble:  # processes race: there may be none any more
             return ""
         return f"{hit[0]} failed ({LIKELY.get(call.name, 'EPERM')}): {trouble}"
 
@@ -91,6 +91,7 @@ class Case:
                 for path in (Path(folder), place):
                     os.chown(path, self.user, self.user)
             values = {"log": log, "place": place, "process": call.process, "number": call.number, "error": error}
+            values["call"] = NUMBERS.get(call.name, -1)
             argv = [word.format(**values) for word in self.argv]
             identity = {"user": self.user, "group": self.user, "extra_groups": []} if self.user else {}
             environment = {"PATH": os.environ["PATH"], "TMPDIR": str(place)}
