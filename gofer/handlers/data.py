@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from errno import EBADF, EINVAL, EIO, ENOBUFS
+from errno import EBADF, EINTR, EINVAL, EIO, ENOBUFS
 from os import fsync as _fsync
 from os import preadv
 from os import pwrite as _pwrite
 
 from gofer import sys
 from gofer.server.comm import MAX_MESSAGE_SIZE
-from gofer.sys import MAX_OFFSET, pread_silent
+from gofer.sys import MAX_OFFSET
 from gofer.wire import FAllocateReq, FlushReq, PReadReq, PReadResp, PWriteReq, PWriteResp, take_fdids
 
 TYPE_CHECKING = False
@@ -37,8 +37,10 @@ def pread(
         raise OSError(EINVAL, "offset above 2^63-1")
     done = -1
     if reply is comm.window and offset < _C_INT and answer is PReadResp:
-        done = pread_silent(file.host, comm.read_to, count, offset)
-    if done < 0:  # or once more, for its errno
+        done = sys.pread(file.host, comm.read_to, count, offset)
+        if done < 0 and sys.get_errno() != EINTR:
+            sys.raise_errno()
+    if done < 0:  # it was interrupted, or is not for ctypes
         done = preadv(file.host, (reply[head : head + count],), offset)
     answer.pack(reply, 0, done)
     return head + done
