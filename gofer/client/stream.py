@@ -82,8 +82,9 @@ class _Posted:
     """One whose answer nobody waits for. done(outcome): called with it, the payload or an error, by the thread that reads."""
 
     __slots__ = ("_mid", "_done", "size")
+    _taken: type = bytes
 
-    def __init__(self, mid: int, size: int, done: Callable[[bytes | OSError], None]) -> None:
+    def __init__(self, mid: int, size: int, done: Callable[[Any], None]) -> None:
         self._mid, self._done, self.size = mid, done, size
 
     def answered(self, answer: Answer) -> None:
@@ -91,30 +92,17 @@ class _Posted:
             self._done(answer)
             return
         try:
-            outcome: bytes | OSError = bytes(checked(self._mid, *answer)[0])
+            outcome = self._taken(checked(self._mid, *answer)[0])
         except OSError as error:
             outcome = error
         self._done(outcome)
 
 
-class _Later:
-    """One that nobody waits for either, but whose answer is wanted where it lies. done(outcome): by the thread that reads; the
-    payload is good as long as that takes."""
+class _Later(_Posted):
+    """One whose answer is wanted where it lies: a memoryview, good as long as `done` takes."""
 
-    __slots__ = ("_mid", "_done", "size")
-
-    def __init__(self, mid: int, size: int, done: Callable[[memoryview | OSError], None]) -> None:
-        self._mid, self._done, self.size = mid, done, size
-
-    def answered(self, answer: Answer) -> None:
-        if isinstance(answer, Lost):
-            self._done(answer)
-            return
-        try:
-            outcome: memoryview | OSError = memoryview(checked(self._mid, *answer)[0])
-        except OSError as error:
-            outcome = error
-        self._done(outcome)
+    __slots__ = ()
+    _taken: type = memoryview
 
 
 class Stream(Pool):
