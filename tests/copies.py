@@ -6,7 +6,8 @@ import stat
 import subprocess
 from pathlib import Path
 
-from hosts import CHECKOUT, PYTHON, run
+from hosts import CHECKOUT, PYTHON, run, wait_until
+from prison import USER, as_user
 
 # The command, as if none of our own messages were known to the server.
 OF_OLD = [
@@ -130,3 +131,15 @@ def equal(one: Path, other: Path) -> None:
 def parts(tree: Path) -> "list[str]":
     """Names of what is not complete."""
     return [name for _, _, names in os.walk(tree) for name in names if name.startswith(".gofer-") and len(name) > 40]
+
+
+def put_to_a_user(spot: Path, source: Path) -> None:
+    """What is in source, into spot/t, by a server that is USER."""
+    with as_user(USER) as (command, how):
+        argv = [*command, "serve", str(spot / "t"), "--quiet", "--socket", str(spot / "s")]
+        with subprocess.Popen(argv, **how) as server:
+            try:
+                wait_until((spot / "s").exists, "it serves")
+                copy("put", "-r", f"{source}/.", f"{spot}/s:/")
+            finally:
+                server.terminate()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Start
-from copies import copy
+from copies import copy, put_to_a_user
 from disks import ext4, serving, tmpfs
-from hosts import CALM, Server, run, wait_until
+from hosts import CALM, Server, run
 from prison import USER, as_user
 
 from gofer.copy import data
@@ -97,14 +97,7 @@ def test_and_so_does_a_server_that_is_a_user(spot: Path, place: Path) -> None:
     (spot / "t").mkdir()
     for path in (spot, spot / "t"):
         os.chown(path, USER, USER)
-    with as_user(USER) as (command, how):
-        argv = [*command, "serve", str(spot / "t"), "--quiet", "--socket", str(spot / "s")]
-        with subprocess.Popen(argv, **how) as server:
-            try:
-                wait_until((spot / "s").exists, "it serves")
-                copy("put", "-r", f"{place}/.", f"{spot}/s:/")
-            finally:
-                server.terminate()
+    put_to_a_user(spot, place)
     same_links(place, spot / "t")
 
 

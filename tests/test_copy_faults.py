@@ -2,15 +2,14 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import Start
-from copies import copy
+from copies import copy, put_to_a_user
 from disks import tmpfs
-from hosts import Server, run, wait_until
-from prison import USER, as_user
+from hosts import Server, run
+from prison import USER
 
 from gofer.copy.local import Fd, LocalTree
 
@@ -72,14 +71,7 @@ def test_a_directory_that_a_server_may_write_to_and_not_read_costs_nothing_else(
         path.mkdir(exist_ok=True)
         os.chown(path, USER, USER)
     os.chmod(spot / "t/b", 0o300)
-    with as_user(USER) as (command, how):
-        argv = [*command, "serve", str(spot / "t"), "--quiet", "--socket", str(spot / "s")]
-        with subprocess.Popen(argv, **how) as server:
-            try:
-                wait_until((spot / "s").exists, "it serves")
-                copy("put", "-r", f"{place}/.", f"{spot}/s:/")
-            finally:
-                server.terminate()
+    put_to_a_user(spot, place)
     assert [(spot / "t" / name / "f").read_text() for name in ("a", "b", "c")] == ["a", "b", "c"]
 
 
