@@ -8,6 +8,7 @@ import importlib
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -135,4 +136,6 @@ def zoo(tree: Path) -> None:
         (b"dir/up", b".."), (b"dir/sub/round", b"../../dir"), (b"odd", b"new\nline"),
     ):  # fmt: skip
         os.symlink(target, os.path.join(place, link))
+    # A file's blocks are its own when the disk has them: what is promised before may differ (ext4's delayed allocation).
+    subprocess.run(["sync", "--file-system", place], check=True)
 

@@ -249,6 +249,7 @@ def test_clients_that_come_and_go_leave_nothing_in_any_worker(start: Start) -> N
     with clients(server, 4):
         pass
     wait_until(lambda: not any(map(connections, workers)), "they are gone")
+    wait_until(lambda: all(tasks == 1 for _, tasks in held()), "whoever looks for slow requests has seen it")
     before = held()
     for _ in range(20):
         with clients(server, 4), server.peer("channel") as peer:
