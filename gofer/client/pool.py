@@ -19,11 +19,12 @@ from gofer.wire import MAX_MESSAGE_SIZE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Union
+    from typing import Any, Union
 
     Transport = Union[SocketTransport, ChannelTransport]
 
 MOST = 16  # channels; more threads than that would only wait for the interpreter
+_TO_SPARE = 2  # transports that nobody uses, where one is asked over ahead of who needs the answer
 
 
 class Pool(Client):
@@ -89,6 +90,32 @@ class Pool(Client):
             self.give_back(transport)
             raise
         return payload, transport
+
+    def ask_ahead(self, mid: int, request: bytes) -> Any:
+        """Ask, for whoever is to `take` the answer. None where there is no channel to spare for that.
+
+        What it returns tells by `is_answered` whether he would have to wait.
+        """
+        if self.lost or len(self._free) < _TO_SPARE:
+            return None
+        transport = self._take()
+        if not isinstance(transport, ChannelTransport):
+            self.give_back(transport)
+            return None
+        transport.begin(mid, request)
+        return transport
+
+    def take(self, mid: int, asked: Any) -> bytes:
+        """The answer, once; its fds are closed."""
+        try:
+            payload, fds = checked(mid, *asked.end())
+            close_all(fds)
+            return bytes(payload)
+        except Lost as lost:
+            self.lost = lost
+            raise
+        finally:
+            self.give_back(asked)
 
     def _take(self) -> Transport:
         if not self.shared:  # the first messages

@@ -174,6 +174,12 @@ class Stream(Pool):
             self.lost = self.lost or lost
             raise
 
+    def ask_ahead(self, mid: int, request: bytes) -> Any:
+        return self.begin(mid, request, keep=True)
+
+    def take(self, mid: int, asked: Any) -> bytes:
+        return bytes(self.end(mid, asked))
+
     def borrow(self, mid: int, request: bytes) -> tuple[bytes | memoryview, Any]:
         payload = self.end(mid, self.begin(mid, request))
         return payload, payload.obj if isinstance(payload, memoryview) else None

@@ -197,7 +197,8 @@ class ChannelTransport:
             self._hang_up.register(fd_socket, 0)  # that it is gone is told all the same
             self._prepare(c_void_p(addressof(c_char.from_buffer(self._view))))
             self._view[_DATA : _DATA + 3] = b"{}\n"
-            self._exchange(3)
+            self._hand_over(3)
+            self._wait()
         except BaseException:
             self._fd_socket.close()
             raise
@@ -214,11 +215,13 @@ class ChannelTransport:
         self._flip_args = (number, address, op, c_int(1), c_ulong(0), address, set_bit0)
         self._end_args = (number, address, op, c_int(1 << 30), c_ulong(0), address, set_two)
 
-    def _exchange(self, data_len: int) -> int:
-        """Hand data_len bytes over; returns the length of what came back."""
-        words = self._words
-        words[_LENGTH] = data_len
+    def _hand_over(self, data_len: int) -> None:
+        self._words[_LENGTH] = data_len
         sys.unlocked_call(*self._flip_args)  # which cannot block
+
+    def _wait(self) -> int:
+        """Until it is handed back; the length of what came."""
+        words = self._words
         if self._look is not None:
             self._look.while_one(words)
         if words[_STATE]:
@@ -252,12 +255,25 @@ class ChannelTransport:
         answer, payload, fds = self.lend(mid, request)
         return answer, bytes(payload), fds
 
-    def lend(self, mid: int, request: bytes) -> tuple[int, memoryview, list[int]]:
-        """As `call`, the payload where it lies: until the next call, and as long as the server leaves it as it is."""
+    def begin(self, mid: int, request: bytes) -> None:
+        """The first half of a call; `end` is the other."""
         view, size = self._view, len(request)
         self._words[_HEAD] = mid
         view[_PAYLOAD : _PAYLOAD + size] = request
-        size = self._exchange(_PAYLOAD - _DATA + size)
+        self._hand_over(_PAYLOAD - _DATA + size)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether `end` would not wait."""
+        return self._words[_STATE] != 1
+
+    def lend(self, mid: int, request: bytes) -> tuple[int, memoryview, list[int]]:
+        """As `call`, the payload where it lies: until the next call, and as long as the server leaves it as it is."""
+        self.begin(mid, request)
+        return self.end()
+
+    def end(self) -> tuple[int, memoryview, list[int]]:
+        view, size = self._view, self._wait()
         head = self._words[_HEAD]
         if not _PAYLOAD - _DATA <= size <= len(view) - _DATA:
             raise Garbled("a reply that does not fit its channel")

@@ -39,6 +39,7 @@ _MOST = 128  # directories: who looks at many comes back to those above, and lis
 _YOUNG = scan.FRESH / 2  # seconds for which a directory is told from here: later, little would be left of it
 _LOOKUP = struct.Struct("<8xQQ")  # unique, nodeid
 _NAME = kernel.InHeader.size  # where it begins
+_MODE, _IS_DIR = 29, 0x40  # of struct statx: the byte of the mode that tells the type
 
 
 class _Batch:
@@ -206,8 +207,7 @@ class Ahead:
                 part = scan.go_on(self._fs, it.fdid, it.count)
                 it.ended = part is None or not part.names
             else:
-                it.fdid, part, it.ended = scan.begin(self._fs, parent, request.held, _FIRST)
-                it.whole = it.ended
+                part, until = self._begin(request, parent, it, until)
         except OSError:
             part, it.ended = None, True
         if part is None:
@@ -221,6 +221,23 @@ class Ahead:
             batches.pop()
         it.batches = batches
         return True
+
+    def _begin(self, request: Request, parent: Node, it: _Directory, until: float) -> tuple[Part, float]:
+        """Its first batch, and until when that is good."""
+        before = self._fs.below.enter(parent)
+        if before is None:
+            it.fdid, part, it.ended = scan.begin(self._fs, parent, request.held, _FIRST)
+        else:
+            asked, (it.fdid, part, it.ended) = before
+            it.began, until = min(it.began, asked), asked + scan.FRESH
+        it.whole = it.ended
+        if it.whole:
+            self._fs.below.listed(parent, _directories(part))
+        return part, until
+
+
+def _directories(part: Part) -> list[bytes]:
+    return [name for name, mode in zip(part.names, part.raws[_MODE::STATX_SIZE]) if mode & 0xF0 == _IS_DIR]
 
 
 def _last(one: tuple[Node, _Directory]) -> float:

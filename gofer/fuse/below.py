@@ -1,17 +1,18 @@
-"""Looking below, over a line: who goes down a tree asks for one directory after the other, and a far host answers each as late as
-the first.
+"""Looking below: who goes down a tree asks for one directory after the other, and waits for each answer.
 
-Whoever opens a directory that was just seen in the listing of another is taken for one who walks: that directory is asked for,
-and behind it the next ones of that listing, and what he finds in it. How many are on their way doubles with each that was right,
-and is halved by each that nobody wanted. What was asked so answers for `scan.FRESH` seconds, and not where that directory was
-changed in the mount meanwhile.
+Whoever goes into a directory that was just seen in the listing of another, as it comes next there or next by name, is taken for
+one who walks: that directory is asked for, and the next ones in that order, and what he finds in them. How many are on their way
+doubles with each that was right, and is halved by each that nobody wanted. What was asked so answers for `scan.FRESH` seconds,
+and not where that directory was changed in the mount meanwhile.
+
+A far host answers each as late as the first, so that there the first is taken for a walk already, and many are asked for. A near
+one is at work on the next while the kernel is told of what is in the last: one is enough.
 """
 
 from __future__ import annotations
 
 import _thread
 import struct
-from itertools import islice
 from time import monotonic
 
 from gofer import wire
@@ -20,122 +21,205 @@ from gofer.fuse import scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
+    from gofer.client.pool import Pool
     from gofer.fuse.node import Node
     from gofer.fuse.scan import Part
     from gofer.fuse.state import FileSystem
 
-_FEW, _MOST = 2, 32  # directories that are asked for ahead
-_COUNT = 16384  # bytes of the kernel's dirents of each: some 500 entries, 100 KB
-_PARENTS = 64  # listings of which it is known what was seen in them
-_SEEN = 4000  # directories in one of them
+_FEW, _MOST = 2, 32  # directories that are asked for ahead of a far server
+_NEAR = 8  # of a near one, for all who walk
+_COUNT, _NEAR_COUNT = 16384, 4096  # bytes of the kernel's dirents of each: some 500 entries, 100 KB
+_SEEN = 8000  # directories, of which it is known in whose listing they were
+_LONGEST = 255  # bytes of a name
 
 
 class _Asked:
     """One that is on its way, or is here. at: when it was asked for."""
 
-    __slots__ = ("call", "at")
+    __slots__ = ("at", "_pool", "_call", "_payload")
 
-    def __init__(self, call: Any) -> None:
-        self.call = call
+    def __init__(self, pool: Pool, call: Any) -> None:
         self.at = monotonic()
+        self._pool = pool
+        self._call = call
+        self._payload: bytes | None = b""  # None: none came
 
     def is_old(self) -> bool:
         return monotonic() - self.at > scan.FRESH
 
+    def take_what_came(self) -> bool:
+        """Without waiting; what it came by is free for others. Whether it is here."""
+        if self._call is not None and self._call.is_answered:
+            self.take()
+        return self._call is None
+
+    def take(self) -> bytes | None:
+        """The answer; None: an error, of which those who ask in order are told."""
+        call, self._call = self._call, None
+        if call is not None:
+            try:
+                self._payload = self._pool.take(wire.DIRWALK, call)
+            except Lost:
+                raise
+            except OSError:
+                self._payload = None
+        return self._payload
+
+
+class _Order:
+    """Directories in one of the orders that they can be walked in. right: how often that was the order."""
+
+    __slots__ = ("names", "places", "right")
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.places: dict[bytes, int] = {}
+        self.right = 0
+
+    def add(self, names: list[bytes]) -> None:
+        for name in names:
+            if self.places.setdefault(name, len(self.names)) == len(self.names):
+                self.names.append(name)
+
+    def comes_next(self, name: bytes, entered: set[bytes]) -> bool:
+        place = self.places[name]
+        if not place or self.names[place - 1] not in entered:
+            return False
+        self.right += 1
+        return True
+
+    def rest(self, name: bytes, entered: set[bytes]) -> list[bytes]:
+        place = self.places[name] + 1
+        return [each for each in self.names[place : place + _MOST] if each not in entered]
+
+
+class _Seen:
+    """What was seen in a directory. entered: those of them that somebody has gone into since."""
+
+    __slots__ = ("listed", "entered", "_by_name")
+
+    def __init__(self) -> None:
+        self.listed = _Order()
+        self.entered: set[bytes] = set()
+        self._by_name: _Order | None = None
+
+    def add(self, names: list[bytes]) -> None:
+        self.listed.add(names)
+        self.entered.difference_update(names)
+        self._by_name = None
+
+    def behind(self, name: bytes, far: bool) -> list[bytes]:
+        """Those that a walk that has come to this one will come to next, the nearest first: [] where nobody walks."""
+        if self._by_name is None:
+            self._by_name = _Order()
+            self._by_name.add(sorted(self.listed.names))
+        orders = [order for order in (self.listed, self._by_name) if order.comes_next(name, self.entered)]
+        if orders:
+            return max(orders, key=_right).rest(name, self.entered)
+        return self.listed.rest(name, self.entered) if far and not self.entered else []
+
+
+def _right(order: _Order) -> int:
+    return order.right
+
 
 class Below:
-    """Of a file system over a line."""
-
     def __init__(self, fs: FileSystem) -> None:
         self._fs = fs
         self._lock = _thread.allocate_lock()
-        self._asked: dict[Node, _Asked] = {}
-        self._seen: dict[Node, dict[Node, None]] = {}  # by the directory: those in it that nobody has opened since
-        self._walked: set[Node] = set()  # of these: those that a walk has come to
+        self._asked: dict[tuple[Node, bytes], _Asked] = {}  # by the directory and the name in it
+        self._seen: dict[Node, _Seen] = {}
+        self._walked: set[Node] = set()  # those of these that a walk has come to
         self._window = _FEW
 
-    def listed(self, directory: Node, found: list[Node]) -> None:
+    def listed(self, directory: Node, names: list[bytes]) -> None:
         """These directories were seen in it."""
-        if not found or self._fs.behind is None or not self._fs.valid:
+        names = [name for name in names if len(name) <= _LONGEST]
+        if not names or not self._fs.valid:
             return
         with self._lock:
-            seen = self._seen.setdefault(directory, {})
-            if len(seen) < _SEEN:
-                seen.update(dict.fromkeys(found))
-            if len(self._seen) > _PARENTS:
+            seen = self._seen.setdefault(directory, _Seen())
+            seen.add(names)
+            while sum([len(each.listed.names) for each in self._seen.values()]) > _SEEN:
                 first = next(iter(self._seen))
                 del self._seen[first]
                 self._walked.discard(first)
-            if directory in self._walked:
-                self._ask(found)
+            if directory in self._walked and self._fs.behind is not None:
+                self._ask(directory, names[: self._window])
 
     def enter(self, node: Node) -> tuple[float, tuple[int, Part, bool]] | None:
         """(when it was asked for, as scan.begin), for who walks; None: ask."""
-        stream, parent = self._fs.behind, node.parent
-        if stream is None or parent is None or not self._fs.walks_in:
+        fs, parent, name = self._fs, node.parent, node.name
+        if parent is None or not fs.walks_in:
             return None
         with self._lock:
             seen = self._seen.get(parent)
-            if seen is None or node not in seen:
+            if seen is None or name not in seen.listed.places or name in seen.entered:
                 return None
-            del seen[node]
-            self._walked.add(node)
-            if node in self._asked:
+            far = fs.behind is not None
+            more = seen.behind(name, far)
+            seen.entered.add(name)
+            if more:
+                self._walked.add(node)
+            if (parent, name) in self._asked:
                 self._window = min(2 * self._window, _MOST)
-            self._ask([node, *islice(seen, self._window)])
-            asked = self._asked.pop(node, None)
+            self._ask(parent, [name, *more[: self._window]] if far else more[:1])
+            asked = self._asked.pop((parent, name), None)
         if asked is None:
             return None
-        try:
-            payload = bytes(stream.end(wire.DIRWALK, asked.call))
-        except Lost:
-            raise
-        except OSError:  # those who ask in order are told why
+        payload = asked.take()
+        if payload is None:
             return None
-        if asked.at <= self._fs.changes.last(node.ino) or asked.is_old():
+        if asked.at <= fs.changes.last(node.ino) or asked.is_old():
             self._discard(payload)
             return None
-        return asked.at, scan.entered(self._fs, node, node.name, payload)
+        return asked.at, scan.entered(fs, node, name, payload)
 
     def rest(self) -> None:
         """Give up what nobody wants."""
         if not self._asked:
             return
         with self._lock:
-            late = [node for node, asked in self._asked.items() if asked.is_old() and asked.call.is_answered]
-            gone = [self._asked.pop(node).call for node in late]
+            late = [key for key, asked in self._asked.items() if asked.is_old() and asked.take_what_came()]
+            gone = [self._asked.pop(key) for key in late]
             if gone:
                 self._window = max(self._window // 2, _FEW)
-        for call in gone:
-            try:
-                assert self._fs.behind is not None
-                self._discard(bytes(self._fs.behind.end(wire.DIRWALK, call)))
-            except (OSError, struct.error):  # the latter: not what it should be
-                pass
+        for asked in gone:
+            self._discard(asked.take())
 
     def lost(self) -> None:
         """The connection, and the FDs with it."""
         with self._lock:
             self._asked, self._seen, self._walked = {}, {}, set()
 
-    def _ask(self, nodes: Iterable[Node]) -> None:
+    def _ask(self, parent: Node, names: list[bytes]) -> None:
         """Those of them that are not asked for yet. _lock is held."""
-        stream = self._fs.behind
-        assert stream is not None
-        for node in nodes:
-            parent, name = node.parent, node.name
-            if len(self._asked) > self._window:
+        fs = self._fs
+        most, count = self._window, _COUNT
+        if fs.behind is None:
+            most, count = _NEAR - 1, _NEAR_COUNT
+            for asked in self._asked.values():
+                asked.take_what_came()
+        for name in names:
+            if len(self._asked) > most or not parent.fd:
                 break
-            if parent is None or not parent.fd or node in self._asked:
+            if (parent, name) in self._asked:
                 continue
-            body = wire.DirWalkReq.bytes(parent.fd, _COUNT, 1) + wire.Count.bytes(len(name)) + name
-            self._asked[node] = _Asked(stream.begin(wire.DIRWALK, body, keep=True))
-        stream.push()
+            body = wire.DirWalkReq.bytes(parent.fd, count, 1) + wire.Count.bytes(len(name)) + name
+            call = fs.pool.ask_ahead(wire.DIRWALK, body)
+            if call is None:
+                break
+            self._asked[parent, name] = _Asked(fs.pool, call)
+        if fs.behind is not None:
+            fs.behind.push()
 
-    def _discard(self, payload: bytes) -> None:
-        for fd in wire.DirWalkResp.read(payload)[:2]:
+    def _discard(self, payload: bytes | None) -> None:
+        try:
+            fds = wire.DirWalkResp.read(payload or b"")[:2]
+        except struct.error:  # not what it should be
+            return
+        for fd in fds:
             if fd:
                 self._fs.nodes.close_later(fd)

@@ -161,7 +161,7 @@ def readdirplus(fs: FileSystem, request: Request) -> Reply:
                 nodes.append(node)
                 assert batch is not None
                 parts.append(fs.view.entry_at(node, batch.part, i, handle.listing.left) + dirent)
-        fs.below.listed(handle.node, [node for node in nodes if stat.S_ISDIR(node.mode)])
+        fs.below.listed(handle.node, [node.name for node in nodes if stat.S_ISDIR(node.mode)])
         _told(fs, handle, by, index, dirents)
     return parts or b""
 
