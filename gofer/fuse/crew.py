@@ -33,7 +33,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from gofer.fuse.node import Node
     from gofer.fuse.state import FileSystem, Reply
 
 MOST = 32  # threads; what hangs beyond that waits in the kernel, where it can be killed
@@ -45,7 +44,6 @@ _LOOK = 60e-6  # seconds to look for the next request before sleeping
 _LOOK_AT_ALL = 0.1  # between two looks at all that wait
 _DROWSY = 20  # looks at nothing, after which the sentinel sleeps until there is something
 _FORGETS = 500  # nodes that the kernel is asked to forget at once
-_TOGETHER = 8  # replies that are held back at most, until all that waits is read
 _LAST_ERRNO = 511  # the kernel takes none above
 _OPCODE = 4  # where it is in a request; those of a file system are below 256
 _LSEEK = kernel.OPCODES["LSEEK"]
@@ -92,8 +90,6 @@ class Crew:
         self._tidying.acquire()
         self._over = False
         self._look, self._looks = Look(_LOOK), pays()
-        self._replies: list[tuple[Node, bytes]] = []  # the leader's, which are not written yet
-        self._crowded = False  # whether a request was there when the last one was done with
         self.finished = _thread.allocate_lock()
         self.finished.acquire()
 
@@ -134,7 +130,6 @@ class Crew:
                 return
             if buffer[_OPCODE] == kernel.LOOKUP and not self._paused and self._told(buffer[:size]):
                 continue
-            self._tell()
             me.began = time.monotonic()
             if self._asleep:
                 self._asleep = False
@@ -146,12 +141,9 @@ class Crew:
         """The next request; its size. Who asks one thing after the other need not wait until we are awake again."""
         look, device, parts = self._look, self._device, [buffer]
         try:
-            size = os.readv(device, parts)
-            self._crowded = True
-            return size
+            return os.readv(device, parts)
         except BlockingIOError:
-            self._crowded = False
-        self._tell()
+            pass
         if look.rest:
             look.rest -= 1
         elif self._looks and not self._pending.waiting:  # else another thread has the interpreter
@@ -230,19 +222,11 @@ class Crew:
             return False
         if found is None:
             return False
-        self._replies.append(found)
-        if not self._crowded or len(self._replies) >= _TOGETHER:
-            self._tell()
+        try:
+            os.write(self._device, found[1])
+        except OSError:  # the kernel does not want it any more
+            self._fs.nodes.forget(found[0], 1)
         return True
-
-    def _tell(self) -> None:
-        """Write what is held back. To wake one up costs less where another was woken just before: the cpu is not asleep."""
-        for node, reply in self._replies:
-            try:
-                os.write(self._device, reply)
-            except OSError:  # the kernel does not want it any more
-                self._fs.nodes.forget(node, 1)
-        self._replies.clear()
 
     def _serve(self, me: Worker, request: Request, message: memoryview) -> None:
         _, opcode, unique, request.nodeid, request.uid, request.gid, _, _ = kernel.InHeader.read(message)
