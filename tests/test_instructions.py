@@ -17,8 +17,9 @@ def count(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*COUNT, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_no_request_takes_a_tenth_more_instructions_than_its_budget() -> None:
-    done = count()
+@pytest.mark.parametrize("transport", ["channel", "socket"])
+def test_no_request_takes_a_tenth_more_instructions_than_its_budget(transport: str) -> None:
+    done = count(f"--transport={transport}")
     assert done.returncode == 0, done.stdout
 
 
