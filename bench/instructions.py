@@ -92,7 +92,9 @@ def measured(
             # A fixed hash seed: dicts then probe the same way each time.
             # One cpu: a thread that has two may go to where its client is.
             one = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
-            command = [*one, "env", "PYTHONHASHSEED=0", *tool, interpreter, "-Is", str(servers.PROJECT)]
+            # What others mount meanwhile would be the server's to look at.
+            alone = ["unshare", "--mount", "--propagation", "private"] if os.geteuid() == 0 else []
+            command = [*one, *alone, "env", "PYTHONHASHSEED=0", *tool, interpreter, "-Is", str(servers.PROJECT)]
             # How often one looks for a request, or at one that is slow, is the clock's business.
             options = ["--jail=off", "--busy-poll=0", "--slow=0"]
             served = servers.serve("ours", place, servers.make_tree(place / "tree"), command=command, options=options)

@@ -152,6 +152,13 @@ def start(spot: Path) -> Iterator[Start]:
             server.kill()
 
 
+@pytest.fixture
+def told(start: Start, spot: Path) -> tuple[Server, Path]:
+    """A server that tells how often it was asked for what, and whom to ask for that."""
+    (spot / "tree").mkdir()
+    return start(f"--control={spot}/control", tree=spot / "tree"), spot / "control"
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
     """Fails any test that leaves an fd, a thread, a child process, a mount or a file behind."""

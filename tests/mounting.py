@@ -1,15 +1,18 @@
 """A mount of a test's own: a server, `gofer mount` in the foreground, and nothing left of either."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
-from hosts import GOFER, PATIENCE, Server, children, ended, wait_until
+from hosts import GOFER, PATIENCE, Server, children, ended, run, wait_until
 
 
 class Mount:
@@ -68,3 +71,25 @@ def mount(server: Server, *options: str, sub: str = "") -> Iterator[Mount]:
         if made is not None:
             made.kill()
         shutil.rmtree(place)
+
+
+def messages(server: Server, control: Path) -> "Counter[str]":
+    """How many of each kind the server was sent, and has answered: it counts when that is done."""
+    server.rest()
+    said = json.loads(run("top", "--json", str(control)).stdout)["messages"]
+    return Counter({name: each["count"] for name, each in said.items()})
+
+
+def takes(
+    server: Server, control: Path, work: "Callable[[Mount], None]", so_many: "Callable[[Counter[str]], bool]", *options: str
+) -> None:  # fmt: skip
+    """That work, in a mount of its own, takes such messages. What was read is good for a second, a busy machine may take longer:
+    so it is tried again, and the last time counts."""
+    for _ in range(30):
+        with mount(server, *options) as there:
+            before = messages(server, control)
+            work(there)
+            sent = messages(server, control) - before
+        if so_many(sent):
+            return
+    raise AssertionError(f"never so many: {sent}")

@@ -201,16 +201,17 @@ def test_read_only_is_the_kernels_word(spot: Path) -> None:
 
 
 def test_abstract_sockets_of_the_host_are_out_of_reach(spot: Path) -> None:
+    name = f"gofer-test-{os.getpid()}"  # the machine's, and another run of the suite may have one
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("\0gofer-test")
+        listener.bind("\0" + name)
         listener.listen()
-        call = "socket.socket(socket.AF_UNIX).connect('\\0gofer-test')"
+        call = f"socket.socket(socket.AF_UNIX).connect('\\0{name}')"
         assert attempt(call, spot, mode="off") == "None"
         assert attempt(call, spot, host_uds="all") == "ECONNREFUSED"
 
 
 def test_system_v_memory_of_the_host_is_out_of_reach(spot: Path) -> None:
-    key = 0x60FE5
+    key = 0x60FE0000 + os.getpid() % 0x10000
     shm = _libc.shmget(key, 4096, 0o1666)
     assert shm >= 0
     try:

@@ -1,17 +1,14 @@
 """Directories in a mount: long ones, those that change while they are read, and what the kernel gets to know of them."""
 
-import json
 import os
 import random
 import subprocess
 import threading
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Start
-from hosts import CHECKOUT, GOFER, Server, children, run, wait_until
-from mounting import mount
+from hosts import CHECKOUT, GOFER, Server, children, wait_until
+from mounting import Mount, messages, mount, takes
 
 pytestmark = pytest.mark.slow
 NAMES = int(os.environ.get("GOFER_MOUNT_NAMES", "12000"))  # a million in longer runs
@@ -175,24 +172,16 @@ def test_nodes_beyond_the_budget_are_forgotten(server: Server) -> None:
     assert os.stat(server.tree / "2900").st_mode & 0o777 == 0o600
 
 
-def asked(server: Server) -> int:
-    """How often the server was asked something: each is a hand-over that its threads wait for."""
-    total = 0
-    for task in os.listdir(f"/proc/{server.pid}/task"):
-        lines = Path(f"/proc/{server.pid}/task/{task}/status").read_text().splitlines()
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
-    return total
-
-
-def test_who_looks_at_each_name_of_a_directory_gets_many_by_one_message(server: Server) -> None:
+def test_who_looks_at_each_name_of_a_directory_gets_many_by_one_message(told: tuple[Server, Path]) -> None:
+    server, control = told
     for i in range(3000):
         (server.tree / f"{i}").write_text("x" * (i % 9))
-    with mount(server) as there:
-        os.listdir(there.path.parent)
-        before = asked(server)
+
+    def work(there: Mount) -> None:
         for i in range(3000):
             assert os.stat(there.path / str(i)).st_size == i % 9
-        assert asked(server) - before < 1500
+
+    takes(server, control, work, lambda sent: sum(sent.values()) < 300)
 
 
 def test_what_was_read_ahead_is_not_told_of_what_has_changed_since(server: Server) -> None:
@@ -219,36 +208,25 @@ def test_what_was_read_ahead_is_not_told_of_what_has_changed_since(server: Serve
         assert os.stat(there.path / "105").st_size == 70_000
 
 
-def messages(server: Server, control: Path) -> "Counter[str]":
-    """How many of each kind the server was sent, and has answered: it counts when that is done."""
-    server.rest()
-    said = json.loads(run("top", "--json", str(control)).stdout)["messages"]
-    return Counter({name: each["count"] for name, each in said.items()})
-
-
-def test_threads_that_look_at_a_directory_each_get_many_names_by_one_message(start: Start, spot: Path) -> None:
-    control = spot / "control"
-    (spot / "tree").mkdir()
-    server = start(f"--control={control}", tree=spot / "tree")
+def test_threads_that_look_at_a_directory_each_get_many_names_by_one_message(told: tuple[Server, Path]) -> None:
+    server, control = told
     for directory in range(4):
         (server.tree / str(directory)).mkdir()
         for i in range(200):
             os.mknod(server.tree / str(directory) / f"{i}")
-    with mount(server) as there:
+
+    def work(there: Mount) -> None:
         for directory in range(4):
             os.stat(there.path / str(directory))
-        before = messages(server, control)
         for i in range(200):
             for directory in range(4):
                 assert os.stat(there.path / str(directory) / f"{i}").st_size == 0
-        sent = messages(server, control) - before
-        assert sent["Walk"] + sent["WalkStat"] < 200 and sent["DirStat"] < 50, sent
+
+    takes(server, control, work, lambda sent: sent["Walk"] + sent["WalkStat"] < 200 and sent["DirStat"] < 50)
 
 
-def test_attributes_of_a_file_that_is_open_are_asked_of_the_kernel(start: Start, spot: Path) -> None:
-    control = spot / "control"
-    (spot / "tree").mkdir()
-    server = start(f"--control={control}", tree=spot / "tree")
+def test_attributes_of_a_file_that_is_open_are_asked_of_the_kernel(told: tuple[Server, Path], spot: Path) -> None:
+    server, control = told
     with mount(server) as there:
         with open(there.path / "file", "wb", buffering=0) as file:
             file.write(b"x")

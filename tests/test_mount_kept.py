@@ -8,22 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Start
 from hosts import Server, wait_until
-from mounting import mount
-from test_mount_dirs import messages
+from mounting import Mount, messages, mount, takes
 
 from gofer.fuse.changes import Changes
 from gofer.fuse.node import Node
 
 MANY = 3000  # names, of which a program reads some 800 at once
-
-
-@pytest.fixture
-def told(start: Start, spot: Path) -> Iterator[tuple[Server, Path]]:
-    """A server that tells how often it was asked for what, and whom to ask for that."""
-    (spot / "tree").mkdir()
-    yield start(f"--control={spot}/control", tree=spot / "tree"), spot / "control"
 
 
 def fill(tree: Path, many: int = MANY) -> set[str]:
@@ -48,11 +39,11 @@ def test_a_small_directory_is_listed_by_one_message(told: tuple[Server, Path]) -
     for number in range(20):
         (server.tree / f"{number}").mkdir()
         fill(server.tree / f"{number}", 10)
-    with mount(server) as there:
-        before = messages(server, control)
+
+    def work(there: Mount) -> None:
         assert sum(len(files) for _, _, files in os.walk(there.path)) == 200
-        sent = messages(server, control) - before
-        assert sent["DirWalk"] == 21 and sum(sent.values()) < 30, sent
+
+    takes(server, control, work, lambda sent: sent["DirWalk"] == 21 and sum(sent.values()) < 30)
 
 
 def test_a_directory_whose_name_came_with_a_listing_is_gone_into_by_one_message(told: tuple[Server, Path]) -> None:
@@ -61,13 +52,13 @@ def test_a_directory_whose_name_came_with_a_listing_is_gone_into_by_one_message(
     for number in range(10):
         (server.tree / f"{number}").mkdir()
         fill(server.tree / f"{number}", 5)
-    with mount(server, "--cache=always") as there:
+
+    def work(there: Mount) -> None:
         os.listdir(there.path)
-        before = messages(server, control)
         for number in range(10):
             assert os.stat(there.path / f"{number}/name-00003").st_size == 0
-        sent = messages(server, control) - before
-        assert sent["DirWalk"] == 10 and not sent["Walk"], sent
+
+    takes(server, control, work, lambda sent: sent["DirWalk"] == 1 + 10 and not sent["Walk"], "--cache=always")
 
 
 def test_a_directory_that_was_listed_is_listed_again_by_the_kernel(told: tuple[Server, Path]) -> None:
@@ -89,12 +80,14 @@ def test_a_directory_that_was_listed_is_listed_again_by_the_kernel(told: tuple[S
 def test_without_a_cache_a_directory_is_asked_for_each_time(told: tuple[Server, Path]) -> None:
     server, control = told
     fill(server.tree, 5)
-    with mount(server, "--cache=none") as there:
-        for number in range(3):
-            os.mknod(server.tree / f"{number}")
-            before = messages(server, control)
-            assert f"{number}" in os.listdir(there.path)
-            assert (messages(server, control) - before)["DirWalk"] == 1
+
+    def work(there: Mount) -> None:
+        for _ in range(3):
+            name = f"new-{len(os.listdir(server.tree))}"
+            os.mknod(server.tree / name)
+            assert name in os.listdir(there.path)
+
+    takes(server, control, work, lambda sent: sent["DirWalk"] == 3, "--cache=none")
 
 
 @pytest.mark.parametrize("how", ["opened anew", "held open"])
