@@ -138,4 +138,4 @@ def test_attributes_of_many_files_are_those_of_each(odd: dict[str, int]) -> None
     for i, raw in enumerate(raws):
         node = Node(i + 2, None, part.names[i], int.from_bytes(raw[32:40], "little"), 0, 0o100644)
         assert view.entry_at(node, part, i, 0) == view.entry(node, raw)
-        assert view.told(9, node, part, i, 0.25)[16:] == view.entry(node, raw, 0.25)
+        assert view.told(9, node.id, node.ino, part, i, 0.25)[16:] == view.entry(node, raw, 0.25)

@@ -225,7 +225,7 @@ class Crew:
         try:
             os.write(self._device, found[1])
         except OSError:  # the kernel does not want it any more
-            self._fs.nodes.forget(found[0], 1)
+            self._fs.nodes.forget_by_id(found[0], 1)
         return True
 
     def _serve(self, me: Worker, request: Request, message: memoryview) -> None:

@@ -48,7 +48,7 @@ def lookup(fs: FileSystem, request: Request) -> Reply:
 
 def forget(fs: FileSystem, request: Request) -> Reply:
     (times,) = kernel.ForgetIn.read(request.body)
-    fs.nodes.forget(fs.nodes.by_id(request.nodeid), times)
+    fs.nodes.forget_by_id(request.nodeid, times)
     return None
 
 
@@ -57,7 +57,7 @@ def batch_forget(fs: FileSystem, request: Request) -> Reply:
     one = kernel.ForgetOne
     for index in range(count):
         nodeid, times = one.read(request.body, kernel.BatchForgetIn.size + index * one.size)
-        fs.nodes.forget(fs.nodes.by_id(nodeid), times)
+        fs.nodes.forget_by_id(nodeid, times)
     return None
 
 

@@ -13,6 +13,8 @@ the time of birth or the type tells, is another node; the old one is `stale` and
 
 A request `pins` a node whose FD it uses until it is answered; such an FD is neither taken nor closed. FDs are closed in
 batches, one message for many. `lock` guards all of this; no request is sent while it is held.
+
+Most of what the kernel is told of it never asks for: such a one is what a Node would be made of, `Told`, until it does.
 """
 
 from __future__ import annotations
@@ -24,19 +26,24 @@ from errno import EMFILE, ENFILE, ESTALE
 
 from gofer.fuse.kernel import ROOT_ID
 from gofer.fuse.node import Node
+from gofer.wire import STATX_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, TypeVar
+    from typing import Callable, TypeVar, Union
 
     from gofer.client.pool import Pool
     from gofer.fuse.node import Held
 
     T = TypeVar("T")
+    Identity = tuple[int, int, int]  # number for the kernel, time of birth, mode
+    Told = tuple[int, Node, bytes, Identity]  # of which the kernel was told once
+    Known = Union[Node, Told]
 
 _CLOSES = 32  # FDs that are closed by one message
 _LEAST = 8  # FDs, whatever the budget
 _SEEN = struct.Struct("<I24xH2xQ40xqI44xQ")  # of struct statx: mask, mode, ino, btime, dev
+_MODE, _INO, _BORN_AT, _DEV = 28, 32, 80, 136  # where these are, in bytes
 _BTIME = 0x800
 _BORN = (1 << 60) - 1  # nanoseconds, of 36 years: what is larger takes half as much memory again
 
@@ -50,9 +57,9 @@ class Nodes:
         self._budget = max(budget, _LEAST)
         self._sheds = 0  # how often the server had too few fds, and got some back
         self._shedding = _thread.allocate_lock()
-        self._by_id: list[Node | None] = [None]
+        self._by_id: list[Known | None] = [None]
         self._free: list[int] = []
-        self._by_ino: dict[int, Node] = {}
+        self._by_ino: dict[int, Known] = {}
         self._modes: dict[int, int] = {}
         self._devices: dict[int, int] = {}
         self._held: deque[Node] = deque()
@@ -78,14 +85,45 @@ class Nodes:
             node = None
         if node is None:  # 0 is none, either
             raise OSError(ESTALE, "no such node")
+        if not isinstance(node, Node):
+            with self.lock:
+                return self._node(self._by_id[number] or node)
         return node
 
-    def identity(self, raws: bytes | memoryview, at: int = 0) -> tuple[int, int, int]:
-        """(number for the kernel, time of birth, mode) of the struct statx that is there."""
-        mask, mode, ino, seconds, nanoseconds, on = _SEEN.unpack_from(raws, at)
+    def _node(self, known: Known) -> Node:
+        """lock is held."""
+        if isinstance(known, Node):
+            return known
+        number, parent, name, identity = known
+        node = Node(number, parent, name, *identity)
+        node.known = 1
+        self._by_id[node.id] = node
+        if self._by_ino.get(node.ino) is known:
+            self._by_ino[node.ino] = node
+        return node
+
+    def identities(self, raws: bytes) -> list[Identity]:
+        """`identity` of each, a column at a time."""
+        given, every = memoryview(raws), STATX_SIZE
+        words, longs = given.cast("I"), given.cast("Q")
+        devices = set(longs[_DEV // 8 :: every // 8].tolist())
+        if any(map(self._device, devices)) or not all(mask & _BTIME for mask in words[:: every // 4].tolist()):
+            return [self.identity(raws, at) for at in range(0, len(raws), every)]
+        born = zip(given.cast("q")[_BORN_AT // 8 :: every // 8].tolist(), words[_BORN_AT // 4 + 2 :: every // 4].tolist())
+        modes, intern = given.cast("H")[_MODE // 2 :: every // 2].tolist(), self._modes.setdefault
+        return [
+            (ino, seconds * 10**9 + nanoseconds & _BORN, intern(mode, mode))
+            for ino, (seconds, nanoseconds), mode in zip(longs[_INO // 8 :: every // 8].tolist(), born, modes)
+        ]
+
+    def _device(self, on: int) -> int:
         device = self._devices.get(on)
-        if device is None:
-            device = self._devices.setdefault(on, len(self._devices))
+        return self._devices.setdefault(on, len(self._devices)) if device is None else device
+
+    def identity(self, raws: bytes | memoryview, at: int = 0) -> Identity:
+        """Of the struct statx that is there."""
+        mask, mode, ino, seconds, nanoseconds, on = _SEEN.unpack_from(raws, at)
+        device = self._device(on)
         if device:  # so that two files on two devices are not taken for two names of one
             ino = ino ^ device << 48 & 0xFFFFFFFFFFFFFFFF
         born = seconds * 10**9 + nanoseconds & _BORN if mask & _BTIME else 0
@@ -100,21 +138,27 @@ class Nodes:
             self._settle()
         return node
 
-    def seen_as(self, parent: Node | None, name: bytes, identity: tuple[int, int, int]) -> Node:
+    def seen_as(self, parent: Node | None, name: bytes, identity: Identity) -> Node:
         """As `seen`, of what has been read already."""
         with self.lock:
             return self._seen(parent, name, identity)
 
-    def seen_closed(self, parent: Node, name: bytes, identity: tuple[int, int, int]) -> Node | None:
-        """As `seen_as`, unless it is open."""
+    def tell(self, parent: Node, name: bytes, identity: Identity) -> int:
+        """As `seen_as`, of what is not open; its number, 0: it is open."""
+        ino = identity[0]
         with self.lock:
-            node = self._by_ino.get(identity[0])
-            return self._seen(parent, name, identity) if node is None or node.use is None else None
+            known = self._by_ino.get(ino)
+            if known is None:
+                number = self._number()
+                self._by_id[number] = self._by_ino[ino] = (number, parent, name, identity)
+                return number
+            return 0 if self._node(known).use is not None else self._seen(parent, name, identity).id
 
-    def _seen(self, parent: Node | None, name: bytes, identity: tuple[int, int, int]) -> Node:
+    def _seen(self, parent: Node | None, name: bytes, identity: Identity) -> Node:
         """lock is held."""
         ino, born, mode = identity
-        node = self._by_ino.get(ino)
+        known = self._by_ino.get(ino)
+        node = self._node(known) if known else None
         if node is None or node.born != born or (node.mode ^ mode) & 0o170000:
             node = Node(self._number(), parent, name, ino, born, mode)
             self._by_id[node.id] = self._by_ino[ino] = node
@@ -125,15 +169,28 @@ class Nodes:
 
     def is_open(self, ino: int) -> bool:
         node = self._by_ino.get(ino)
-        return node is not None and node.use is not None
+        return isinstance(node, Node) and node.use is not None
 
     def moved(self, parent: Node, name: bytes, raw: bytes) -> None:
         """What is there now may be a node that was elsewhere."""
         ino, born, mode = self.identity(raw)
         with self.lock:
-            node = self._by_ino.get(ino)
+            known = self._by_ino.get(ino)
+            node = self._node(known) if known else None
             if node is not None and node.born == born and node.parent is not None:
                 node.parent, node.name, node.mode = parent, name, mode
+
+    def forget_by_id(self, number: int, times: int) -> None:
+        with self.lock:
+            known = self._by_id[number] if 0 < number < len(self._by_id) else None
+            if isinstance(known, tuple) and times > 0:
+                ino = known[3][0]
+                if self._by_ino.get(ino) is known:
+                    del self._by_ino[ino]
+                self._by_id[number] = None
+                self._free.append(number)
+                return
+        self.forget(self.by_id(number), times)
 
     def forget(self, node: Node, times: int) -> None:
         with self.lock:
@@ -159,7 +216,8 @@ class Nodes:
         with self.lock:
             for _ in range(len(self._by_id)):
                 self._hand = self._hand + 1 if self._hand + 1 < len(self._by_id) else ROOT_ID + 1
-                node = self._by_id[self._hand] if self._hand < len(self._by_id) else None
+                known = self._by_id[self._hand] if self._hand < len(self._by_id) else None
+                node = self._node(known) if known else None
                 if node is not None and not node.use and not node.pins:
                     found.append(node)
                     if len(found) >= many:
@@ -182,7 +240,7 @@ class Nodes:
         """Another connection to the same tree: no FD of the old one is any. No request may be under way."""
         with self.lock:
             for node in self._by_id:
-                if node is not None:
+                if isinstance(node, Node):
                     node.fd = 0
             self._held.clear()
             self._closing.clear()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _STATX = struct.Struct("<II8xIIIH2x8xQQ8x" + "qI4x" * 4 + "IIII")
 _Told = struct.Struct("<" + "".join([*kernel.OutHeader.codes.values(), *kernel.EntryOut.codes.values()]))
+_pack_told, _TOLD = _Told.pack, _Told.size
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _BLOCKS = frozenset(1 << bits for bits in range(9, 21))  # sizes that the kernel takes
 _ATTR = kernel.Attr.size
@@ -53,7 +54,7 @@ class View:
         self._plain = options.uid == options.gid == NO_ID and not options.umask
         self._device = _U64.unpack_from(root, _DEV)[0]
 
-    def _fields(self, node: Node, raw: Any) -> tuple[Any, ...]:
+    def _fields(self, ino: int, raw: Any) -> tuple[Any, ...]:
         (
             _, blksize, nlink, uid, gid, mode, size, blocks,
             asec, ansec, _, _, csec, cnsec, msec, mnsec, major, minor, _, _,
@@ -66,19 +67,19 @@ class View:
             blksize = 4096
         device = kernel.device_number(major, minor) if major or minor else 0
         return (
-            node.ino, size, blocks, asec, msec, csec, ansec, mnsec, cnsec, mode & self._mask, nlink, uid, gid, device, blksize, 0,
+            ino, size, blocks, asec, msec, csec, ansec, mnsec, cnsec, mode & self._mask, nlink, uid, gid, device, blksize, 0,
         )  # fmt: skip
 
-    def _attr(self, node: Node, raw: Any) -> bytes:
-        return kernel.Attr.bytes(*self._fields(node, raw))
+    def _attr(self, ino: int, raw: Any) -> bytes:
+        return kernel.Attr.bytes(*self._fields(ino, raw))
 
     def entry(self, node: Node, raw: Any, left: float = 0) -> bytes:
         """struct fuse_entry_out. left: seconds below 1 that it is good for; 0: as long as others."""
-        return self._entry(node, self._attr(node, raw), left)
+        return self._entry(node, self._attr(node.ino, raw), left)
 
     def entry_at(self, node: Node, part: Part, index: int, left: float) -> bytes:
         """As `entry`, of one of those that came together."""
-        return self._entry(node, self._attr_at(node, part, index), left)
+        return self._entry(node, self._attr_at(node.ino, part, index), left)
 
     def _entry(self, node: Node, attr: bytes, left: float) -> bytes:
         if left:
@@ -86,18 +87,18 @@ class View:
             return kernel.EntryOut.bytes(node.id, 0, 0, 0, nanoseconds, nanoseconds, attr)
         return kernel.EntryOut.bytes(node.id, 0, self.valid, self.valid, 0, 0, attr)
 
-    def told(self, unique: int, node: Node, part: Part, index: int, left: float) -> bytes:
-        """The whole reply to a LOOKUP. left: seconds below 1 that it is good for."""
+    def told(self, unique: int, number: int, ino: int, part: Part, index: int, left: float) -> bytes:
+        """The whole reply to a LOOKUP. number: the node's; left: seconds below 1 that it is good for."""
         nanoseconds, attrs = int(left * 1e9), part.attrs
-        attr = attrs[index * _ATTR : (index + 1) * _ATTR] if attrs else self._attr_at(node, part, index)
-        return _Told.pack(_Told.size, 0, unique, node.id, 0, 0, 0, nanoseconds, nanoseconds, attr)
+        attr = attrs[index * _ATTR : (index + 1) * _ATTR] if attrs else self._attr_at(ino, part, index)
+        return _pack_told(_TOLD, 0, unique, number, 0, 0, 0, nanoseconds, nanoseconds, attr)
 
-    def _attr_at(self, node: Node, part: Part, index: int) -> bytes:
+    def _attr_at(self, ino: int, part: Part, index: int) -> bytes:
         if part.attrs is None:
             part.attrs = self.all_of(part.raws)
         if part.attrs:
             return part.attrs[index * _ATTR : (index + 1) * _ATTR]
-        return self._attr(node, part.raws[index * STATX_SIZE : (index + 1) * STATX_SIZE])
+        return self._attr(ino, part.raws[index * STATX_SIZE : (index + 1) * STATX_SIZE])
 
     def all_of(self, raws: bytes) -> bytes:
         """struct fuse_attr of each struct statx, a column at a time, which takes a tenth of the steps; b"" where one is not like
@@ -123,7 +124,7 @@ class View:
 
     def attr(self, node: Node, raw: Any, valid: int = YEAR) -> bytes:
         """struct fuse_attr_out. valid: seconds at most."""
-        return kernel.AttrOut.bytes(min(self.valid, valid), 0, self._attr(node, raw))
+        return kernel.AttrOut.bytes(min(self.valid, valid), 0, self._attr(node.ino, raw))
 
     def attr_of_host(self, node: Node, host: int) -> bytes:
         """As `attr`, of a donated fd: without the server."""
