@@ -10,6 +10,7 @@ import pytest
 
 from gofer.fuse import kernel
 from gofer.fuse.node import Node
+from gofer.fuse.nodes import Nodes
 from gofer.fuse.scan import Part
 from gofer.fuse.state import Options
 from gofer.fuse.table import CHANGES, OPERATIONS
@@ -113,11 +114,11 @@ def test_a_device_number_is_packed_as_the_kernel_does(major: int, minor: int, pa
 
 def statx(rng: random.Random, **given: int) -> bytes:
     """A regular file's, on device 8:1; what is given is so, the rest is at random."""
-    fields = {"blksize": 4096, "mode": 0o100644, "rdev": 0, "minor": 1, **given}
+    fields = {"mask": 0xFFF, "blksize": 4096, "mode": 0o100644, "rdev": 0, "minor": 1, **given}
     times = [number for _ in range(4) for number in (rng.randrange(-(2**40), 2**40), rng.randrange(10**9))]
     return struct.pack(
         "<IIQIIIHHQQQQ" + "qI4x" * 4 + "IIII",
-        0xFFF, fields["blksize"], 0, rng.randrange(2**32), rng.randrange(2**32), rng.randrange(2**32), fields["mode"],
+        fields["mask"], fields["blksize"], 0, rng.randrange(2**32), rng.randrange(2**32), rng.randrange(2**32), fields["mode"],
         rng.randrange(2**16), rng.randrange(2**48), rng.randrange(2**63), rng.randrange(2**40), 0, *times, 0, fields["rdev"], 8,
         fields["minor"],
     )  # fmt: skip
@@ -139,3 +140,23 @@ def test_attributes_of_many_files_are_those_of_each(odd: dict[str, int]) -> None
         node = Node(i + 2, None, part.names[i], int.from_bytes(raw[32:40], "little"), 0, 0o100644)
         assert view.entry_at(node, part, i, 0) == view.entry(node, raw)
         assert view.told(9, node.id, node.ino, part, i, 0.25)[16:] == view.entry(node, raw, 0.25)
+
+
+@pytest.mark.parametrize("odd", [{}, {"minor": 2}, {"mask": 0x7FF}])
+def test_what_many_files_are_known_by_is_what_each_is_known_by(odd: dict[str, int]) -> None:
+    rng = random.Random(5)
+    nodes = Nodes(None, 100, (1, statx(rng, mode=0o40755)))  # type: ignore[arg-type]  # it is asked for nothing
+    raws = [statx(rng) for _ in range(50)]
+    raws[20] = statx(rng, **odd)
+    assert nodes.identities(b"".join(raws)) == [nodes.identity(raw) for raw in raws]
+    for i, identity in enumerate(nodes.identities(b"".join(raws))):
+        number = nodes.tell(nodes.root, b"%d" % i, identity)
+        if i % 3 == 0:
+            assert nodes.tell(nodes.root, b"again", identity) == number and nodes.by_id(number).name == b"again"
+            nodes.forget_by_id(number, 1)
+        node = nodes.by_id(number) if i % 3 != 1 else None
+        assert node is None or (node.known, node.ino, node.born, node.mode) == (1, *identity)
+        nodes.forget_by_id(number, 1)
+        with pytest.raises(OSError, match="no such node"):
+            nodes.by_id(number)
+        assert len(nodes) == 1

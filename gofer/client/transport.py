@@ -222,10 +222,11 @@ class ChannelTransport:
     def _wait(self) -> int:
         """Until it is handed back; the length of what came."""
         words = self._words
-        if self._look is not None:
-            self._look.while_one(words)
         if words[_STATE]:
-            self._sleep(words)
+            if self._look is not None:
+                self._look.while_one(words)
+            if words[_STATE]:
+                self._sleep(words)
         return words[_LENGTH]
 
     def _sleep(self, words: memoryview) -> None:

@@ -24,8 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from gofer.fuse.identity import Identity
     from gofer.fuse.node import Node
-    from gofer.fuse.nodes import Identity
     from gofer.fuse.scan import Part
     from gofer.fuse.state import FileSystem, Request
 

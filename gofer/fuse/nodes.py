@@ -20,32 +20,27 @@ Most of what the kernel is told of it never asks for: such a one is what a Node 
 from __future__ import annotations
 
 import _thread
-import struct
 from collections import deque
 from errno import EMFILE, ENFILE, ESTALE
 
+from gofer.fuse.identity import Identities
 from gofer.fuse.kernel import ROOT_ID
 from gofer.fuse.node import Node
-from gofer.wire import STATX_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, TypeVar, Union
 
     from gofer.client.pool import Pool
+    from gofer.fuse.identity import Identity
     from gofer.fuse.node import Held
 
     T = TypeVar("T")
-    Identity = tuple[int, int, int]  # number for the kernel, time of birth, mode
     Told = tuple[int, Node, bytes, Identity]  # of which the kernel was told once
     Known = Union[Node, Told]
 
 _CLOSES = 32  # FDs that are closed by one message
 _LEAST = 8  # FDs, whatever the budget
-_SEEN = struct.Struct("<I24xH2xQ40xqI44xQ")  # of struct statx: mask, mode, ino, btime, dev
-_MODE, _INO, _BORN_AT, _DEV = 28, 32, 80, 136  # where these are, in bytes
-_BTIME = 0x800
-_BORN = (1 << 60) - 1  # nanoseconds, of 36 years: what is larger takes half as much memory again
 
 
 class Nodes:
@@ -60,8 +55,8 @@ class Nodes:
         self._by_id: list[Known | None] = [None]
         self._free: list[int] = []
         self._by_ino: dict[int, Known] = {}
-        self._modes: dict[int, int] = {}
-        self._devices: dict[int, int] = {}
+        identities = Identities()
+        self.identity, self.identities = identities.of, identities.of_all
         self._held: deque[Node] = deque()
         self._closing: list[int] = []
         self._hand = ROOT_ID
@@ -80,54 +75,27 @@ class Nodes:
 
     def by_id(self, number: int) -> Node:
         try:
-            node = self._by_id[number]
+            known = self._by_id[number]
         except IndexError:
-            node = None
-        if node is None:  # 0 is none, either
-            raise OSError(ESTALE, "no such node")
-        if not isinstance(node, Node):
+            known = None
+        if isinstance(known, tuple):
             with self.lock:
-                return self._node(self._by_id[number] or node)
-        return node
+                known = self._node(self._by_id[number])
+        if known is None:  # 0 is none, either
+            raise OSError(ESTALE, "no such node")
+        return known
 
-    def _node(self, known: Known) -> Node:
+    def _node(self, known: Known | None) -> Node | None:
         """lock is held."""
-        if isinstance(known, Node):
+        if not isinstance(known, tuple):
             return known
         number, parent, name, identity = known
         node = Node(number, parent, name, *identity)
         node.known = 1
-        self._by_id[node.id] = node
+        self._by_id[number] = node
         if self._by_ino.get(node.ino) is known:
             self._by_ino[node.ino] = node
         return node
-
-    def identities(self, raws: bytes) -> list[Identity]:
-        """`identity` of each, a column at a time."""
-        given, every = memoryview(raws), STATX_SIZE
-        words, longs = given.cast("I"), given.cast("Q")
-        devices = set(longs[_DEV // 8 :: every // 8].tolist())
-        if any(map(self._device, devices)) or not all(mask & _BTIME for mask in words[:: every // 4].tolist()):
-            return [self.identity(raws, at) for at in range(0, len(raws), every)]
-        born = zip(given.cast("q")[_BORN_AT // 8 :: every // 8].tolist(), words[_BORN_AT // 4 + 2 :: every // 4].tolist())
-        modes, intern = given.cast("H")[_MODE // 2 :: every // 2].tolist(), self._modes.setdefault
-        return [
-            (ino, seconds * 10**9 + nanoseconds & _BORN, intern(mode, mode))
-            for ino, (seconds, nanoseconds), mode in zip(longs[_INO // 8 :: every // 8].tolist(), born, modes)
-        ]
-
-    def _device(self, on: int) -> int:
-        device = self._devices.get(on)
-        return self._devices.setdefault(on, len(self._devices)) if device is None else device
-
-    def identity(self, raws: bytes | memoryview, at: int = 0) -> Identity:
-        """Of the struct statx that is there."""
-        mask, mode, ino, seconds, nanoseconds, on = _SEEN.unpack_from(raws, at)
-        device = self._device(on)
-        if device:  # so that two files on two devices are not taken for two names of one
-            ino = ino ^ device << 48 & 0xFFFFFFFFFFFFFFFF
-        born = seconds * 10**9 + nanoseconds & _BORN if mask & _BTIME else 0
-        return ino, born, self._modes.setdefault(mode, mode)
 
     def seen(self, parent: Node | None, name: bytes, raw: bytes | memoryview, fd: int = 0) -> Node:
         """The node of what was found there; the kernel will know of it once more. fd: a control FD on it, ours from now on."""
@@ -152,13 +120,12 @@ class Nodes:
                 number = self._number()
                 self._by_id[number] = self._by_ino[ino] = (number, parent, name, identity)
                 return number
-            return 0 if self._node(known).use is not None else self._seen(parent, name, identity).id
+            return 0 if isinstance(known, Node) and known.use is not None else self._seen(parent, name, identity).id
 
     def _seen(self, parent: Node | None, name: bytes, identity: Identity) -> Node:
         """lock is held."""
         ino, born, mode = identity
-        known = self._by_ino.get(ino)
-        node = self._node(known) if known else None
+        node = self._node(self._by_ino.get(ino))
         if node is None or node.born != born or (node.mode ^ mode) & 0o170000:
             node = Node(self._number(), parent, name, ino, born, mode)
             self._by_id[node.id] = self._by_ino[ino] = node
@@ -175,8 +142,7 @@ class Nodes:
         """What is there now may be a node that was elsewhere."""
         ino, born, mode = self.identity(raw)
         with self.lock:
-            known = self._by_ino.get(ino)
-            node = self._node(known) if known else None
+            node = self._node(self._by_ino.get(ino))
             if node is not None and node.born == born and node.parent is not None:
                 node.parent, node.name, node.mode = parent, name, mode
 
@@ -216,8 +182,7 @@ class Nodes:
         with self.lock:
             for _ in range(len(self._by_id)):
                 self._hand = self._hand + 1 if self._hand + 1 < len(self._by_id) else ROOT_ID + 1
-                known = self._by_id[self._hand] if self._hand < len(self._by_id) else None
-                node = self._node(known) if known else None
+                node = self._node(self._by_id[self._hand]) if self._hand < len(self._by_id) else None
                 if node is not None and not node.use and not node.pins:
                     found.append(node)
                     if len(found) >= many:
