@@ -69,7 +69,7 @@ LAYERS = """
     client: walk content stream
     client
     fuse: kernel
-    fuse: node
+    fuse: identity node
     fuse: nodes notices scan changes view pending
     fuse: kept
     fuse: ahead below fresh
