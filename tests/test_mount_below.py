@@ -1,6 +1,9 @@
 """Who goes through directories one after the other has the next one asked for while he looks at the last."""
 
+import errno
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,24 @@ def test_what_nobody_wants_is_closed_again(many: tuple[Server, Path]) -> None:
             look(there, name)
         # Control FDs are held: of each that was looked into, and of what was looked up in the first two.
         wait_until(lambda: len(server.open_fds()) <= before + 6 + 4, lambda: f"closed: {before}, {server.open_fds()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_ends_meanwhile_is_told_and_the_mount_ends_in_order(many: tuple[Server, Path], number: int) -> None:
+    """What was asked for ahead is of no use to anybody, and who sees to it that all is answered goes on doing so."""
+    server, _ = many
+    with mount(server) as there:
+        for name in sorted(NAMES)[:6]:
+            look(there, name)
+        os.kill(server.process.pid, number)
+
+        def told() -> bool:
+            try:
+                os.stat(there.path / "d9/0")
+            except OSError as error:
+                return error.errno == errno.ENOTCONN
+            return False
+
+        wait_until(told, "it is told")
+        time.sleep(1.2)  # what was asked for ahead is old by then, and given up
+        assert there.said() == ""

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 _FEW, _MOST = 2, 32  # directories that are asked for ahead of a far server
 _NEAR = 8  # of a near one, for all who walk
 _COUNT, _NEAR_COUNT = 16384, 4096  # bytes of the kernel's dirents of each: some 500 entries, 100 KB
-_SEEN = 8000  # directories, of which it is known in whose listing they were
+_PARENTS = 64  # listings of which it is known what was seen in them
+_SEEN = 2000  # directories in one of them
+_WALKED = 1000  # directories that may still be listed
 _LONGEST = 255  # bytes of a name
 
 
@@ -52,19 +54,23 @@ class _Asked:
     def take_what_came(self) -> bool:
         """Without waiting; what it came by is free for others. Whether it is here."""
         if self._call is not None and self._call.is_answered:
-            self.take()
+            try:
+                self.take()
+            except Lost:  # which is told to who asks next
+                pass
         return self._call is None
 
     def take(self) -> bytes | None:
         """The answer; None: an error, of which those who ask in order are told."""
         call, self._call = self._call, None
         if call is not None:
+            self._payload = None
             try:
                 self._payload = self._pool.take(wire.DIRWALK, call)
             except Lost:
                 raise
             except OSError:
-                self._payload = None
+                pass
         return self._payload
 
 
@@ -131,7 +137,7 @@ class Below:
         self._lock = _thread.allocate_lock()
         self._asked: dict[tuple[Node, bytes], _Asked] = {}  # by the directory and the name in it
         self._seen: dict[Node, _Seen] = {}
-        self._walked: set[Node] = set()  # those of these that a walk has come to
+        self._walked: dict[Node, None] = {}  # those that a walk over a line has come to lately
         self._window = _FEW
 
     def listed(self, directory: Node, names: list[bytes]) -> None:
@@ -141,11 +147,10 @@ class Below:
             return
         with self._lock:
             seen = self._seen.setdefault(directory, _Seen())
-            seen.add(names)
-            while sum([len(each.listed.names) for each in self._seen.values()]) > _SEEN:
-                first = next(iter(self._seen))
-                del self._seen[first]
-                self._walked.discard(first)
+            if len(seen.listed.names) < _SEEN or names[0] in seen.listed.places:
+                seen.add(names[:_SEEN])
+            if len(self._seen) > _PARENTS:
+                del self._seen[next(iter(self._seen))]
             if directory in self._walked and self._fs.behind is not None:
                 self._ask(directory, names[: self._window])
 
@@ -161,8 +166,10 @@ class Below:
             far = fs.behind is not None
             more = seen.behind(name, far)
             seen.entered.add(name)
-            if more:
-                self._walked.add(node)
+            if more and far:
+                self._walked[node] = None
+                if len(self._walked) > _WALKED:
+                    del self._walked[next(iter(self._walked))]
             if (parent, name) in self._asked:
                 self._window = min(2 * self._window, _MOST)
             self._ask(parent, [name, *more[: self._window]] if far else more[:1])
@@ -192,7 +199,7 @@ class Below:
     def lost(self) -> None:
         """The connection, and the FDs with it."""
         with self._lock:
-            self._asked, self._seen, self._walked = {}, {}, set()
+            self._asked, self._seen, self._walked = {}, {}, {}
 
     def _ask(self, parent: Node, names: list[bytes]) -> None:
         """Those of them that are not asked for yet. _lock is held."""
