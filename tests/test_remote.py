@@ -317,14 +317,16 @@ def somebody() -> Iterator[str]:
     """An ordinary user who may become root by sudo without being asked: his name."""
     name = f"gofer{os.getpid()}"
     rule = Path(f"/etc/sudoers.d/{name}")
-    subprocess.run(["useradd", "--home-dir=/", "--shell=/bin/sh", "--password=*", name], check=True, capture_output=True)
+    makes = ["useradd", "--home-dir=/", "--shell=/bin/sh", "--password=*", name]
+    # One at a time on a machine, and nobody goes while a process of his is about to end.
+    wait_until(lambda: subprocess.run(makes, capture_output=True).returncode == 0, "there is a user")
     try:
         rule.write_text(f"{name} ALL=(root) NOPASSWD: ALL\n")
         rule.chmod(0o440)
         yield name
     finally:
         rule.unlink(missing_ok=True)
-        subprocess.run(["userdel", name], check=True, capture_output=True)
+        wait_until(lambda: subprocess.run(["userdel", name], capture_output=True).returncode == 0, "the user is gone")
 
 
 def test_what_only_root_may_read_there_is_served_by_sudo(spot: Path, one_file: Path) -> None:
