@@ -55,8 +55,7 @@ class Nodes:
         self._by_id: list[Known | None] = [None]
         self._free: list[int] = []
         self._by_ino: dict[int, Known] = {}
-        identities = Identities()
-        self.identity, self.identities = identities.of, identities.of_all
+        self.identity = Identities().of
         self._held: deque[Node] = deque()
         self._closing: list[int] = []
         self._hand = ROOT_ID
